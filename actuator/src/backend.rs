@@ -1,5 +1,5 @@
-//! The platforms that functions run on. Owns the interface to a platform, its errors and the choice of one by configuration; must not decide
-//! what is applied.
+//! The platforms that functions run on. Owns the interface to a platform, its errors and the choice of one by
+//! configuration; must not decide what is applied.
 //!
 //! A new platform is a module here: its configuration and its [`Backend`], a variant of [`BackendConfig`], and a
 //! [`WorkloadKind`] in the contract.
@@ -125,16 +125,17 @@ pub type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendErr
 /// A platform that runs functions.
 ///
 /// # Fencing
-/// A leader that was replaced may still have requests in flight. `lease` is the fencing token of the leader that sends a request; tokens grow with
-/// every new leader. The platform must refuse a token lower than the highest one it has accepted, for any workload.
+/// A leader that was replaced may still have requests in flight. `lease` is the fencing token of the leader that sends
+/// a request; tokens grow with every new leader. The platform must refuse a token lower than the highest one it has
+/// accepted, for any workload.
 ///
-/// If the platform cannot check the token itself (the Kubernetes API, for example, does not know it), the backend must provide the same guarantee
-/// for each workload:
-/// - Store the token with the object (an annotation) in the same conditional write that changes the allocation, so that a write based on an older
-///   revision fails. On a conflict read the object again, then decide.
+/// If the platform cannot check the token itself (the Kubernetes API, for example, does not know it), the backend must
+/// provide the same guarantee for each workload:
+/// - Store the token with the object (an annotation) in the same conditional write that changes the allocation, so that
+///   a write based on an older revision fails. On a conflict read the object again, then decide.
 /// - Return [`BackendError::StaleLease`] if the stored token is higher than `lease`.
-/// - Bound every request, retries included, to less than a sixth of the lease's TTL: an actuator stops sending that long before another one may
-///   take over.
+/// - Bound every request, retries included, to less than a sixth of the lease's TTL: an actuator stops sending that
+///   long before another one may take over.
 ///
 /// Without a conditional write, two actuators must not run against the platform.
 pub trait Backend: Send + Sync + 'static {
@@ -144,8 +145,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Lists all workloads of these kinds.
     fn list(&self) -> BackendFuture<'_, Vec<Workload>>;
 
-    /// Sets the allocation of `workload` to an absolute value, so that a repeated request is harmless. Returns the workload after the change: parts that the
-    /// platform cannot apply differ from the request, the others are applied.
+    /// Sets the allocation of `workload` to an absolute value, so that a repeated request is harmless. Returns the
+    /// workload after the change: parts that the platform cannot apply differ from the request, the others are applied.
     /// A request whose reply was lost counts as failed only if the platform does not have the allocation afterwards.
     fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, Workload>;
 }

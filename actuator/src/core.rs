@@ -1,8 +1,8 @@
-//! The actuator's decisions: values and `now` in, commands out. Owns which decisions count, how they are applied and what is published about them;
-//! must not send, sleep, read a clock or wait.
+//! The actuator's decisions: values and `now` in, commands out. Owns which decisions count, how they are applied and
+//! what is published about them; must not send, sleep, read a clock or wait.
 //!
-//! Every decision takes the same path: [`admission`] (Actions only), the guard, a request to the platform, an Outcome. One request per function is in
-//! flight at a time. Of the decisions that arrive meanwhile, the newest wins.
+//! Every decision takes the same path: [`admission`] (Actions only), the guard, a request to the platform, an Outcome.
+//! One request per function is in flight at a time. Of the decisions that arrive meanwhile, the newest wins.
 
 mod admission;
 mod apply;
@@ -73,7 +73,8 @@ pub enum Lead {
     Following,
     /// Act with this token.
     Leading(u64),
-    /// The bus and the lead are lost. The fallback may increase allocations with this token, which the platform refuses if another leader has written.
+    /// The bus and the lead are lost. The fallback may increase allocations with this token, which the platform refuses
+    /// if another leader has written.
     Disconnected(u64),
 }
 
@@ -94,7 +95,8 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// Outcomes of refused Actions that are published for each agent, function and State; an agent sends one Action, a restarted one perhaps two.
+/// Outcomes of refused Actions that are published for each agent, function and State; an agent sends one Action, a
+/// restarted one perhaps two.
 const REPORTED_REFUSALS: u32 = 4;
 /// Outcomes of refused Actions for functions without a ScalingPolicy that are published for each agent between two sweeps.
 const REPORTED_UNKNOWN: u32 = 10;
@@ -289,12 +291,13 @@ impl Core {
     fn refuse(&mut self, action: &Action, trace: Option<TraceParent>, why: admission::Refusal, now: Timestamp) {
         if self.leading() && self.reports_refusal(action) {
             let function = self.functions.get(&action.function());
-            let outcome = decision::refused(action, function, why, &self.settings.actuator, now);
+            let outcome = admission::refused(action, function, why, &self.settings.actuator, now);
             self.commands.push(Command::Publish(Box::new(outcome), trace));
         }
     }
 
-    /// Whether a refused Action gets an Outcome. A flood of Actions must not become a flood of Outcomes, which would push those of others out of the record.
+    /// Whether a refused Action gets an Outcome. A flood of Actions must not become a flood of Outcomes, which would
+    /// push those of others out of the record.
     fn reports_refusal(&mut self, action: &Action) -> bool {
         let (refusals, most) = match self.functions.get_mut(&action.function()) {
             Some(function) if function.policy.is_some() => (&mut function.refusals, REPORTED_REFUSALS),

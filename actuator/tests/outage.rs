@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 const EARLY: usize = 2_400;
 const LATE: usize = 600;
 const TICK: Duration = Duration::from_secs(1);
-/// Ticks of silence after which the fallback takes over: the late group decides while the bus has long stopped accepting Outcomes of the early one.
+/// Ticks of silence after which the fallback takes over: the late group decides while the bus has long stopped
+/// accepting Outcomes of the early one.
 const EARLY_AFTER: u32 = 4;
 const LATE_AFTER: u32 = 10;
 

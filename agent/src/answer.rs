@@ -25,12 +25,12 @@ pub struct Answerer {
     provenance: Provenance,
     decider: Decider,
     /// Memory of the policy for each function; empty for a policy without memory.
-    memories: HashMap<FunctionId, Recollection>,
+    memories: HashMap<FunctionId, FunctionMemory>,
 }
 
 /// Memory of one function.
 #[derive(Debug)]
-struct Recollection {
+struct FunctionMemory {
     memories: Memories,
     /// The last State that the policy saw.
     last: StateId,
@@ -44,7 +44,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// An Action. If the policy holds, it requests the current allocation, so that only a dead agent is silent.
-    Act(Box<Action>, Verdict),
+    Act(Box<Action>, AnswerKind),
     /// Nothing: the policy holds and the current allocation is not known.
     Silent(HoldReason),
     /// Nothing: the Action would have expired before it is read.
@@ -53,9 +53,9 @@ pub enum Answer {
 
 /// Decision of the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub enum AnswerKind {
     /// Another allocation than the current one.
-    Want,
+    Change,
     /// The current allocation.
     Hold(HoldReason),
 }
@@ -91,28 +91,28 @@ impl Answerer {
     }
 
     /// Shows a past State to a policy with memory, without an answer.
-    pub fn recall(&mut self, state: &State, rng: &mut dyn Rng) {
+    pub fn remember(&mut self, state: &State, rng: &mut dyn Rng) {
         if self.lookback().is_some() {
-            let mut recollection = self.take(state, state.observed_at_ms);
-            self.decider.recall(state, &mut recollection.memories, rng);
-            self.memories.insert(state.function(), recollection);
+            let mut memory = self.take(state, state.observed_at_ms);
+            self.decider.remember(state, &mut memory.memories, rng);
+            self.memories.insert(state.function(), memory);
         }
     }
 
     /// Forgets functions without a State for a day.
     pub fn forget(&mut self, now: Timestamp) {
-        self.memories.retain(|_, recollection| now.since(recollection.at) < FORGET_AFTER);
+        self.memories.retain(|_, memory| now.since(memory.at) < FORGET_AFTER);
     }
 
     /// Takes the memory of the function of `state` out of the map and marks the State as seen.
-    fn take(&mut self, state: &State, now: Timestamp) -> Recollection {
+    fn take(&mut self, state: &State, now: Timestamp) -> FunctionMemory {
         let memories = self.memories.remove(&state.function()).map(|known| known.memories).unwrap_or_default();
-        Recollection { memories, last: state.state_id(), at: now }
+        FunctionMemory { memories, last: state.state_id(), at: now }
     }
 
     /// Whether the policy has seen `state` already: after a start both the stream and the subscription deliver it.
     fn was_seen(&self, state: &State) -> bool {
-        self.memories.get(&state.function()).is_some_and(|recollection| !state.state_id().follows(recollection.last))
+        self.memories.get(&state.function()).is_some_and(|memory| !state.state_id().follows(memory.last))
     }
 
     /// Answer to `state` at `now`.
@@ -139,15 +139,15 @@ impl Answerer {
     fn answer_pass(&mut self, states: &[&State], now: Timestamp, rng: &mut dyn Rng, answers: &mut Vec<(Answer, Option<FallbackKind>)>) {
         let timely: Vec<bool> = states.iter().map(|state| now <= self.expires(state) && !self.was_seen(state)).collect();
         let due = states.iter().zip(&timely).filter(|(_, timely)| **timely);
-        let mut due: Vec<(&State, Recollection)> = due.map(|(state, _)| (*state, self.take(state, now))).collect();
-        let mut cases: Vec<_> = due.iter_mut().map(|(state, recollection)| (*state, &mut recollection.memories)).collect();
+        let mut due: Vec<(&State, FunctionMemory)> = due.map(|(state, _)| (*state, self.take(state, now))).collect();
+        let mut cases: Vec<_> = due.iter_mut().map(|(state, memory)| (*state, &mut memory.memories)).collect();
         let mut decided = self.decider.decide_all(&mut cases, now, rng).into_iter();
         for (state, timely) in states.iter().zip(timely) {
             let decided = if timely { decided.next() } else { None };
             answers.push(decided.map_or((Answer::Late, None), |decided| self.answer_of(state, decided, now)));
         }
         if self.lookback().is_some() {
-            self.memories.extend(due.into_iter().map(|(state, recollection)| (state.function(), recollection)));
+            self.memories.extend(due.into_iter().map(|(state, memory)| (state.function(), memory)));
         }
     }
 
@@ -156,10 +156,12 @@ impl Answerer {
         let provenance = Provenance { fallback: decided.fallback, ..self.provenance.clone() };
         let answer = match decided.decision {
             Decision::Want { allocation, reason, choices } => {
-                Answer::Act(Box::new(self.action(state, provenance, allocation, reason, choices, now)), Verdict::Want)
+                Answer::Act(Box::new(self.action(state, provenance, allocation, reason, choices, now)), AnswerKind::Change)
             }
             Decision::Hold { why, reason, choices } => match state.allocation {
-                Some(current) => Answer::Act(Box::new(self.action(state, provenance, current, reason, choices, now)), Verdict::Hold(why)),
+                Some(current) => {
+                    Answer::Act(Box::new(self.action(state, provenance, current, reason, choices, now)), AnswerKind::Hold(why))
+                }
                 None => Answer::Silent(why),
             },
         };

@@ -18,7 +18,7 @@ use qscale_rl::device::cpu;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::model::{self, Source};
+use crate::model::{self, ModelSource};
 
 /// Configuration of the service `agent`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,12 +31,13 @@ pub struct AgentConfig {
     pub policy: Option<String>,
     /// Parameters of the policy; see the policy for its keys.
     pub params: Map<String, Value>,
-    /// Model of the learned policy `dqn`: the path of a file, or `store:NAME` for the version of NAME in use in the model store, with its later changes; absent: the
-    /// bundled model. For `tabular-q` the path of a table, as written by `qscale reproduce --local`.
+    /// Model of the learned policy `dqn`: the path of a file, or `store:NAME` for the version of NAME in use in the
+    /// model store, with its later changes; absent: the bundled model. For `tabular-q` the path of a table, as written
+    /// by `qscale reproduce --local`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<Source>,
-    /// Fallback: the rule, with defaults, that decides when the learned policy is not trusted, because a Q-value is not finite or the observation is out of
-    /// distribution.
+    pub model: Option<ModelSource>,
+    /// Fallback: the rule, with defaults, that decides when the learned policy is not trusted, because a Q-value is not
+    /// finite or the observation is out of distribution.
     pub fallback: String,
     /// Name of this instance of the agent; absent: host and process id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,8 +99,8 @@ impl AgentConfig {
             });
         }
         let model = match &self.model {
-            Some(Source::File(path)) => Some(model::load(path)?),
-            Some(Source::Store(_)) | None => None,
+            Some(ModelSource::File(path)) => Some(model::load(path)?),
+            Some(ModelSource::Store(_)) | None => None,
         };
         let dqn = registry::learned(&params, model.as_ref(), &cpu())?;
         Decider::learned(dqn, &self.fallback).context("fallback")
@@ -109,8 +110,8 @@ impl AgentConfig {
     fn table(&self) -> anyhow::Result<Tabular> {
         anyhow::ensure!(self.params.is_empty(), "params is set, but the parameters of policy {TABULAR} are in its table; remove params");
         match &self.model {
-            Some(Source::File(path)) => model::table(path),
-            Some(Source::Store(name)) => {
+            Some(ModelSource::File(path)) => model::table(path),
+            Some(ModelSource::Store(name)) => {
                 anyhow::bail!("model = `store:{name}`, but policy {TABULAR} needs the path of a table")
             }
             None => anyhow::bail!("policy {TABULAR} needs the path of a table, as in model = q.json"),

@@ -10,7 +10,7 @@ use qscale_common::runtime::telemetry::Label;
 use qscale_common::time::Timestamp;
 use qscale_policies::HoldReason;
 
-use crate::answer::{Answer, Verdict};
+use crate::answer::{Answer, AnswerKind};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Answered(&'static str);
@@ -22,23 +22,23 @@ impl EncodeLabelSet for Answered {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Held(HoldReason);
+struct HoldLabels(HoldReason);
 
-impl EncodeLabelSet for Held {
+impl EncodeLabelSet for HoldLabels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
         ("reason", self.0.label()).encode(encoder.encode_label())
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Fell {
+struct FallbackLabels {
     reason: Label<FallbackKind>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Judged(&'static str);
+struct ModelLabels(&'static str);
 
-impl EncodeLabelSet for Judged {
+impl EncodeLabelSet for ModelLabels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
         ("outcome", self.0).encode(encoder.encode_label())
     }
@@ -48,10 +48,10 @@ impl EncodeLabelSet for Judged {
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     answers: Family<Answered, Counter>,
-    holds: Family<Held, Counter>,
+    holds: Family<HoldLabels, Counter>,
     latency: Histogram,
-    fallbacks: Family<Fell, Counter>,
-    models: Family<Judged, Counter>,
+    fallbacks: Family<FallbackLabels, Counter>,
+    models: Family<ModelLabels, Counter>,
 }
 
 impl Metrics {
@@ -75,34 +75,34 @@ impl Metrics {
             metrics.answers.get_or_create(&Answered(kind)).inc_by(0);
         }
         for reason in HoldReason::ALL {
-            metrics.holds.get_or_create(&Held(reason)).inc_by(0);
+            metrics.holds.get_or_create(&HoldLabels(reason)).inc_by(0);
         }
         for kind in FallbackKind::ALL {
-            metrics.fallbacks.get_or_create(&Fell { reason: Label(*kind) }).inc_by(0);
+            metrics.fallbacks.get_or_create(&FallbackLabels { reason: Label(*kind) }).inc_by(0);
         }
         for outcome in ["loaded", "refused"] {
-            metrics.models.get_or_create(&Judged(outcome)).inc_by(0);
+            metrics.models.get_or_create(&ModelLabels(outcome)).inc_by(0);
         }
         metrics
     }
 
     pub(crate) fn model(&self, loaded: bool) {
-        self.models.get_or_create(&Judged(if loaded { "loaded" } else { "refused" })).inc();
+        self.models.get_or_create(&ModelLabels(if loaded { "loaded" } else { "refused" })).inc();
     }
 
     pub(crate) fn count(&self, answer: &Answer, fallback: Option<FallbackKind>) {
         if let Some(fallback) = fallback {
-            self.fallbacks.get_or_create(&Fell { reason: Label(fallback) }).inc();
+            self.fallbacks.get_or_create(&FallbackLabels { reason: Label(fallback) }).inc();
         }
         let (kind, held) = match answer {
-            Answer::Act(_, Verdict::Want) => ("want", None),
-            Answer::Act(_, Verdict::Hold(why)) => ("hold", Some(*why)),
+            Answer::Act(_, AnswerKind::Change) => ("want", None),
+            Answer::Act(_, AnswerKind::Hold(why)) => ("hold", Some(*why)),
             Answer::Silent(why) => ("silent", Some(*why)),
             Answer::Late => ("late", None),
         };
         self.answers.get_or_create(&Answered(kind)).inc();
         if let Some(why) = held {
-            self.holds.get_or_create(&Held(why)).inc();
+            self.holds.get_or_create(&HoldLabels(why)).inc();
         }
     }
 

@@ -1,5 +1,5 @@
-//! Source of the learned policy's model: a file, or the model store, which is watched. Owns reading, checking and refusing models; must not decide. It only offers
-//! models: the answering loop swaps them between two States.
+//! Source of the learned policy's model: a file, or the model store, which is watched. Owns reading, checking and
+//! refusing models; must not decide. It only offers models: the answering loop swaps them between two States.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const RESYNC_INTERVAL: Duration = Duration::from_secs(10);
 /// Source of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Source {
+pub enum ModelSource {
     /// A file.
     File(PathBuf),
     /// The version in use of this name in the model store.
@@ -39,7 +39,7 @@ pub enum Source {
 /// Prefix of a model of the store.
 const STORE: &str = "store:";
 
-impl TryFrom<String> for Source {
+impl TryFrom<String> for ModelSource {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -51,11 +51,11 @@ impl TryFrom<String> for Source {
     }
 }
 
-impl From<Source> for String {
-    fn from(source: Source) -> Self {
+impl From<ModelSource> for String {
+    fn from(source: ModelSource) -> Self {
         match source {
-            Source::File(path) => path.display().to_string(),
-            Source::Store(name) => format!("{STORE}{name}"),
+            ModelSource::File(path) => path.display().to_string(),
+            ModelSource::Store(name) => format!("{STORE}{name}"),
         }
     }
 }
@@ -80,7 +80,7 @@ pub fn table(path: &Path) -> anyhow::Result<Tabular> {
 
 /// Offer of the store.
 #[derive(Clone, Default)]
-pub enum Offer {
+pub enum ModelOffer {
     /// Unknown yet.
     #[default]
     Pending,
@@ -97,9 +97,10 @@ pub enum Offer {
     },
 }
 
-/// Watches the version in use of `name`, and offers it with `params` once it is read and checked. Runs in the background until `token` is cancelled.
-pub(crate) fn follow(bus: Bus, name: Name, params: Value, metrics: Metrics, token: CancellationToken) -> watch::Receiver<Offer> {
-    let (offers, receiver) = watch::channel(Offer::Pending);
+/// Watches the version in use of `name`, and offers it with `params` once it is read and checked. Runs in the
+/// background until `token` is cancelled.
+pub(crate) fn follow(bus: Bus, name: Name, params: Value, metrics: Metrics, token: CancellationToken) -> watch::Receiver<ModelOffer> {
+    let (offers, receiver) = watch::channel(ModelOffer::Pending);
     let follower = Follower { bus, name, params, metrics, offers, offered: None, refused: None };
     tokio::spawn(async move {
         tokio::select! {
@@ -115,7 +116,7 @@ struct Follower {
     name: Name,
     params: Value,
     metrics: Metrics,
-    offers: watch::Sender<Offer>,
+    offers: watch::Sender<ModelOffer>,
     /// The version offered last, and the one refused since.
     offered: Option<u64>,
     refused: Option<u64>,
@@ -183,7 +184,7 @@ impl Follower {
             Ok(dqn) => {
                 self.metrics.model(true);
                 (self.offered, self.refused) = (Some(version), None);
-                self.offers.send_replace(Offer::Model { name: self.name.clone(), version, dqn: Arc::new(dqn) });
+                self.offers.send_replace(ModelOffer::Model { name: self.name.clone(), version, dqn: Arc::new(dqn) });
             }
             Err(Unusable::Refused(reason)) => {
                 self.metrics.model(false);
@@ -216,9 +217,9 @@ impl Follower {
     /// Offers nothing, if there was no offer yet.
     fn offer_nothing(&self, why: String) {
         self.offers.send_if_modified(|offer| {
-            let first = matches!(offer, Offer::Pending);
+            let first = matches!(offer, ModelOffer::Pending);
             if first {
-                *offer = Offer::Nothing(why);
+                *offer = ModelOffer::Nothing(why);
             }
             first
         });
@@ -231,9 +232,9 @@ mod tests {
 
     #[test]
     fn a_source_is_a_file_or_a_stored_name_and_survives_a_round_trip() {
-        let read = |text: &str| Source::try_from(text.to_owned());
-        assert_eq!(read("store:mine"), Ok(Source::Store(Name::new("mine").expect("valid"))));
-        assert_eq!(read("models/mine.dqn"), Ok(Source::File("models/mine.dqn".into())));
+        let read = |text: &str| ModelSource::try_from(text.to_owned());
+        assert_eq!(read("store:mine"), Ok(ModelSource::Store(Name::new("mine").expect("valid"))));
+        assert_eq!(read("models/mine.dqn"), Ok(ModelSource::File("models/mine.dqn".into())));
         for text in ["store:mine", "models/mine.dqn"] {
             assert_eq!(String::from(read(text).expect("valid")), text);
         }

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use crate::answer::{Answer, Answerer};
 use crate::config::AgentConfig;
 use crate::metrics::Metrics;
-use crate::model::{self, Offer, Source};
+use crate::model::{self, ModelOffer, ModelSource};
 
 /// Time that a stop waits for acknowledgements of its Actions.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,8 +29,8 @@ const LATE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Delay before a failed read of the stream is retried.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Greatest number of waiting States decided in one batch: a network evaluates thousands at once several times as fast as one by one, and each waits for only a
-/// few milliseconds.
+/// Greatest number of waiting States decided in one batch: a network evaluates thousands at once several times as fast
+/// as one by one, and each waits for only a few milliseconds.
 const MAX_BATCH: usize = 4096;
 /// Time that the start waits for the store's model in use.
 const MODEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,32 +53,32 @@ pub async fn run(config: AgentConfig, token: CancellationToken) -> anyhow::Resul
     let states = bus.subscribe_latest(subject::all(EventType::State), group).await?;
     info!(agent = %answerer.agent, instance = answerer.instance, policy = answerer.provenance().policy, configuration = answerer.provenance().configuration, health = %address, "started");
     let models = match &config.model {
-        Some(Source::Store(name)) => {
+        Some(ModelSource::Store(name)) => {
             Some(model::follow(bus.clone(), name.clone(), config.params.into(), metrics.clone(), serving.child_token()))
         }
-        Some(Source::File(_)) | None => None,
+        Some(ModelSource::File(_)) | None => None,
     };
     let partition = config.partition;
-    let agent = Agent { answerer, partition, bus, metrics, models, rng: entropy(), warned: None, cleaned: clock::instant() };
+    let agent = AgentInstance { answerer, partition, bus, metrics, models, rng: entropy(), warned: None, cleaned: clock::instant() };
     agent.answer_all(states, &token).await;
     serving.cancel();
     Ok(())
 }
 
 /// A running instance.
-struct Agent {
+struct AgentInstance {
     answerer: Answerer,
     partition: Partition,
     bus: Bus,
     metrics: Metrics,
     /// Offers of the model store, if it is watched.
-    models: Option<watch::Receiver<Offer>>,
+    models: Option<watch::Receiver<ModelOffer>>,
     rng: SmallRng,
     warned: Option<std::time::Instant>,
     cleaned: std::time::Instant,
 }
 
-impl Agent {
+impl AgentInstance {
     async fn answer_all(mut self, mut states: Subscription<State>, token: &CancellationToken) {
         tokio::select! {
             () = token.cancelled() => {}
@@ -113,22 +113,22 @@ impl Agent {
     async fn begin(&mut self) {
         self.rebuild_memory().await;
         let Some(models) = &mut self.models else { return };
-        let known = tokio::time::timeout(MODEL_TIMEOUT, models.wait_for(|offer| !matches!(offer, Offer::Pending))).await;
-        let offer = known.ok().and_then(Result::ok).map_or(Offer::Pending, |offer| offer.clone());
+        let known = tokio::time::timeout(MODEL_TIMEOUT, models.wait_for(|offer| !matches!(offer, ModelOffer::Pending))).await;
+        let offer = known.ok().and_then(Result::ok).map_or(ModelOffer::Pending, |offer| offer.clone());
         models.mark_unchanged();
         self.take_up(offer);
     }
 
-    fn take_up(&mut self, offer: Offer) {
+    fn take_up(&mut self, offer: ModelOffer) {
         let before = self.answerer.provenance().fingerprint().unwrap_or_default().to_owned();
         match offer {
-            Offer::Model { name, version, dqn } => {
+            ModelOffer::Model { name, version, dqn } => {
                 self.answerer.take_up(dqn, &name, version);
                 let model = self.answerer.provenance().fingerprint();
                 info!(%name, version, model, before, "swapped the model");
             }
-            Offer::Nothing(why) => info!(model = before, why, "using the bundled model until the store has another"),
-            Offer::Pending => warn!(model = before, "model store does not answer; using the bundled model until it does"),
+            ModelOffer::Nothing(why) => info!(model = before, why, "using the bundled model until the store has another"),
+            ModelOffer::Pending => warn!(model = before, "model store does not answer; using the bundled model until it does"),
         }
     }
 
@@ -139,7 +139,7 @@ impl Agent {
             let (answerer, rng, partition) = (&mut self.answerer, &mut self.rng, self.partition);
             let recalled = self.bus.read_history(clock::now().minus(back), |state: State| {
                 if partition.contains(&state.function()) {
-                    answerer.recall(&state, rng);
+                    answerer.remember(&state, rng);
                 }
             });
             match recalled.await {
@@ -195,7 +195,7 @@ impl Agent {
 }
 
 /// The next offer of `models`; pending without a source.
-async fn offered(models: &mut Option<watch::Receiver<Offer>>) -> Offer {
+async fn offered(models: &mut Option<watch::Receiver<ModelOffer>>) -> ModelOffer {
     let Some(models) = models else { return std::future::pending().await };
     if models.changed().await.is_err() {
         std::future::pending::<()>().await;

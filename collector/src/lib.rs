@@ -1,4 +1,5 @@
-//! The collector: metrics in, State and Reward out. Owns reading sources and the timing of ticks; must not decide anything, nor change an allocation.
+//! The collector: metrics in, State and Reward out. Owns reading sources and the timing of ticks; must not decide
+//! anything, nor change an allocation.
 
 #![warn(unreachable_pub)]
 

@@ -1,7 +1,8 @@
-//! The metrics that sources read, and the values that they can have. Owns the one table of ranges; must not know how a metric is called in a source.
+//! The metrics that sources read, and the values that they can have. Owns the one table of ranges; must not know how a
+//! metric is called in a source.
 //!
-//! A value outside its range was not measured: exporters subtract below zero, show "no limit" as the largest number of a type, or divide by zero.
-//! Such a value is absent; it is neither zero nor the nearest possible value.
+//! A value outside its range was not measured: exporters subtract below zero, show "no limit" as the largest number of
+//! a type, or divide by zero. Such a value is absent; it is neither zero nor the nearest possible value.
 
 use std::fmt;
 use std::ops::RangeInclusive;

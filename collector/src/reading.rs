@@ -7,12 +7,14 @@ use qscale_common::scrape::{FunctionScrape, Scrape};
 
 use crate::metric::{Impossible, Metric, ReplicaMetric};
 
-/// The measurements of one source at one time. Every measurement carries the time at which it was taken, which may be long before it was read.
+/// The measurements of one source at one time. Every measurement carries the time at which it was taken, which may be
+/// long before it was read.
 #[derive(Debug, Default)]
 pub struct Reading {
     /// Measurements of which the source knows the workload, by workload, written `namespace/name`.
     pub functions: HashMap<String, FunctionScrape>,
-    /// Scrapes of replicas of which the source does not know the workload, by replica, written `namespace/replica`. Another source may know it.
+    /// Scrapes of replicas of which the source does not know the workload, by replica, written `namespace/replica`.
+    /// Another source may know it.
     pub unowned: Vec<(String, Scrape)>,
     /// Capacity of the nodes minus the desired allocations of the source's functions; absent if the source does not know its nodes.
     pub headroom: Option<Headroom>,

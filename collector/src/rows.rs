@@ -1,10 +1,11 @@
-//! From samples to Scrapes. Owns which samples belong to one measurement, which of them count, and what a missing or impossible value means. Every source
-//! brings its samples here; must not know how they were read.
+//! From samples to Scrapes. Owns which samples belong to one measurement, which of them count, and what a missing or
+//! impossible value means. Every source brings its samples here; must not know how they were read.
 //!
 //! - An impossible value is dropped, and so is every sum that lacks it: a sum of counters without one of them looks like a reset.
-//! - A container counts once: of several that have its name in the same pod, the one that started last; where that is unknown, the one with the highest
-//!   number of attempts in its runtime's name, then the one that was sampled last, then the one with the larger counter of CPU time. A container that a
-//!   newer one replaced does not count, even if the newer one shows fewer metrics.
+//! - A container counts once: of several that have its name in the same pod, the one that started last; where that is
+//!   unknown, the one with the highest number of attempts in its runtime's name, then the one that was sampled last,
+//!   then the one with the larger counter of CPU time. A container that a newer one replaced does not count, even if
+//!   the newer one shows fewer metrics.
 //! - The sum over a pod counts only where no container of the pod shows the same metric.
 
 mod histogram;
@@ -25,7 +26,8 @@ use crate::reading::{Dropped, NodeLimits, Reading};
 
 /// Difference between the clocks of a node and of the collector up to which a start in the future is taken as now.
 const CLOCK_DIFFERENCE_MS: u64 = 60_000;
-/// Difference between the times that two exporters show as the start of one container, seconds: whole or not, of its cgroup or of its process.
+/// Difference between the times that two exporters show as the start of one container, seconds: whole or not, of its
+/// cgroup or of its process.
 const START_DIFFERENCE: f64 = 2.0;
 
 /// Namespace and name, as written in the source.
@@ -342,8 +344,8 @@ impl ContainerRow<'_> {
         self.slots[metric as usize].map(|slot| slot.number).filter(|number| !number.is_nan())
     }
 
-    /// Rank among the containers of the same name: sums over pods before containers without a name, then by time of start, number of attempts, time of the
-    /// newest sample, CPU time.
+    /// Rank among the containers of the same name: sums over pods before containers without a name, then by time of
+    /// start, number of attempts, time of the newest sample, CPU time.
     fn rank(&self) -> [f64; 5] {
         let Container { name, runtime_name, .. } = self.container;
         let is_sum = f64::from(name.is_empty() && runtime_name.is_empty());
@@ -405,7 +407,8 @@ impl ReplicaRow<'_> {
         (oldest.0 <= at.0.saturating_add(CLOCK_DIFFERENCE_MS)).then(|| oldest.min(at))
     }
 
-    /// The Scrapes of the replica called `name`: one for each time at which something was measured, so that every measurement keeps its age.
+    /// The Scrapes of the replica called `name`: one for each time at which something was measured, so that every
+    /// measurement keeps its age.
     fn scrapes(&self, name: &str, at: Timestamp) -> Vec<Scrape> {
         let number = |slot: Option<Slot>| slot.map(|slot| slot.number);
         let count = |metric: ReplicaMetric| self.sum(metric).map_or(0, |slot| whole(slot.number));

@@ -41,12 +41,10 @@ fn scrape(replicas: u32, tick: u64) -> FunctionScrape {
     };
     FunctionScrape {
         platform: Some(PlatformReading {
-            at,
             allocation: Some(Allocation::new(replicas, 500, 256)),
             replicas: Some(PlatformReplicas { desired: Replicas(replicas), ready: Replicas(replicas), pending: Replicas(0) }),
-            crashes: Some(0),
-            oom_kills: Some(0),
             startups: Some((4, 2000)),
+            ..PlatformReading::new(at)
         }),
         ingress: Some(IngressReading { at, arrived: tick * 500 * u64::from(replicas), failed: 0, queued: 1.0, of: 0 }),
         replicas: (0..replicas).map(replica).collect(),

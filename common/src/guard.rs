@@ -6,8 +6,8 @@
 //! 1. Mode `observe` records without evaluation.
 //! 2. Freeze and pause keep the current allocation, whatever it is.
 //! 3. A platform that cannot resize keeps CPU and memory.
-//! 4. Bounds. A current allocation outside them moves into them, regardless of the rules below. From here on "current" means the current allocation
-//!    clamped to the bounds.
+//! 4. Bounds. A current allocation outside them moves into them, regardless of the rules below. From here on "current"
+//!    means the current allocation clamped to the bounds.
 //! 5. Stale measurements forbid decreases; absent or very old measurements forbid any change.
 //! 6. Scale-up-only forbids decreases.
 //! 7. Memory is not lowered below the working set times its margin, and not at all if the working set is unknown or replicas were
@@ -58,8 +58,8 @@ pub enum DecisionKind {
     Named,
     /// By another agent: evaluated, never applied.
     Shadow,
-    /// Not a new decision: it restores an allocation that was allowed before and lost, or keeps the current one. Steps and budgets do not limit it, and
-    /// restoring a lost allocation needs no measurement.
+    /// Not a new decision: it restores an allocation that was allowed before and lost, or keeps the current one. Steps
+    /// and budgets do not limit it, and restoring a lost allocation needs no measurement.
     Repair,
 }
 

@@ -1,4 +1,5 @@
-//! Hashing and mixing that is the same on every machine and in every version. Owns FNV-1a and splitmix64; must not be used where an attacker chooses the input.
+//! Hashing and mixing that is the same on every machine and in every version. Owns FNV-1a and splitmix64; must not be
+//! used where an attacker chooses the input.
 
 /// FNV-1a (Fowler, Noll and Vo) of 64 bits over `values`, which are bytes, or words taken whole: finds accidents, proves nothing.
 #[must_use]

@@ -1,4 +1,5 @@
-//! Summary of a load: what the load generator and the simulated platform write and `qscale up` reads. Owns the fields; must not compute them.
+//! Summary of a load: what the load generator and the simulated platform write and `qscale up` reads. Owns the fields;
+//! must not compute them.
 //!
 //! Times carry their unit in the name.
 
@@ -11,8 +12,8 @@ pub const FIRST_BUCKET_US: u64 = 100;
 /// Ratio of the upper bounds of two neighbouring latency buckets.
 pub const BUCKET_RATIO: f64 = 1.25;
 
-/// Summary of a load on some functions. The last seven fields before the results describe the run of the load generator; a simulated load leaves out
-/// those that do not apply.
+/// Summary of a load on some functions. The last seven fields before the results describe the run of the load
+/// generator; a simulated load leaves out those that do not apply.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct LoadSummary {
     /// Version of this form.

@@ -4,8 +4,9 @@
 use crate::time::Timestamp;
 use crate::units::{Allocation, Replicas};
 
-/// Upper bounds of the latency buckets, milliseconds; one more bucket without bound follows. Neighbours differ by at most a factor of 2 (the last pair),
-/// mostly 1.5, which keeps an interpolated percentile within some 20 % of the truth.
+/// Upper bounds of the latency buckets, milliseconds; one more bucket without bound follows. Neighbours differ by at
+/// most a factor of 2 (the last pair), mostly 1.5, which keeps an interpolated percentile within some 20 % of the
+/// truth.
 pub const LATENCY_BOUNDS_MS: [f64; 27] = [
     1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0,
     5000.0, 7500.0, 10000.0, 15000.0, 20000.0, 30000.0,
@@ -135,6 +136,14 @@ pub struct PlatformReading {
     pub oom_kills: Option<u64>,
     /// Starts that reached readiness and their total time, milliseconds, since the start of the counters.
     pub startups: Option<(u64, u64)>,
+}
+
+impl PlatformReading {
+    /// A reading at `at` in which nothing was read.
+    #[must_use]
+    pub fn new(at: Timestamp) -> Self {
+        Self { at, allocation: None, replicas: None, crashes: None, oom_kills: None, startups: None }
+    }
 }
 
 /// Numbers of replicas of a function, as its platform counts them.

@@ -2,7 +2,8 @@
 //! the comparison of recordings. Must not know where its arguments were measured.
 //!
 //! - A request is *late* when it was answered well, but later than the objective's latency bound.
-//! - [`is_violated`]: the objective is violated in an interval when its latency percentile is above the bound, or more requests failed than it allows.
+//! - [`is_violated`]: the objective is violated in an interval when its latency percentile is above the bound, or more
+//!   requests failed than it allows.
 //! - [`severity`]: how far, 0 to 1, for the reward.
 //! - [`graded`]: the same as a smooth function of shares, for training.
 
@@ -10,14 +11,16 @@ use std::time::Duration;
 
 use crate::contract::{Window, WireObjective};
 
-/// Whether the objective is violated in an interval in which requests ended. `late` says whether its latency percentile is above the bound, `failed_share` is
-/// the share of the ended requests that failed and `allowed_share` the share that may, all 0 to 1.
+/// Whether the objective is violated in an interval in which requests ended. `late` says whether its latency percentile
+/// is above the bound, `failed_share` is the share of the ended requests that failed and `allowed_share` the share that
+/// may, all 0 to 1.
 #[must_use]
 pub fn is_violated(late: bool, failed_share: f64, allowed_share: f64) -> bool {
     late || failed_share > allowed_share
 }
 
-/// Whether the objective is violated in an interval in which no request ended: when requests waited all through it and it is longer than the bound.
+/// Whether the objective is violated in an interval in which no request ended: when requests waited all through it and
+/// it is longer than the bound.
 #[must_use]
 pub fn is_violated_without_replies(waited: bool, interval: Duration, bound: Duration) -> bool {
     waited && interval > bound
@@ -30,16 +33,18 @@ pub fn is_violated_in(window: &Window, objective: &WireObjective) -> Option<bool
     Some(is_violated(late, window.failed_share?, objective.failure_share))
 }
 
-/// `1 - completion x min(1, bound / percentile)`: 0 where every request was answered well and the latency percentile is within the bound, 1 where all
-/// failed. `percentile` is that of the requests answered well, in the unit of `bound`; `None` where there were none.
+/// `1 - completion x min(1, bound / percentile)`: 0 where every request was answered well and the latency percentile is
+/// within the bound, 1 where all failed. `percentile` is that of the requests answered well, in the unit of `bound`;
+/// `None` where there were none.
 #[must_use]
 pub fn severity(failed_share: f64, percentile: Option<f64>, bound: f64) -> f64 {
     let in_time = percentile.map_or(1.0, |percentile| if percentile > bound { bound / percentile } else { 1.0 });
     1.0 - (1.0 - failed_share) * in_time
 }
 
-/// A violation graded from 0 to 1: a share of late or failed requests at twice what the objective allows counts in full, less by its square. Each argument is the
-/// observed share and the allowed one; failed requests count as late too.
+/// A violation graded from 0 to 1: a share of late or failed requests at twice what the objective allows counts in
+/// full, less by its square. Each argument is the observed share and the allowed one; failed requests count as late
+/// too.
 #[must_use]
 pub fn graded(late: (f64, f64), failed: (f64, f64)) -> f64 {
     let twice = |(share, allowed): (f64, f64)| (share / (2.0 * allowed.max(1e-3))).min(1.0).powi(2);

@@ -83,8 +83,9 @@ pub struct LoadConfig {
 
     /// Replay a trace instead of a pattern: a folder (InVitro, Azure 2019), a file (Azure 2021), or endpoints.json
     ///
-    /// A folder contains invocations.csv, durations.csv and optionally memory.csv, or the published files; of several days the first is used, or the one of a
-    /// given file. endpoints.json lists functions, which are called in turn at --rate.
+    /// A folder contains invocations.csv, durations.csv and optionally memory.csv, or the published files; of several
+    /// days the first is used, or the one of a given file. endpoints.json lists functions, which are called in turn at
+    /// --rate.
     #[arg(long, value_name = "PATH", help_heading = "Trace")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<PathBuf>,

@@ -1,8 +1,8 @@
 //! Pacing threads: send requests at their intended times and record the results. Must not determine the content or times of requests.
 //!
-//! A pacing thread does all work itself: it wakes up at the intended time, writes the request to its connection immediately, and reads replies in
-//! between. No request passes through another thread before it is sent, so only the kernel's wake-up delays it. Threads share nothing: each takes
-//! every n-th request and has its own connections.
+//! A pacing thread does all work itself: it wakes up at the intended time, writes the request to its connection
+//! immediately, and reads replies in between. No request passes through another thread before it is sent, so only the
+//! kernel's wake-up delays it. Threads share nothing: each takes every n-th request and has its own connections.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -23,12 +23,15 @@ use crate::protocol::{Codec, unframe};
 use crate::record::{ConnectionUse, RequestRecord, RequestStatus};
 
 mod connection;
+mod exchange;
 mod grpc;
 mod http1;
 mod pool;
+mod pump;
 mod stamped;
 
-use connection::{Connection, RawReply, RequestTemplate};
+use connection::Connection;
+use exchange::{Pending, RawReply, RequestTemplate};
 use pool::ConnectionPool;
 
 /// Configuration of the pacing threads, equal for all.
@@ -406,5 +409,5 @@ impl PacingThread {
 struct StartedRequest {
     key: usize,
     connection: Connection,
-    answer: connection::Pending,
+    answer: Pending,
 }

@@ -11,9 +11,10 @@ use crate::record::{RequestRecord, RequestStatus};
 
 /// Columns of Qscale's own file. Times are microseconds since the start of the run; a cell is empty if the request did not get that far.
 ///
-/// `function`; intended send time, send time and reply time; status (`ok`, a gRPC status, `http_<code>`, `timeout`, `refused`, `unreachable`,
-/// `broken`, `malformed`, `censored`, `not_sent`); connection (`new` or `reused`); whether the reply was valid; sequence number; time at which a new
-/// connection was established; requested and reported duration and memory.
+/// `function`; intended send time, send time and reply time; status (`ok`, a gRPC status, `http_<code>`, `timeout`,
+/// `refused`, `unreachable`, `broken`, `malformed`, `censored`, `not_sent`); connection (`new` or `reused`); whether
+/// the reply was valid; sequence number; time at which a new connection was established; requested and reported
+/// duration and memory.
 pub const COLUMNS: &str = "function,intended_us,sent_us,replied_us,status,connection,valid,sequence,connected_us,\
 duration_ms,memory_mib,reported_us,reported_kib";
 
@@ -161,8 +162,9 @@ fn write_micros(out: &mut impl Write, ns: Option<u64>) -> io::Result<()> {
     }
 }
 
-/// Writes a row in the format of InVitro's loader: times in microseconds, memory in MiB, `phase` 2 for measured requests. A failure to connect is
-/// its connection timeout, and every other failure its function timeout: it knows no others.
+/// Writes a row in the format of InVitro's loader: times in microseconds, memory in MiB, `phase` 2 for measured
+/// requests. A failure to connect is its connection timeout, and every other failure its function timeout: it knows no
+/// others.
 fn write_invitro_row(out: &mut impl Write, record: &RequestRecord, function: &str, start: u64, sent_ns: u64) -> io::Result<()> {
     let since_sent = |ns: Option<u64>| ns.map_or(0, |ns| ns.saturating_sub(sent_ns) / 1_000);
     let connection_failed = matches!(record.status, RequestStatus::Refused | RequestStatus::Unreachable);

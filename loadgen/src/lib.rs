@@ -1,7 +1,7 @@
 //! Open-loop load generator: every request has an intended send time, and its latency counts from there.
 //!
-//! [`schedule`] determines send times and targets, [`protocol`] forms requests and validates replies, [`engine`] sends on time, [`run`] counts
-//! the results, and [`report`] and [`files`] write them.
+//! [`schedule`] determines send times and targets, [`protocol`] forms requests and validates replies, [`engine`] sends
+//! on time, [`run`] counts the results, and [`report`] and [`files`] write them.
 
 pub mod cli;
 pub mod config;

@@ -89,8 +89,8 @@ impl fmt::Display for SchedulingClass {
 
 /// Requests a real-time class for the calling thread, without inheritance.
 ///
-/// SCHED_DEADLINE is tried first: since Linux 6.12 starving ordinary threads may run for up to 50 ms before those of SCHED_FIFO, which on a busy
-/// machine makes sends tens of milliseconds late.
+/// SCHED_DEADLINE is tried first: since Linux 6.12 starving ordinary threads may run for up to 50 ms before those of
+/// SCHED_FIFO, which on a busy machine makes sends tens of milliseconds late.
 pub fn raise() -> SchedulingClass {
     // SAFETY: the calls read only the memory they are given, which outlives them; 0 names the calling thread.
     unsafe {
@@ -122,8 +122,8 @@ pub struct Alarm {
 /// Time before the instant that is spent spinning: no task takes less than this.
 const SPIN: Duration = Duration::from_micros(8);
 
-/// Lead of the timer for a wait of `left`. Waking up takes some microseconds, and more after a longer sleep, because the processor was given to
-/// others or is idle.
+/// Lead of the timer for a wait of `left`. Waking up takes some microseconds, and more after a longer sleep, because
+/// the processor was given to others or is idle.
 fn early(left: Duration) -> Duration {
     const LEAST: Duration = Duration::from_micros(20);
     const MOST: Duration = Duration::from_micros(100);

@@ -1,4 +1,5 @@
-//! A server that does no work, to measure the generator itself; a `faas` request takes its time but no CPU. Owns statistics of arrivals, and stalls on demand.
+//! A server that does no work, to measure the generator itself; a `faas` request takes its time but no CPU. Owns
+//! statistics of arrivals, and stalls on demand.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -1,5 +1,6 @@
-//! Latency of a State through the loop: published, decided by an agent, checked by an actuator, until its Outcome arrives. Real processes and a real
-//! nats-server, but nothing to apply. Prints percentiles of the time from State to Outcome, for one function at a time and for many at once.
+//! Latency of a State through the loop: published, decided by an agent, checked by an actuator, until its Outcome
+//! arrives. Real processes and a real nats-server, but nothing to apply. Prints percentiles of the time from State to
+//! Outcome, for one function at a time and for many at once.
 
 use std::collections::HashMap;
 use std::path::Path;

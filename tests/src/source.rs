@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use crate::repository;
 
-/// Files of the repository whose name ends with one of `endings`, by path from the root. Build output, hidden folders and links are left out.
+/// Files of the repository whose name ends with one of `endings`, by path from the root. Build output, hidden folders
+/// and links are left out.
 ///
 /// # Panics
 /// When a folder cannot be listed or a file is not UTF-8.

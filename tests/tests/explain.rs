@@ -1,4 +1,5 @@
-//! Replay, explanation and comparison of a recording: real services over a simulated function, a real nats-server, and the commands that read its streams.
+//! Replay, explanation and comparison of a recording: real services over a simulated function, a real nats-server, and
+//! the commands that read its streams.
 
 use std::process::Output;
 

@@ -1,8 +1,10 @@
 //! Admission of Actions. Owns expiry, ticks and duplicates; must not evaluate the requested allocation.
 
-use qscale_common::contract::{Action, GuardNote, GuardRule, StateId};
+use qscale_common::contract::{Action, Effect, GuardNote, GuardRule, Outcome, StateId};
+use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 
+use super::decision::Decision;
 use super::function::Function;
 
 /// Result of admission.
@@ -75,4 +77,13 @@ fn misplaced(state_id: StateId, last: StateId) -> Admission {
         format!("answers tick {} of epoch {}, the last is {} of epoch {}", state_id.tick, state_id.epoch.0, last.tick, last.epoch.0)
     };
     Admission::Refused(Refusal::new(GuardRule::WrongTick, detail))
+}
+
+/// The Outcome of an Action that was not admitted.
+pub(super) fn refused(action: &Action, function: Option<&Function>, why: Refusal, actuator: &str, now: Timestamp) -> Outcome {
+    let id = FunctionId::new(action.namespace.clone(), action.function.clone());
+    let named = function.and_then(|function| function.policy.as_ref()).is_some_and(|policy| policy.agent == action.agent);
+    let decision = Decision::of_action(action.clone(), named, None, now);
+    let guard: Vec<GuardNote> = why.note.into_iter().collect();
+    Outcome { before: function.and_then(Function::current), guard, reason: why.reason, ..decision.outcome(&id, Effect::Refused, actuator) }
 }

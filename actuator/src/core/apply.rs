@@ -86,8 +86,8 @@ impl Core {
         })
     }
 
-    /// While disconnected, only the fallback acts, and only increases: that does the least harm if another actuator leads by now. The platform refuses it
-    /// once the other leader has written.
+    /// While disconnected, only the fallback acts, and only increases: that does the least harm if another actuator
+    /// leads by now. The platform refuses it once the other leader has written.
     fn restrict_while_disconnected(&self, decision: &Decision, before: Option<Allocation>, verdict: Verdict) -> Verdict {
         let Verdict::Apply { allocation, .. } = &verdict else { return verdict };
         let gives = before.is_some_and(|before| {
@@ -270,8 +270,8 @@ impl Core {
     }
 }
 
-/// A restore bypasses the guard, as it must also undo wrong bounds and budgets. The request is sent even if the platform is believed to have the
-/// allocation: an operator or a request without an answer may have changed it.
+/// A restore bypasses the guard, as it must also undo wrong bounds and budgets. The request is sent even if the
+/// platform is believed to have the allocation: an operator or a request without an answer may have changed it.
 fn restore_verdict(decision: &Decision) -> Verdict {
     Verdict::Apply { allocation: decision.wanted, notes: Vec::new(), charge: None }
 }

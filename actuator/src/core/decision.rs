@@ -1,14 +1,12 @@
 //! A decision of an agent, the fallback or an operator, and its Outcome.
 
-use qscale_common::contract::{Action, DecisionSource, Effect, Epoch, GuardNote, Outcome, Provenance, StateId, TraceParent, Version};
+use qscale_common::contract::{Action, DecisionSource, Effect, Epoch, Outcome, Provenance, StateId, TraceParent, Version};
 use qscale_common::control;
 use qscale_common::guard::DecisionKind;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::Allocation;
 
-use super::admission::Refusal;
-use super::function::Function;
 use crate::fallback::FallbackDecision;
 
 /// A requested allocation of a function.
@@ -77,22 +75,22 @@ impl Decision {
         }
     }
 
-    /// A restore of `wanted`, requested by an operator. Its result is always reported.
-    pub(super) fn of_restore(wanted: Allocation, reason: &str, function: &Function, now: Timestamp) -> Self {
-        Self { always_reported: true, restores: true, ..Self::of_operator(control::RESTORE, wanted, reason, function, now) }
+    /// A restore of `wanted`, requested by an operator after the State of `last`. Its result is always reported.
+    pub(super) fn of_restore(wanted: Allocation, reason: &str, last: Option<StateId>, now: Timestamp) -> Self {
+        Self { always_reported: true, restores: true, ..Self::of_operator(control::RESTORE, wanted, reason, last, now) }
     }
 
-    /// A move of `current` into the bounds that an operator has set.
-    pub(super) fn of_bounds(current: Allocation, function: &Function, now: Timestamp) -> Self {
-        Self::of_operator(BOUNDS, current, "the current allocation is outside the policy's bounds", function, now)
+    /// A move of `current` into the bounds that an operator has set, after the State of `last`.
+    pub(super) fn of_bounds(current: Allocation, last: Option<StateId>, now: Timestamp) -> Self {
+        Self::of_operator(BOUNDS, current, "the current allocation is outside the policy's bounds", last, now)
     }
 
-    fn of_operator(rule: &'static str, wanted: Allocation, reason: &str, function: &Function, now: Timestamp) -> Self {
+    fn of_operator(rule: &'static str, wanted: Allocation, reason: &str, last: Option<StateId>, now: Timestamp) -> Self {
         Self {
             source: DecisionSource::Operator,
             agent: name(rule),
             provenance: Provenance::default(),
-            state_id: function.last_state_id().unwrap_or(StateId { epoch: Epoch(0), tick: Tick(0) }),
+            state_id: last.unwrap_or(StateId { epoch: Epoch(0), tick: Tick(0) }),
             wanted,
             reason: reason.to_owned(),
             kind: DecisionKind::Repair,
@@ -133,13 +131,4 @@ const BOUNDS: &str = "bounds";
 
 fn name(rule: &'static str) -> Name {
     Name::new(rule).expect("rules are named by DNS labels")
-}
-
-/// The Outcome of an Action that was not admitted.
-pub(super) fn refused(action: &Action, function: Option<&Function>, why: Refusal, actuator: &str, now: Timestamp) -> Outcome {
-    let id = FunctionId::new(action.namespace.clone(), action.function.clone());
-    let named = function.and_then(|function| function.policy.as_ref()).is_some_and(|policy| policy.agent == action.agent);
-    let decision = Decision::of_action(action.clone(), named, None, now);
-    let guard: Vec<GuardNote> = why.note.into_iter().collect();
-    Outcome { before: function.and_then(Function::current), guard, reason: why.reason, ..decision.outcome(&id, Effect::Refused, actuator) }
 }

@@ -72,7 +72,7 @@ impl Core {
                 always_reported: false,
                 ..decision.clone()
             },
-            _ if outside => Decision::of_bounds(applied, function, now),
+            _ if outside => Decision::of_bounds(applied, function.last_state_id(), now),
             _ => return,
         };
         self.submit(id, decision, now);
@@ -91,8 +91,12 @@ impl Core {
         match &function.baseline {
             BaselineState::Storing => {}
             BaselineState::Stored(baseline) => {
-                let decision =
-                    Decision::of_restore(baseline.allocation, "restored to the allocation before the first change", function, now);
+                let decision = Decision::of_restore(
+                    baseline.allocation,
+                    "restored to the allocation before the first change",
+                    function.last_state_id(),
+                    now,
+                );
                 self.submit(id, decision, now);
             }
             BaselineState::None => {
@@ -100,7 +104,8 @@ impl Core {
                 let current = function.current();
                 self.commands.push(Command::Store(id.clone(), Record::Restored(request)));
                 if let (Some(current), Some(function)) = (current, self.functions.get(id)) {
-                    let decision = Decision::of_restore(current, "nothing to restore: Qscale has changed nothing", function, now);
+                    let decision =
+                        Decision::of_restore(current, "nothing to restore: Qscale has changed nothing", function.last_state_id(), now);
                     self.publish(id, &decision, Effect::Unchanged, |outcome| {
                         (outcome.before, outcome.allowed) = (Some(current), Some(current))
                     });

@@ -1,5 +1,5 @@
-//! The networks of [`qscale_rl`] on burn: on a GPU, and on the CPU as a reference. Owns opening a device and testing it against the CPU implementation; must not
-//! decide which device is used.
+//! The networks of [`qscale_rl`] on burn: on a GPU, and on the CPU as a reference. Owns opening a device and testing it
+//! against the CPU implementation; must not decide which device is used.
 //!
 //! Only this crate links burn. Programs link it with their feature `gpu`.
 

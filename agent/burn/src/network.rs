@@ -1,7 +1,7 @@
 //! The network as burn's tensors, on any of burn's devices. Owns its forward pass and its gradient.
 //!
-//! Weights are tensors outside any autodiff graph. A pass that is to be differentiated makes its own leaves of them, so that no graph outlives an update and a
-//! target network can never be part of one.
+//! Weights are tensors outside any autodiff graph. A pass that is to be differentiated makes its own leaves of them, so
+//! that no graph outlives an update and a target network can never be part of one.
 
 use burn::tensor::activation::relu;
 use burn::tensor::module::layer_norm;

@@ -10,7 +10,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-/// Largest accepted difference between values of a GPU and of the CPU, relative to the largest value: 32-bit sums of a hundred products in another order.
+/// Largest accepted difference between values of a GPU and of the CPU, relative to the largest value: 32-bit sums of a
+/// hundred products in another order.
 pub const TOLERANCE: f32 = 1e-3;
 
 /// Result of a comparison.

@@ -123,8 +123,8 @@ fn no_gradient_flows_through_the_target() {
 fn the_cpu_learns_what_burn_learns() {
     let prioritised = Sampling::Prioritised { alpha: 0.6, beta: 0.4, beta_over: 1000 };
     let usual = Hyperparameters { normalise: true, ..small() };
-    // After 136 updates rounding has not made the two diverge. With priorities the tolerance is larger: an error that differs in its last digit may lead to
-    // another sample.
+    // After 136 updates rounding has not made the two diverge. With priorities the tolerance is larger: an error that
+    // differs in its last digit may lead to another sample.
     for (parameters, most) in [
         (Hyperparameters { sampling: prioritised, ..usual.clone() }, 1e-3),
         (usual.clone(), 1e-5),

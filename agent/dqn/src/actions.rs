@@ -1,7 +1,8 @@
 //! Actions: the allocations among which the network chooses. Owns decoding and masking; must not value actions.
 //!
-//! Every action decodes to an absolute allocation within the State's bounds. An action that cannot be taken is masked, both in selection and in targets; there is
-//! no penalty. Of several actions with the same allocation the first one is kept.
+//! Every action decodes to an absolute allocation within the State's bounds. An action that cannot be taken is masked,
+//! both in selection and in targets; there is no penalty. Of several actions with the same allocation the first one is
+//! kept.
 
 use std::fmt;
 use std::str::FromStr;
@@ -76,8 +77,8 @@ pub(crate) use named;
 named!(ActionSet, "action set", "headroom" => Headroom, "step" => Step, "grid" => Grid);
 named!(Scope, "scope", "horizontal" => Horizontal, "vertical" => Vertical, "joint" => Joint);
 
-/// Multiples of the demand over several horizons: small steps around the present demand, larger ones above it, and past peaks, so that a burst seen once can be
-/// provided for.
+/// Multiples of the demand over several horizons: small steps around the present demand, larger ones above it, and past
+/// peaks, so that a burst seen once can be provided for.
 const PROVISIONS: [(DemandHorizon, f64); 15] = [
     (DemandHorizon::Next, 0.9),
     (DemandHorizon::Next, 1.1),
@@ -247,8 +248,8 @@ impl Actions {
         self.templates.len()
     }
 
-    /// The action that is taken unless another is clearly better: provide the 15-minute peak or, in a set without it, keep the current allocation. `None` if it
-    /// cannot be taken.
+    /// The action that is taken unless another is clearly better: provide the 15-minute peak or, in a set without it,
+    /// keep the current allocation. `None` if it cannot be taken.
     #[must_use]
     pub fn default_action(&self, candidates: &ActionCandidates) -> Option<usize> {
         let peak = |template: &ActionTemplate| matches!(template, ActionTemplate::Provide(DemandHorizon::Quarter, _));
@@ -305,7 +306,8 @@ impl Actions {
     }
 }
 
-/// The current memory if it is 1.2 to 2 times the largest working set, else 1.5 times the working set; 1.5 times the current memory after an OOM kill.
+/// The current memory if it is 1.2 to 2 times the largest working set, else 1.5 times the working set; 1.5 times the
+/// current memory after an OOM kill.
 fn fitted_memory(state: &State, current: Mebibytes) -> Mebibytes {
     let windows = &state.windows;
     let clamp = |memory| state.bounds.memory_mib.clamp(memory);
@@ -387,8 +389,8 @@ impl Decoder<'_> {
             _ if nothing => Allocation { replicas: Replicas(u32::from(self.warm)), ..now },
             Scope::Horizontal => Allocation { replicas: Replicas(replicas(cores, cpu.min(most)).0.max(full)), ..now },
             Scope::Joint => {
-                // As few replicas as possible, none larger than the function can use. The current number is kept if it is at most twice that, because CPU changes
-                // immediately and replicas do not.
+                // As few replicas as possible, none larger than the function can use. The current number is kept if it
+                // is at most twice that, because CPU changes immediately and replicas do not.
                 let fewest = bounds.replicas.clamp(Replicas(replicas(cores, most).0.max(full)));
                 let total = |count: Replicas| bounds.cpu_millicores.clamp(self.sized(cores, count.0)).cores() * f64::from(count.0);
                 let stays =

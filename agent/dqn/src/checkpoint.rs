@@ -1,10 +1,11 @@
-//! Checkpoints: a trained network as bytes, with a header that must match this program before the network may decide. Owns the format. A checkpoint contains only
-//! data, no code.
+//! Checkpoints: a trained network as bytes, with a header that must match this program before the network may decide.
+//! Owns the format. A checkpoint contains only data, no code.
 //!
-//! Format: the line `qscale-dqn 1`; the length of the header in ASCII digits and a newline; the header as JSON; then little-endian floats: shift and scale of the
-//! inputs and the weights; if training can continue, the weights of the target network and the optimiser's two moments; then shift, scale and weights of the
-//! specialist network, if there is one. Weights of a model, from which training does not continue, have 16 bits, all other numbers 32. Sizes are checked before
-//! anything is read, and a checksum over the floats detects truncation and corruption.
+//! Format: the line `qscale-dqn 1`; the length of the header in ASCII digits and a newline; the header as JSON; then
+//! little-endian floats: shift and scale of the inputs and the weights; if training can continue, the weights of the
+//! target network and the optimiser's two moments; then shift, scale and weights of the specialist network, if there is
+//! one. Weights of a model, from which training does not continue, have 16 bits, all other numbers 32. Sizes are
+//! checked before anything is read, and a checksum over the floats detects truncation and corruption.
 
 use std::io::Read;
 
@@ -117,8 +118,8 @@ pub struct Checkpoint {
     pub header: Header,
     /// The network.
     pub weights: Weights,
-    /// A network that decides instead for functions that always keep a replica: sparse and continuous load differ so much that a separate network learns the latter
-    /// faster (EXPERIMENTS.md).
+    /// A network that decides instead for functions that always keep a replica: sparse and continuous load differ so
+    /// much that a separate network learns the latter faster (EXPERIMENTS.md).
     pub specialist: Option<Weights>,
     /// State needed to continue training; absent if training cannot continue.
     pub training: Option<LearnerState>,
@@ -187,8 +188,8 @@ impl Checkpoint {
         checkpoint
     }
 
-    /// The model that training results in: the target network, an average of the latest ones, with weights rounded to 16 bits, without training state, and with
-    /// `card`.
+    /// The model that training results in: the target network, an average of the latest ones, with weights rounded to
+    /// 16 bits, without training state, and with `card`.
     #[must_use]
     pub fn model(self, card: Option<Card>) -> Self {
         let weights = self.training.map_or(self.weights, |state| state.target).rounded();

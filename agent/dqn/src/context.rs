@@ -1,9 +1,9 @@
-//! Inputs of a decision about one function: the State, a summary of its history, and estimates of its demand and cost. Observations and actions are expressed in
-//! these estimates. Must not decide.
+//! Inputs of a decision about one function: the State, a summary of its history, and estimates of its demand and cost.
+//! Observations and actions are expressed in these estimates. Must not decide.
 //!
-//! Utilisation law: demanded cores = arrival rate x CPU seconds per request. It holds at any load, because CPU use and completed requests saturate together; Ursa
-//! and Autothrottle use the same relation. Where a replica accepts a limited number of concurrent requests, Little's law adds: demanded replicas = concurrency /
-//! that limit.
+//! Utilisation law: demanded cores = arrival rate x CPU seconds per request. It holds at any load, because CPU use and
+//! completed requests saturate together; Ursa and Autothrottle use the same relation. Where a replica accepts a limited
+//! number of concurrent requests, Little's law adds: demanded replicas = concurrency / that limit.
 
 use qscale_common::contract::State;
 use qscale_common::units::{Allocation, Mebibytes, Replicas};
@@ -76,7 +76,7 @@ pub struct FeatureContext<'a> {
 impl<'a> FeatureContext<'a> {
     /// Adds `state` to `history` and returns its context.
     pub fn update(state: &'a State, history: &mut History, violation_cost: f64) -> Self {
-        history.see(state);
+        history.add(state);
         Self::new(state, history.summary(), violation_cost)
     }
 
@@ -154,8 +154,9 @@ impl<'a> FeatureContext<'a> {
         (used * 1.5).max(1.0)
     }
 
-    /// Expected benefit of keeping one idle replica warm, divided by its cost: probability of a request in the next minutes x violation cost / cost of a replica in
-    /// that time. Above 1 it pays to keep or start a replica before a request arrives.
+    /// Expected benefit of keeping one idle replica warm, divided by its cost: probability of a request in the next
+    /// minutes x violation cost / cost of a replica in that time. Above 1 it pays to keep or start a replica before a
+    /// request arrives.
     #[must_use]
     pub fn keep_warm_ratio(&self) -> f64 {
         let (history, slot_s) = (&self.history, self.tick_s.max(60.0));
@@ -167,7 +168,8 @@ impl<'a> FeatureContext<'a> {
         (self.violation_cost * UNIT_S * chance * self.usual_price() / cost.max(1e-12)).min(MAX_MEASUREMENT)
     }
 
-    /// Usual cost: price per hour of the smallest allocation that carries the mean load at full utilisation. Costs are expressed as multiples of it.
+    /// Usual cost: price per hour of the smallest allocation that carries the mean load at full utilisation. Costs are
+    /// expressed as multiples of it.
     #[must_use]
     pub fn usual_price(&self) -> f64 {
         let State { bounds, prices, .. } = self.state;
@@ -187,7 +189,8 @@ pub fn measured(value: Option<f64>) -> Option<f64> {
     qscale_policies::measured(value).map(|value| value.min(MAX_MEASUREMENT))
 }
 
-/// Requests in flight and queued of the whole function. Unlike for the rules, the queue alone counts, too: it is a feature, not the input of a formula.
+/// Requests in flight and queued of the whole function. Unlike for the rules, the queue alone counts, too: it is a
+/// feature, not the input of a formula.
 fn concurrency(state: &State) -> Option<f64> {
     let window = &state.windows.tick;
     let in_flight = measured(window.concurrency).zip(ready_in(state, window)).map(|(each, ready)| each * ready);
@@ -258,7 +261,7 @@ mod tests {
         for tick in 0..40 {
             state.tick = qscale_common::time::Tick(100 + tick);
             state.windows.tick.rate_rps = Some(100.0 + 10.0 * tick as f64);
-            history.see(&state);
+            history.add(&state);
         }
         (state.age.requests_ms, state.startup_ms) = (Some(10_000), Some(5_000));
         let context = FeatureContext::new(&state, history.summary(), 200.0);

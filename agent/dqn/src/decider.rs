@@ -1,5 +1,5 @@
-//! The decider: a rule, or a learned policy with a fallback rule. Owns when the learned policy is trusted, and the memory of a function. The agent and the replay of
-//! recordings use it.
+//! The decider: a rule, or a learned policy with a fallback rule. Owns when the learned policy is trusted, and the
+//! memory of a function. The agent and the replay of recordings use it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use crate::policy::{Dqn, OOD_THRESHOLD, Valuation};
 /// The default fallback rule.
 pub const FALLBACK: &str = "threshold-both";
 
-/// Consecutive good States after which the model decides again. With one, model and fallback would take turns while good and bad States alternate.
+/// Consecutive good States after which the model decides again. With one, model and fallback would take turns while
+/// good and bad States alternate.
 const RECOVERY_STATES: u32 = 6;
 
 /// Longest text of a device's error that is passed on, bytes.
@@ -103,12 +104,12 @@ impl Decider {
     }
 
     /// Adds a past State to the memory without deciding.
-    pub fn recall(&self, state: &State, memories: &mut Memories, rng: &mut dyn Rng) {
+    pub fn remember(&self, state: &State, memories: &mut Memories, rng: &mut dyn Rng) {
         let at = state.observed_at_ms;
         match self {
             Self::Rule(rule) => drop(rule.decide(state, &mut memories.own, at, rng)),
             Self::Learned { fallback, .. } => {
-                memories.own.of::<History>().see(state);
+                memories.own.of::<History>().add(state);
                 if fallback.lookback().is_some() {
                     fallback.decide(state, &mut memories.fallback, at, rng);
                 }

@@ -1,15 +1,17 @@
 //! The observation: the features that the network sees of a State. Owns their list, order and scale; must not decide.
 //!
-//! Every feature lies in [-1, 1] for any State. A missing measurement gives the feature's neutral value, and five features at the end mark which kinds of
-//! measurement exist. Features are ratios to the function's own bounds, objective and tick, so that a network generalises over functions. Time of day is left
-//! out: every simulated world starts at midnight, so that it would only encode the time since the start of a run.
+//! Every feature lies in [-1, 1] for any State. A missing measurement gives the feature's neutral value, and five
+//! features at the end mark which kinds of measurement exist. Features are ratios to the function's own bounds,
+//! objective and tick, so that a network generalises over functions. Time of day is left out: every simulated world
+//! starts at midnight, so that it would only encode the time since the start of a run.
 
 use qscale_common::contract::{Direction, State, Window};
 use qscale_policies::history::PeakStats;
 
 use crate::context::{DemandHorizon, FeatureContext, measured};
 
-/// Version of the feature list; a network requires the version that it was trained on. Increase it with any change of features, order or scale.
+/// Version of the feature list; a network requires the version that it was trained on. Increase it with any change of
+/// features, order or scale.
 pub const VERSION: u32 = 2;
 
 /// One number of the observation.

@@ -18,8 +18,8 @@ use crate::context::FeatureContext;
 use crate::observation;
 use crate::reward::TrainingReward;
 
-/// Cost of a violated tick, in units of five seconds of the function's usual cost, 10 to 20000. It is an input of the network, so that one network serves users who
-/// must save and users who must be on time.
+/// Cost of a violated tick, in units of five seconds of the function's usual cost, 10 to 20000. It is an input of the
+/// network, so that one network serves users who must save and users who must be on time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct ViolationCost(f64);
@@ -71,7 +71,8 @@ impl From<ViolationCost> for f64 {
     }
 }
 
-/// Minimum saving, compared with the default action ([`Actions::default_action`]), for which another action is taken, in ticks of the usual cost, 0 to 100.
+/// Minimum saving, compared with the default action ([`Actions::default_action`]), for which another action is taken,
+/// in ticks of the usual cost, 0 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct SwitchMargin(f64);
@@ -83,8 +84,9 @@ impl SwitchMargin {
     pub const MOST: f64 = 100.0;
     /// Default for a function that always keeps a replica, and for action sets of steps.
     pub const DEFAULT: f64 = 0.2;
-    /// Default for a function that may be scaled to zero. A violation is rare there and weighs hundreds of ticks of the usual cost, so that Q-values are accurate to
-    /// a few of those at best (EXPERIMENTS.md 15). A step saves little, and many are taken one after the other, so that sets of steps keep [`SwitchMargin::DEFAULT`].
+    /// Default for a function that may be scaled to zero. A violation is rare there and weighs hundreds of ticks of the
+    /// usual cost, so that Q-values are accurate to a few of those at best (EXPERIMENTS.md 15). A step saves little,
+    /// and many are taken one after the other, so that sets of steps keep [`SwitchMargin::DEFAULT`].
     pub const DEFAULT_SCALE_TO_ZERO: f64 = 4.0;
 
     /// The number of ticks.
@@ -122,16 +124,17 @@ impl From<SwitchMargin> for f64 {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DqnParams {
-    /// Cost of a violated tick, in units of five seconds of the function's usual cost, 10 to 20000: higher is safer and more expensive. Default: 20, and 500 for a
-    /// function that may be scaled to zero.
+    /// Cost of a violated tick, in units of five seconds of the function's usual cost, 10 to 20000: higher is safer and
+    /// more expensive. Default: 20, and 500 for a function that may be scaled to zero.
     #[serde(alias = "caution")]
     #[schemars(with = "Option<f64>")]
     pub violation_cost: Option<ViolationCost>,
     /// Parts of the allocation that may be changed: horizontal, vertical or joint. Default: the scope of the model.
     #[schemars(with = "Option<String>")]
     pub scope: Option<Scope>,
-    /// Minimum saving, compared with the default action of providing the 15-minute peak, for which another action is taken, in ticks of the function's usual cost,
-    /// 0 to 100: higher changes less. Default: 0.2, and 4 for a function that may be scaled to zero if the action set is headroom.
+    /// Minimum saving, compared with the default action of providing the 15-minute peak, for which another action is
+    /// taken, in ticks of the function's usual cost, 0 to 100: higher changes less. Default: 0.2, and 4 for a function
+    /// that may be scaled to zero if the action set is headroom.
     #[serde(alias = "patience")]
     #[schemars(with = "Option<f64>")]
     pub switch_margin: Option<SwitchMargin>,
@@ -153,7 +156,8 @@ impl Trained {
     /// The Q-values for each row of `observations`.
     fn values(&self, observations: &[f32]) -> Result<Vec<f32>, DeviceError> {
         if observations.len() == observation::COUNT {
-            // A single row uses another matrix kernel with other rounding. A decision must not depend on which functions are decided together.
+            // A single row uses another matrix kernel with other rounding. A decision must not depend on which
+            // functions are decided together.
             let mut values = self.network.values(&observations.repeat(2))?;
             values.truncate(values.len() / 2);
             return Ok(values);
@@ -177,7 +181,8 @@ pub struct Dqn {
     reward: TrainingReward,
 }
 
-/// Out-of-distribution score beyond which the network is not trusted. A test checks that fewer than one tick in 10,000 of training worlds exceeds it.
+/// Out-of-distribution score beyond which the network is not trusted. A test checks that fewer than one tick in 10,000
+/// of training worlds exceeds it.
 pub const OOD_THRESHOLD: f32 = 3.0;
 
 /// Observation and Q-values for one State.
@@ -191,8 +196,8 @@ pub struct Valuation {
     pub values: Vec<f32>,
     /// The selected action; `None` if none can be taken or no value is finite.
     pub best: Option<usize>,
-    /// Out-of-distribution score: root mean square of the features after the network's normalisation. About 1 in training, and above [`OOD_THRESHOLD`] in fewer than
-    /// one of 10,000 ticks there.
+    /// Out-of-distribution score: root mean square of the features after the network's normalisation. About 1 in
+    /// training, and above [`OOD_THRESHOLD`] in fewer than one of 10,000 ticks there.
     pub ood_score: f32,
 }
 
@@ -288,8 +293,8 @@ impl Dqn {
         self.value(&contexts)
     }
 
-    /// The action to take in `state` by `values`: the one with the highest value, or the default action if its value is within the switch margin of it. Values that
-    /// are not finite are ignored.
+    /// The action to take in `state` by `values`: the one with the highest value, or the default action if its value is
+    /// within the switch margin of it. Values that are not finite are ignored.
     #[must_use]
     pub fn select(&self, state: &State, candidates: &ActionCandidates, values: &[f32], violation_cost: f64) -> Option<usize> {
         let finite = values.iter().enumerate().fold(0, |mask, (index, value)| mask | u64::from(value.is_finite()) << index);

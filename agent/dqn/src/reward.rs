@@ -1,10 +1,11 @@
 //! The training reward. Owns its weights and formula.
 //!
 //! The collector's reward (`qscale_common::reward`) compares agents; this one is made for learning, with the same optimum:
-//! - A violation is determined by the requests that were really late or failed in the tick, whether or not that was measured. A share of late requests at twice the
-//!   allowed share counts as 1, less counts quadratically: near the bound a few more late requests are noise.
-//! - Cost is a multiple of the usual cost, the price of the mean load at full utilisation, so that saving a tenth has the same weight for small and large functions
-//!   and is independent of the bounds.
+//! - A violation is determined by the requests that were really late or failed in the tick, whether or not that was
+//!   measured. A share of late requests at twice the allowed share counts as 1, less counts quadratically: near the
+//!   bound a few more late requests are noise.
+//! - Cost is a multiple of the usual cost, the price of the mean load at full utilisation, so that saving a tenth has
+//!   the same weight for small and large functions and is independent of the bounds.
 //! - Cost counts by time, violations by ticks.
 
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,8 @@ pub struct TrainingReward {
     pub resize: f64,
     /// Weight of an OOM kill or crash, in violated ticks.
     pub kill: f64,
-    /// The sum is divided by this times the violation cost to the power of 0.75. A violation then weighs 5 at the lowest violation cost and 32 at the highest, a
-    /// tick of the usual cost 0.5 and 0.002.
+    /// The sum is divided by this times the violation cost to the power of 0.75. A violation then weighs 5 at the
+    /// lowest violation cost and 32 at the highest, a tick of the usual cost 0.5 and 0.002.
     pub scale: f64,
 }
 
@@ -80,7 +81,8 @@ impl TrainingReward {
         self.scale * violation_cost.powf(0.75)
     }
 
-    /// `step` with its reward: a tick of `tick_s` seconds, where `resize` is 1 if replicas were restarted to resize them, at `violation_cost`.
+    /// `step` with its reward: a tick of `tick_s` seconds, where `resize` is 1 if replicas were restarted to resize
+    /// them, at `violation_cost`.
     #[must_use]
     pub fn weigh(&self, step: StepReward, resize: f64, tick_s: f64, violation_cost: f64) -> StepReward {
         let StepReward { violation, cost, reversal, kills, .. } = step;

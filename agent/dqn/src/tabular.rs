@@ -1,8 +1,9 @@
-//! Tabular Q-learning as in the reproduced study: five bins of CPU utilisation; three actions that add or remove replicas or CPU. Owns the table. It is the simplest
-//! learned policy and a baseline.
+//! Tabular Q-learning as in the reproduced study: five bins of CPU utilisation; three actions that add or remove
+//! replicas or CPU. Owns the table. It is the simplest learned policy and a baseline.
 //!
-//! Parameters of the study: alpha 0.5, gamma 0.9, epsilon 0.9, multiplied by 0.995 per step from step 50 on. The study used the CPU of a node; here it is the CPU of
-//! the function's replicas relative to their limit, in the same five bins. The reward is the one that all agents share.
+//! Parameters of the study: alpha 0.5, gamma 0.9, epsilon 0.9, multiplied by 0.995 per step from step 50 on. The study
+//! used the CPU of a node; here it is the CPU of the function's replicas relative to their limit, in the same five
+//! bins. The reward is the one that all agents share.
 
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::Timestamp;

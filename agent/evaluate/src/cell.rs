@@ -12,7 +12,7 @@ use rand::RngExt;
 use rand_distr::StandardNormal;
 
 use crate::results::Cell;
-use crate::suite::{FunctionEntry, Noise, PerturbationEntry, Suite, Workload};
+use crate::suite::{FunctionEntry, Noise, PerturbationEntry, Suite, SuiteWorkload};
 
 /// A cell: one or more functions that are measured together.
 #[derive(Debug, Clone)]
@@ -124,14 +124,14 @@ impl Suite {
         cells
     }
 
-    fn is_cell(&self, function: &FunctionEntry, workload: &Workload, perturbation: &PerturbationEntry) -> bool {
+    fn is_cell(&self, function: &FunctionEntry, workload: &SuiteWorkload, perturbation: &PerturbationEntry) -> bool {
         let holds = |selection: &crate::suite::Selection| {
             selection.holds(function.name.as_str(), workload.name.as_str(), perturbation.name.as_str())
         };
         self.cells.is_empty() || self.cells.iter().any(holds)
     }
 
-    fn cell(&self, function: &FunctionEntry, workload: &Workload, perturbation: &PerturbationEntry, index: u64) -> EvaluationCell {
+    fn cell(&self, function: &FunctionEntry, workload: &SuiteWorkload, perturbation: &PerturbationEntry, index: u64) -> EvaluationCell {
         let pattern = workload.pattern.scaled(function.rate.per_second()).expect("the suite was checked");
         let setup = Setup {
             profile: function.profile.0.clone(),

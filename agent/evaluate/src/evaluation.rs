@@ -4,6 +4,7 @@ mod collect;
 pub mod jobs;
 mod plan;
 mod tune;
+mod unique_jobs;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -198,7 +199,8 @@ impl Evaluation {
         self.tested.iter().map(|index| self.parts[TEST][*index].report.name.as_str())
     }
 
-    /// Runs the evaluation; `ledger` records finished jobs and returns earlier ones. Returns the results, and the decision latency of each competitor.
+    /// Runs the evaluation; `ledger` records finished jobs and returns earlier ones. Returns the results, and the
+    /// decision latency of each competitor.
     ///
     /// # Errors
     /// A competitor cannot be made, the ledger cannot be written, or the evaluation was stopped.

@@ -1,5 +1,5 @@
-//! Comparison of policies in the simulator: suites, runs, measures, statistics and reports. Every policy meets the same functions, arrivals and perturbations.
-//! Pure: no I/O, no clock, random numbers only from seeds.
+//! Comparison of policies in the simulator: suites, runs, measures, statistics and reports. Every policy meets the same
+//! functions, arrivals and perturbations. Pure: no I/O, no clock, random numbers only from seeds.
 
 pub mod cell;
 pub mod decision_latency;

@@ -1,12 +1,15 @@
-//! Measures of a run, from its true totals rather than from States. Owns the definitions of late, violated and recovered; must not know the policy.
+//! Measures of a run, from its true totals rather than from States. Owns the definitions of late, violated and
+//! recovered; must not know the policy.
 //!
 //! - A request is *late* if it succeeded after the objective's latency bound. Refused, timed out and lost requests are *failures*.
-//! - Time is divided into intervals of equal length for every competitor. The objective is *violated* in an interval if its latency percentile over the requests
-//!   that ended in it (failures count as slower than any) is above the bound, or if more of them failed than the objective allows. An interval in which no request
-//!   ended does not count, unless requests waited throughout and the interval is longer than the bound: then it is violated.
+//! - Time is divided into intervals of equal length for every competitor. The objective is *violated* in an interval if
+//!   its latency percentile over the requests that ended in it (failures count as slower than any) is above the bound,
+//!   or if more of them failed than the objective allows. An interval in which no request ended does not count, unless
+//!   requests waited throughout and the interval is longer than the bound: then it is violated.
 //! - *Severity* is the mean over counted intervals of the reward's `V = 1 - completion x min(1, bound / percentile)`.
-//! - *Time to recover* from a disturbance is the time to the begin of the first of three consecutive intervals in which the objective holds, at most to the next
-//!   disturbance or the end of the run; the mean over the disturbances within the measured part.
+//! - *Time to recover* from a disturbance is the time to the begin of the first of three consecutive intervals in which
+//!   the objective holds, at most to the next disturbance or the end of the run; the mean over the disturbances within
+//!   the measured part.
 //! - A *reversal* is a change of the allocation in the opposite direction, by price, of one shortly before.
 
 use std::time::Duration;
@@ -169,7 +172,7 @@ pub struct RunMeter<'a> {
     criteria: &'a Criteria,
     disturbed: &'a [Duration],
     sums: RunSums,
-    course: Option<TimeSeries>,
+    time_series: Option<TimeSeries>,
     /// Requests in the system when the interval began.
     outstanding: u64,
     /// Whether the objective was violated, for each interval.
@@ -178,14 +181,14 @@ pub struct RunMeter<'a> {
 }
 
 impl<'a> RunMeter<'a> {
-    /// Measures by `criteria`, with the time to recover from each instant of `disturbed`; records the time series if `with_course`.
+    /// Measures by `criteria`, with the time to recover from each instant of `disturbed`; records the time series if `with_series`.
     #[must_use]
-    pub fn new(criteria: &'a Criteria, disturbed: &'a [Duration], with_course: bool) -> Self {
+    pub fn new(criteria: &'a Criteria, disturbed: &'a [Duration], with_series: bool) -> Self {
         Self {
             criteria,
             disturbed,
             sums: RunSums::default(),
-            course: with_course.then(TimeSeries::default),
+            time_series: with_series.then(TimeSeries::default),
             outstanding: 0,
             violated: Vec::new(),
             last_action: None,
@@ -217,7 +220,7 @@ impl<'a> RunMeter<'a> {
             self.measure(totals, verdict);
         }
         self.violated.push(verdict.is_some_and(|verdict| verdict.violated));
-        if self.course.is_some() {
+        if self.time_series.is_some() {
             self.note(totals, verdict, replicas, waiting);
         }
     }
@@ -236,16 +239,16 @@ impl<'a> RunMeter<'a> {
     fn note(&mut self, totals: &Totals, verdict: Option<IntervalResult>, replicas: u32, waiting: usize) {
         let (criteria, number) = (self.criteria, self.violated.len() as f64);
         let seconds = criteria.measurement.interval.as_secs_f64();
-        let Some(course) = &mut self.course else { return };
+        let Some(time_series) = &mut self.time_series else { return };
         let ended = totals.completed + totals.unanswered();
         let latency = (ended > 0).then(|| totals.quantile(criteria.percentile).unwrap_or(criteria.timeout).seconds() * 1000.0);
-        course.until_s.push(number * seconds);
-        course.rate_rps.push(totals.arrived as f64 / seconds);
-        course.replicas.push(f64::from(replicas));
-        course.cores.push(totals.core_seconds / seconds);
-        course.latency_ms.push(latency);
-        course.waiting.push(waiting as f64);
-        course.violated.push(f64::from(u8::from(verdict.is_some_and(|verdict| verdict.violated))));
+        time_series.until_s.push(number * seconds);
+        time_series.rate_rps.push(totals.arrived as f64 / seconds);
+        time_series.replicas.push(f64::from(replicas));
+        time_series.cores.push(totals.core_seconds / seconds);
+        time_series.latency_ms.push(latency);
+        time_series.waiting.push(waiting as f64);
+        time_series.violated.push(f64::from(u8::from(verdict.is_some_and(|verdict| verdict.violated))));
     }
 
     /// Sums of the run, and its time series.
@@ -260,7 +263,7 @@ impl<'a> RunMeter<'a> {
         self.sums.largest_cost = criteria.largest_per_hour * hours;
         self.sums.hours = hours;
         self.sums.timeout = criteria.timeout;
-        (self.sums, self.course)
+        (self.sums, self.time_series)
     }
 
     fn recover(&mut self) {

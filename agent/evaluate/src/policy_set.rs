@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use qscale_common::time::Span;
 use qscale_common::units::Mebibytes;
-use qscale_policies::clairvoyant::{Clairvoyant, ClairvoyantParams, Coming, Facts, Forecast};
+use qscale_policies::clairvoyant::{Clairvoyant, ClairvoyantParams, Facts, Forecast, IntervalLoad};
 use qscale_policies::{Policy, PolicyError, by_name};
 use qscale_sim::latency::{Histogram, Place};
 use qscale_sim::profile::Demands;
@@ -85,7 +85,7 @@ fn true_forecast(context: &RunContext<'_>) -> Forecast {
     let mut rng = stream(seed, index, Purpose::Demands);
     let mut scale = setup.perturbation.scale_at(Nanos::ZERO);
     let mut demands = Demands::new(&setup.profile, scale);
-    let mut intervals = vec![Coming::default(); length.as_secs() as usize + 1];
+    let mut intervals = vec![IntervalLoad::default(); length.as_secs() as usize + 1];
     let (mut cpu, mut waiting) = (Histogram::default(), Histogram::default());
     while let Some((at, demand)) = source.take() {
         let Some(interval) = intervals.get_mut((at.0 / 1_000_000_000) as usize) else { break };

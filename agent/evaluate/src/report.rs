@@ -4,6 +4,7 @@
 
 mod chart;
 mod csv;
+mod escape;
 mod html;
 mod markdown;
 mod number;

@@ -18,9 +18,9 @@ pub struct Results {
     /// Version of the format.
     pub version: String,
     /// The registered suite.
-    pub suite: Registered,
+    pub suite: RegisteredSuite,
     /// Settings of the command.
-    pub settings: Settings,
+    pub settings: EvaluationSettings,
     /// Competitors in the order of the suite; a tuned policy follows its default.
     pub competitors: Vec<Competitor>,
     /// Cells in the order of the suite.
@@ -37,7 +37,7 @@ pub struct Results {
 
 /// The suite as it was registered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Registered {
+pub struct RegisteredSuite {
     /// Its name.
     pub name: String,
     /// Purpose, in a sentence.
@@ -48,7 +48,7 @@ pub struct Registered {
 
 /// Part of the suite that was evaluated, and settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
+pub struct EvaluationSettings {
     /// Command that reproduces these results.
     pub command: String,
     /// Seeds of the test runs: the n-th value of every measure of every group belongs to the n-th seed.
@@ -163,7 +163,7 @@ pub struct Group {
     pub competitor: usize,
     /// Index into [`Results::cells`].
     pub cell: usize,
-    /// Every measure of every run, in the order of [`Settings::seeds`]; `None` if not measurable.
+    /// Every measure of every run, in the order of [`EvaluationSettings::seeds`]; `None` if not measurable.
     pub measures: BTreeMap<Measure, Vec<Option<f64>>>,
 }
 
@@ -185,14 +185,14 @@ pub struct Tuning {
     /// Names of the cells used for tuning.
     pub cells: Vec<String>,
     /// Settings in the order of the grid; the first is the default.
-    pub tried: Vec<Tried>,
+    pub tried: Vec<ScoredSetting>,
     /// Index of the setting with the least score, the first among equals.
     pub chosen: usize,
 }
 
 /// A setting with its score.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Tried {
+pub struct ScoredSetting {
     /// Parameters.
     pub params: Value,
     /// Mean loss over cells and validation seeds; the least is best.
@@ -212,7 +212,7 @@ pub struct Timeline {
     pub seed: u64,
     /// The columns.
     #[serde(flatten)]
-    pub course: TimeSeries,
+    pub time_series: TimeSeries,
 }
 
 /// Time series of a run by interval. All columns have equal length.

@@ -69,7 +69,7 @@ pub struct RunResult {
     /// Requests that failed in it.
     pub failed: u64,
     /// Its time series, if requested.
-    pub course: Option<TimeSeries>,
+    pub time_series: Option<TimeSeries>,
     /// Latency of decisions.
     pub decision_latency: DecisionLatency,
 }
@@ -95,25 +95,31 @@ impl<'a> Runner<'a> {
     ///
     /// # Errors
     /// If it is stopped, or the competitor cannot be made.
-    pub fn run(&mut self, seed: u64, with_course: bool, mut simulated: impl FnMut()) -> Result<RunResult, RunError> {
-        let (mut sums, mut course, mut decision_latency) = (RunSums::default(), None, DecisionLatency::default());
+    pub fn run(&mut self, seed: u64, with_series: bool, mut simulated: impl FnMut()) -> Result<RunResult, RunError> {
+        let (mut sums, mut time_series, mut decision_latency) = (RunSums::default(), None, DecisionLatency::default());
         let cell = self.cell;
         for world in &cell.functions {
-            let (one, its_series) = self.simulate(world, seed, with_course, &mut decision_latency)?;
+            let (one, its_series) = self.simulate(world, seed, with_series, &mut decision_latency)?;
             sums.include(&one);
-            course = TimeSeries::together(course, its_series);
+            time_series = TimeSeries::together(time_series, its_series);
             simulated();
         }
-        let course = course.map(|course| course.averaged(cell.functions.len()));
+        let time_series = time_series.map(|time_series| time_series.averaged(cell.functions.len()));
         let failed = sums.totals.unanswered();
-        Ok(RunResult { measures: sums.measures(&self.conditions.weights), latency: sums.totals.latency, failed, course, decision_latency })
+        Ok(RunResult {
+            measures: sums.measures(&self.conditions.weights),
+            latency: sums.totals.latency,
+            failed,
+            time_series,
+            decision_latency,
+        })
     }
 
     fn simulate(
         &mut self,
         world: &CellFunction,
         seed: u64,
-        with_course: bool,
+        with_series: bool,
         decision_latency: &mut DecisionLatency,
     ) -> Result<(RunSums, Option<TimeSeries>), RunError> {
         let (conditions, measurement) = (self.conditions, self.cell.measurement);
@@ -122,7 +128,7 @@ impl<'a> Runner<'a> {
         let made = conditions.policy_set.policy(&self.spec.policy, &self.spec.params, Some(&context));
         let policy = made.map_err(RunError::Competitor)?;
         let criteria = Criteria::new(&setup, measurement, conditions.reversal_within);
-        let mut meter = RunMeter::new(&criteria, &world.disturbed, with_course);
+        let mut meter = RunMeter::new(&criteria, &world.disturbed, with_series);
         let alike = self.cell.functions.len() == 1 && !world.varies();
         let mut simulation = match self.simulation.take().filter(|_| alike) {
             Some(mut simulation) => {

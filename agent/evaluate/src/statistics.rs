@@ -1,7 +1,8 @@
 //! Statistics of the runs: centres, intervals, tests and verdicts. Owns the arithmetic of samples; must not run anything or format numbers.
 //!
-//! The protocol of Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (NeurIPS 2021): interquartile means with stratified
-//! bootstrap intervals. In addition paired tests, since all competitors have equal arrivals for equal seeds.
+//! The protocol of Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (NeurIPS
+//! 2021): interquartile means with stratified bootstrap intervals. In addition paired tests, since all competitors have
+//! equal arrivals for equal seeds.
 
 mod bootstrap;
 mod comparison;
@@ -20,5 +21,5 @@ pub use holm::holm;
 pub use pareto::pareto;
 pub use sample::{Sample, StatisticsError};
 pub use sign_flip::sign_flip;
-pub use summary::{KEY_MEASURES, Scope, Summary, SummaryLine, SummaryOptions, SummaryPart, UnknownReference, summarise};
+pub use summary::{KEY_MEASURES, Summary, SummaryLine, SummaryOptions, SummaryPart, SummaryScope, UnknownReference, summarise};
 pub use wilcoxon::{Wilcoxon, wilcoxon};

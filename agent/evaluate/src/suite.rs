@@ -62,7 +62,7 @@ pub struct Suite {
     pub functions: Vec<FunctionEntry>,
     /// The workloads.
     #[serde(default)]
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<SuiteWorkload>,
     /// The perturbations.
     #[serde(default = "default_perturbations")]
     pub perturbations: Vec<PerturbationEntry>,
@@ -87,7 +87,7 @@ pub struct Suite {
 
 /// A workload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Workload {
+pub struct SuiteWorkload {
     /// Its name.
     pub name: Name,
     /// Arrival rate over time, in multiples of the function's `rate`.

@@ -9,7 +9,7 @@ use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Mebibytes};
 use qscale_common::workload::trace::{MinuteTrace, Row, RowTrace, Trace, TraceFunction};
 use qscale_common::workload::{Demand, DurationQuantiles, MinuteCount};
-use qscale_sim::profile::Memory;
+use qscale_sim::profile::MemoryProfile;
 use qscale_sim::{Distribution, FunctionProfile, Load, Setup};
 
 use crate::cell::{CellFunction, EvaluationCell, MeasurementSpan};
@@ -41,8 +41,9 @@ fn digest(trace: &Trace) -> String {
     format!("{hash:016x}")
 }
 
-/// Load of function `number` from minute `from` to before minute `to`, with its 99th percentile of duration, and its usual and greatest memory.
-fn of_function(trace: &Trace, number: usize, from: u32, to: u32, entry: &TraceEntry) -> OfFunction {
+/// Load of function `number` from minute `from` to before minute `to`, with its 99th percentile of duration, and its
+/// usual and greatest memory.
+fn of_function(trace: &Trace, number: usize, from: u32, to: u32, entry: &TraceEntry) -> TracedFunction {
     let cpu_share = entry.cpu_share.get();
     match trace {
         Trace::Minutes(trace) => {
@@ -53,7 +54,7 @@ fn of_function(trace: &Trace, number: usize, from: u32, to: u32, entry: &TraceEn
             let function = TraceFunction { counts: counts.into(), ..function.clone() };
             let trace = Arc::new(MinuteTrace { functions: vec![function], minutes: to - from });
             let load = Load::Trace { trace, iat: entry.iat, scale: entry.scale, cpu_share };
-            OfFunction { load, longest_ms, usual_mib, most_mib }
+            TracedFunction { load, longest_ms, usual_mib, most_mib }
         }
         Trace::Rows(trace) => {
             let all = trace.rows.iter().filter(|row| row.function as usize == number);
@@ -65,12 +66,12 @@ fn of_function(trace: &Trace, number: usize, from: u32, to: u32, entry: &TraceEn
             let rows: Vec<Row> = rows.map(|row| Row { start_us: row.start_us - shift, function: 0, ..*row }).collect();
             let trace = Arc::new(RowTrace { functions: vec![trace.functions[number].clone()], rows: rows.into() });
             let load = Load::Rows { trace, scale: entry.scale, cpu_share };
-            OfFunction { load, longest_ms, usual_mib: entry.memory_mib, most_mib: entry.memory_mib }
+            TracedFunction { load, longest_ms, usual_mib: entry.memory_mib, most_mib: entry.memory_mib }
         }
     }
 }
 
-struct OfFunction {
+struct TracedFunction {
     load: Load,
     longest_ms: u32,
     usual_mib: u32,
@@ -100,7 +101,7 @@ fn usual(demand: &Demand) -> [u32; 4] {
 
 /// A part of a trace: the measured minutes and the warm-up before them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Part {
+struct TraceSpan {
     begin: u32,
     measured: u32,
     end: u32,
@@ -119,7 +120,7 @@ pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Evaluatio
     let [training, validation, _] = entry.split;
     let (from, test_from) = (share(training), share(training + validation));
     let warm_up = (suite.warm_up.0.as_secs_f64() * entry.scale.time / 60.0).ceil() as u32;
-    let part = |from: u32, to: u32| Part { begin: from.saturating_sub(warm_up), measured: from, end: to };
+    let part = |from: u32, to: u32| TraceSpan { begin: from.saturating_sub(warm_up), measured: from, end: to };
     let (test, validation) = (part(test_from, minutes), part(from, test_from));
     if measurement(suite, entry, test).measured == 0 {
         let [a, b, c] = entry.split;
@@ -129,7 +130,7 @@ pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Evaluatio
     if invocations == 0 || entry.scale.rate == 0.0 {
         return Err(nothing_to_judge(trace, entry, test_from, minutes));
     }
-    let of_part = |part: Part| -> Vec<EvaluationCell> {
+    let of_part = |part: TraceSpan| -> Vec<EvaluationCell> {
         suite.perturbations.iter().map(|perturbation| cell(suite, entry, trace, name, part, perturbation)).collect()
     };
     let played = TracePart {
@@ -144,7 +145,8 @@ pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Evaluatio
     Ok(([of_part(test), of_part(validation)], played))
 }
 
-/// Why no policy can be judged: no invocation in the test part, which begins at minute `from` of `minutes`. Minutes are shown from 1, as traces name them.
+/// Why no policy can be judged: no invocation in the test part, which begins at minute `from` of `minutes`. Minutes are
+/// shown from 1, as traces name them.
 fn nothing_to_judge(trace: &Trace, entry: &TraceEntry, from: u32, minutes: u32) -> String {
     let [a, b, c] = entry.split;
     match trace.active_minutes() {
@@ -161,13 +163,13 @@ fn nothing_to_judge(trace: &Trace, entry: &TraceEntry, from: u32, minutes: u32) 
     }
 }
 
-fn measurement(suite: &Suite, entry: &TraceEntry, part: Part) -> MeasurementSpan {
+fn measurement(suite: &Suite, entry: &TraceEntry, part: TraceSpan) -> MeasurementSpan {
     let interval = suite.interval.0;
     let intervals = |minutes: u32| (f64::from(minutes) * 60.0 / entry.scale.time / interval.as_secs_f64()) as u32;
     MeasurementSpan { interval, warm_up: intervals(part.measured - part.begin), measured: intervals(part.end - part.measured) }
 }
 
-fn cell(suite: &Suite, entry: &TraceEntry, trace: &Trace, name: &str, part: Part, perturbation: &PerturbationEntry) -> EvaluationCell {
+fn cell(suite: &Suite, entry: &TraceEntry, trace: &Trace, name: &str, part: TraceSpan, perturbation: &PerturbationEntry) -> EvaluationCell {
     let functions = (0..trace.functions()).map(|number| world(suite, entry, trace, number, part, perturbation)).collect();
     let cell = Cell {
         name: format!("{name}/trace/{}", perturbation.name),
@@ -181,7 +183,14 @@ fn cell(suite: &Suite, entry: &TraceEntry, trace: &Trace, name: &str, part: Part
     EvaluationCell { report: cell, functions, measurement: measurement(suite, entry, part) }
 }
 
-fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: Part, perturbation: &PerturbationEntry) -> CellFunction {
+fn world(
+    suite: &Suite,
+    entry: &TraceEntry,
+    trace: &Trace,
+    number: usize,
+    part: TraceSpan,
+    perturbation: &PerturbationEntry,
+) -> CellFunction {
     let function = of_function(trace, number, part.begin, part.end, entry);
     let name = Name::new(format!("f{number}")).expect("a letter and digits make a DNS label");
     let latency = Span(Duration::from_millis(u64::from(function.longest_ms)) + entry.slack.0);
@@ -196,7 +205,7 @@ fn world(suite: &Suite, entry: &TraceEntry, trace: &Trace, number: usize, part: 
     let profile = FunctionProfile {
         workers: entry.workers,
         startup: entry.startup.clone(),
-        memory: Memory { base_mib, request_kib: 0 },
+        memory: MemoryProfile { base_mib, request_kib: 0 },
         ..FunctionProfile::simple(name.as_str(), Distribution::ZERO)
     };
     let setup = Setup {

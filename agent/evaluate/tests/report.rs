@@ -114,7 +114,8 @@ fn empty_results_give_an_empty_report() {
     assert_eq!(report::csv_runs(&results).lines().count(), 1);
 }
 
-/// Follows the tags of `page` and returns how many there are: each that is opened is closed, in order, apart from those that HTML leaves open.
+/// Follows the tags of `page` and returns how many there are: each that is opened is closed, in order, apart from those
+/// that HTML leaves open.
 #[track_caller]
 fn well_formed(page: &str) -> usize {
     let (mut open, mut rest, mut count) = (Vec::new(), page, 0);

@@ -1,4 +1,5 @@
-//! Journal of a long experiment: one line per finished job, so that an interruption loses little. Owns the file; must not know what the jobs are.
+//! Journal of a long experiment: one line per finished job, so that an interruption loses little. Owns the file; must
+//! not know what the jobs are.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -28,7 +29,7 @@ pub struct Journal<T> {
 }
 
 #[derive(Serialize)]
-struct Written<'a, T> {
+struct JournalLine<'a, T> {
     job: &'a str,
     found: &'a T,
 }
@@ -48,7 +49,8 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     /// Opens the journal in `folder` if it is of the same `identity`, or creates one. `what` names the kind of experiment in errors.
     ///
     /// # Errors
-    /// When the journal is of another identity, is being written by another process, cannot be read or written, or is missing although `resume` is set.
+    /// When the journal is of another identity, is being written by another process, cannot be read or written, or is
+    /// missing although `resume` is set.
     pub fn open(folder: &Path, what: &'static str, identity: &Value, resume: bool, overwrite: bool) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("failed to create the folder {}; use another one with --out", folder.display()))?;
@@ -123,7 +125,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     }
 
     /// Result of a job that was finished before.
-    pub fn recall(&mut self, job: &str) -> Option<T> {
+    pub fn stored(&mut self, job: &str) -> Option<T> {
         let place = *self.places.get(job)?;
         let mut line = Vec::new();
         self.reader.seek(SeekFrom::Start(place)).ok()?;
@@ -137,7 +139,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     /// # Errors
     /// When the journal cannot be written.
     pub fn record(&mut self, job: &str, found: &T) -> anyhow::Result<()> {
-        serde_json::to_writer(&mut self.writer, &Written { job, found }).context("failed to write the journal")?;
+        serde_json::to_writer(&mut self.writer, &JournalLine { job, found }).context("failed to write the journal")?;
         self.writer.write_all(b"\n").context("failed to write the journal")?;
         self.writer.flush().context("failed to write the journal")
     }

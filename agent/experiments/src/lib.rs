@@ -1,7 +1,9 @@
-//! Experiments: training and ablation of models, the reproduced study, profiles of functions and the validation of the simulator.
+//! Experiments: evaluation of policies, training and ablation of models, the reproduced study, profiles of functions
+//! and the validation of the simulator.
 //!
 //! Owns the order of runs, their folders and result files. Must not print results: callers do.
 
+pub mod evaluate;
 pub mod journal;
 pub mod profile;
 pub mod reproduce;

@@ -1,5 +1,5 @@
-//! Profiles: measures a function on the local platform to simulate it. Owns which function is measured and how it is called; the measurements belong to
-//! [`measure`], the conclusions to [`fit`].
+//! Profiles: measures a function on the local platform to simulate it. Owns which function is measured and how it is
+//! called; the measurements belong to [`measure`], the conclusions to [`fit`].
 
 mod counters;
 mod fit;

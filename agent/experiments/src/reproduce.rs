@@ -1,9 +1,10 @@
-//! The study that Qscale is based on, repeated in the simulator or, smaller, with real functions on this machine. Owns the experiments and their result files;
-//! must not print results.
+//! The study that Qscale is based on, repeated in the simulator or, smaller, with real functions on this machine. Owns
+//! the experiments and their result files; must not print results.
 
 mod entrant;
 pub mod experiment;
 mod figures;
+mod files;
 pub mod findings;
 mod learn;
 mod local;
@@ -21,8 +22,9 @@ use qscale_common::time::Span;
 use tokio_util::sync::CancellationToken;
 
 use self::experiment::ExperimentKind;
-use self::plan::{JobStore, Plan};
-use self::results::{StudyResults, write};
+use self::files::write;
+use self::plan::{Plan, StudyStore};
+use self::results::StudyResults;
 use self::run::TickCounter;
 use crate::journal::Journal;
 
@@ -71,7 +73,7 @@ pub async fn reproduce(
     // The configuration of an agent names the file of its model.
     let out = std::path::absolute(&options.out).with_context(|| format!("--out {}", options.out.display()))?;
     let journal = Journal::open(&out, "experiment", &plan.identity()?, options.resume, options.overwrite)?;
-    let mut store = JobStore { out, journal };
+    let mut store = StudyStore { out, journal };
     let (learning, threads) = (plan.clone(), options.threads);
     let work = until_stopped("experiment", move |stop| {
         let all = learning.ticks();

@@ -1,5 +1,5 @@
-//! Training of a model from nothing, in the simulator. Owns the folder of a run, its resumption and the comparison with tuned rules; how a network learns belongs
-//! to `qscale-dqn`.
+//! Training of a model from nothing, in the simulator. Owns the folder of a run, its resumption and the comparison with
+//! tuned rules; how a network learns belongs to `qscale-dqn`.
 
 pub mod ablate;
 pub mod device;
@@ -81,7 +81,7 @@ pub enum TrainEvent<'a> {
     /// The network was trained for this many ticks.
     Ticks(u64),
     /// The network was evaluated on the validation worlds.
-    Judged(&'a Validation),
+    Validated(&'a Validation),
     /// The best network is evaluated on the test worlds.
     Testing,
     /// The training of the network is over or was stopped.
@@ -128,7 +128,7 @@ pub enum TrainOutcome {
 #[derive(Debug)]
 pub struct TrainReport {
     /// One model a seed.
-    pub models: Vec<Trained>,
+    pub models: Vec<TrainedModel>,
     /// Index of the best on validation worlds.
     pub best: usize,
     /// File that the best one was written to.
@@ -172,7 +172,7 @@ fn command(
 
 /// A trained model with its scores.
 #[derive(Debug)]
-pub struct Trained {
+pub struct TrainedModel {
     /// Its seed.
     pub seed: u64,
     /// The best network with its card.
@@ -200,16 +200,16 @@ struct TrainContext<'a> {
 }
 
 impl TrainContext<'_> {
-    /// The best tuned rule on the worlds of `court`, if it is known.
-    fn known(&self, court: &Evaluator) -> Option<BaselineRule> {
-        self.rules.borrow().iter().find(|(known, _)| known == court).map(|(_, rule)| rule.clone())
+    /// The best tuned rule on the worlds of `evaluator`, if it is known.
+    fn known(&self, evaluator: &Evaluator) -> Option<BaselineRule> {
+        self.rules.borrow().iter().find(|(known, _)| known == evaluator).map(|(_, rule)| rule.clone())
     }
 
-    /// Stores `rule` as the best on the worlds of `court`.
-    fn found(&self, court: Evaluator, rule: &BaselineRule) {
+    /// Stores `rule` as the best on the worlds of `evaluator`.
+    fn found(&self, evaluator: Evaluator, rule: &BaselineRule) {
         let mut rules = self.rules.borrow_mut();
-        rules.retain(|(known, _)| *known != court);
-        rules.push((court, rule.clone()));
+        rules.retain(|(known, _)| *known != evaluator);
+        rules.push((evaluator, rule.clone()));
     }
 }
 
@@ -239,7 +239,7 @@ pub fn train(
             None => return Ok(TrainOutcome::Stopped(folder)),
         }
     }
-    let reward = |trained: &Trained| trained.validation.mean.reward;
+    let reward = |trained: &TrainedModel| trained.validation.mean.reward;
     let best =
         (0..models.len()).max_by(|one, other| reward(&models[*one]).total_cmp(&reward(&models[*other]))).context("no seed was trained")?;
     let path = out.join("model.dqn");
@@ -255,7 +255,7 @@ fn train_pair(
     seed: u64,
     folder: &Path,
     context: &TrainContext<'_>,
-) -> anyhow::Result<Option<Trained>> {
+) -> anyhow::Result<Option<TrainedModel>> {
     let both = command(options, recipe, FunctionClass::All, Some(special), seed);
     let alone = command(options, special, FunctionClass::Steady, None, seed);
     let Some(general) = train_network(recipe, seed, &both, ", general", &folder.join("general"), context)? else { return Ok(None) };
@@ -263,14 +263,14 @@ fn train_pair(
         return Ok(None);
     };
     let mut model = general.model.join(&specialist.model).context("failed to join the two networks")?;
-    let judge = |part| recipe.evaluator(part, context.threads).model(&model, context.device).map(|scores| Score::of(&scores));
-    let (validation, test) = (judge(Split::Validation)?, judge(Split::Test)?);
+    let score = |part| recipe.evaluator(part, context.threads).model(&model, context.device).map(|scores| Score::of(&scores));
+    let (validation, test) = (score(Split::Validation)?, score(Split::Test)?);
     let card = model.header.card.iter_mut().flat_map(|card| &mut card.evaluations);
-    for judged in card.filter(|judged| judged.policy == "dqn") {
-        judged.mean = if judged.split == Split::Test { test.mean } else { validation.mean };
+    for evaluation in card.filter(|evaluation| evaluation.policy == "dqn") {
+        evaluation.mean = if evaluation.split == Split::Test { test.mean } else { validation.mean };
     }
     folder::replace(&folder.join("model.dqn"), &model.to_bytes())?;
-    Ok(Some(Trained { seed, model, validation, test, rule: general.rule, seconds: general.seconds + specialist.seconds }))
+    Ok(Some(TrainedModel { seed, model, validation, test, rule: general.rule, seconds: general.seconds + specialist.seconds }))
 }
 
 /// Trains the network of one seed; `part` distinguishes it in progress events. `None` if stopped.
@@ -281,58 +281,58 @@ fn train_network(
     part: &str,
     path: &Path,
     context: &TrainContext<'_>,
-) -> anyhow::Result<Option<Trained>> {
+) -> anyhow::Result<Option<TrainedModel>> {
     let TrainContext { progress, device, threads, stop, .. } = *context;
     let mut folder = TrainingFolder::open(path, recipe, seed, context.resume, context.overwrite)?;
-    let mut course = TrainingRun::new(recipe.clone(), seed, folder.last.as_ref(), device, threads)?;
+    let mut run = TrainingRun::new(recipe.clone(), seed, folder.last.as_ref(), device, threads)?;
     if let Some(best) = folder.best.take() {
-        course.set_best(best);
+        run.set_best(best);
     }
-    progress(TrainEvent::Started { name: &format!("seed {seed}{part}"), ticks: (course.ticks(), recipe.ticks) });
-    let Some(mut rule) = folder.rule(&course, context)? else { return Ok(None) };
+    progress(TrainEvent::Started { name: &format!("seed {seed}{part}"), ticks: (run.ticks(), recipe.ticks) });
+    let Some(mut rule) = folder.rule(&run, context)? else { return Ok(None) };
     progress(TrainEvent::Baseline(&rule));
     let mut began = clock::instant();
-    while !course.is_over() {
-        let judged = course.advance()?;
+    while !run.is_over() {
+        let validation = run.advance()?;
         let stopped = stop.load(Ordering::Relaxed);
-        if judged.is_some() || stopped {
+        if validation.is_some() || stopped {
             folder.seconds += clock::since(began).as_secs_f64();
             began = clock::instant();
-            if let Some(judgement) = &judged {
-                folder.judged(judgement, &rule)?;
-                progress(TrainEvent::Judged(judgement));
+            if let Some(validation) = &validation {
+                folder.add_validation(validation, &rule)?;
+                progress(TrainEvent::Validated(validation));
             }
-            folder.keep(&course, |best| with_card(&course, best, command, &rule, None))?;
+            folder.keep(&run, |best| with_card(&run, best, command, &rule, None))?;
         }
         if stopped {
             progress(TrainEvent::Ended);
             return Ok(None);
         }
-        progress(TrainEvent::Ticks(course.ticks()));
+        progress(TrainEvent::Ticks(run.ticks()));
     }
     progress(TrainEvent::Ended);
-    let best = course.best().context("a finished training has no best network")?;
+    let best = run.best().context("a finished training has no best network")?;
     progress(TrainEvent::Testing);
-    let test = Score::of(&course.evaluate(best, Split::Test)?);
+    let test = Score::of(&run.evaluate(best, Split::Test)?);
     if rule.test.is_none() {
-        rule.test = Some(Score::of(&course.evaluator(Split::Test).rule(&*rule.policy())));
+        rule.test = Some(Score::of(&run.evaluator(Split::Test).rule(&*rule.policy())));
     }
     folder.ruled(&rule)?;
-    context.found(course.evaluator(Split::Validation), &rule);
-    let model = with_card(&course, best, command, &rule, Some(&test));
+    context.found(run.evaluator(Split::Validation), &rule);
+    let model = with_card(&run, best, command, &rule, Some(&test));
     folder.over(&model, &rule)?;
-    Ok(Some(Trained { seed, model, validation: best.score, test, rule, seconds: folder.seconds }))
+    Ok(Some(TrainedModel { seed, model, validation: best.score, test, rule, seconds: folder.seconds }))
 }
 
 /// The best network with its card.
-fn with_card(course: &TrainingRun, best: &Best, command: &str, rule: &BaselineRule, test: Option<&Score>) -> Checkpoint {
-    let recipe = course.config();
-    let judged = |policy: &str, part: Split, score: &Score| {
+fn with_card(run: &TrainingRun, best: &Best, command: &str, rule: &BaselineRule, test: Option<&Score>) -> Checkpoint {
+    let recipe = run.config();
+    let evaluation = |policy: &str, part: Split, score: &Score| {
         let worlds = if part == Split::Test { recipe.test_worlds } else { recipe.validation_worlds };
         Evaluation { policy: policy.to_owned(), split: part, worlds, mean: score.mean }
     };
-    let mut all = vec![judged("dqn", Split::Validation, &best.score), judged(&rule.name(), Split::Validation, &rule.validation)];
-    all.extend(test.map(|score| judged("dqn", Split::Test, score)));
-    all.extend(rule.test.as_ref().map(|score| judged(&rule.name(), Split::Test, score)));
-    course.with_card(best, command, all)
+    let mut all = vec![evaluation("dqn", Split::Validation, &best.score), evaluation(&rule.name(), Split::Validation, &rule.validation)];
+    all.extend(test.map(|score| evaluation("dqn", Split::Test, score)));
+    all.extend(rule.test.as_ref().map(|score| evaluation(&rule.name(), Split::Test, score)));
+    run.with_card(best, command, all)
 }

@@ -1,4 +1,5 @@
-//! Validation of the simulator: the same function under the same load, simulated and on the local platform. Owns the order of the runs; must not print results.
+//! Validation of the simulator: the same function under the same load, simulated and on the local platform. Owns the
+//! order of the runs; must not print results.
 
 pub mod compare;
 pub mod machine;

@@ -7,7 +7,7 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::time::{Span, Tick, TickLength, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
 use qscale_common::window::{FunctionWindows, assemble};
-use qscale_policies::clairvoyant::{Coming, Facts};
+use qscale_policies::clairvoyant::{Facts, IntervalLoad};
 use qscale_policies::{Clairvoyant, ClairvoyantParams, Forecast, Memory, NAMES, Policy, by_name};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -69,7 +69,7 @@ fn clairvoyant() -> Clairvoyant {
         parallelism: 1,
         memory_mib: qscale_common::units::Mebibytes(128),
     };
-    let coming = Coming { arrivals: 20.0, cpu_seconds: 0.6, waiting_seconds: 1.4 };
+    let coming = IntervalLoad { arrivals: 20.0, cpu_seconds: 0.6, waiting_seconds: 1.4 };
     let (begin, interval) = (Timestamp(BEGIN_TICK * 5000), Span::seconds(1));
     let forecast = Forecast { begin, interval, intervals: vec![coming; DECISIONS as usize * 5], function };
     Clairvoyant::new(&forecast, ClairvoyantParams::default()).expect("the forecast is made of finite numbers")

@@ -1,9 +1,11 @@
 //! The policy `clairvoyant`: a bound that knows the future. Owns the forecast and the cheapest allocation that serves it.
 //!
-//! It knows the arrival and CPU time of every request, the duration of starts and how requests are served. At each State it requests the cheapest allocation that
-//! carries the load until a later request could be ready. It is not proven optimal: its utilization is the parameter `headroom`, the time over which peaks are
-//! averaged the parameter `window`, and an evaluator takes the best of several settings for each cell. So the bound is the best of that grid, with the same
-//! bounds, tick and guard as any policy. It looks no further ahead than a start and a tick, and accepts queueing within `window`.
+//! It knows the arrival and CPU time of every request, the duration of starts and how requests are served. At each
+//! State it requests the cheapest allocation that carries the load until a later request could be ready. It is not
+//! proven optimal: its utilization is the parameter `headroom`, the time over which peaks are averaged the parameter
+//! `window`, and an evaluator takes the best of several settings for each cell. So the bound is the best of that grid,
+//! with the same bounds, tick and guard as any policy. It looks no further ahead than a start and a tick, and accepts
+//! queueing within `window`.
 //!
 //! It is not among [`crate::RULES`], since no configuration file can give it the future.
 
@@ -28,14 +30,14 @@ pub struct Forecast {
     /// Length of an interval, at least 1 ms; a second is enough for ticks of seconds.
     pub interval: Span,
     /// Load of each interval; none after the last.
-    pub intervals: Vec<Coming>,
+    pub intervals: Vec<IntervalLoad>,
     /// The function.
     pub function: Facts,
 }
 
 /// Load of an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Coming {
+pub struct IntervalLoad {
     /// Requests that arrive.
     pub arrivals: f64,
     /// Their CPU time, core-seconds.
@@ -132,7 +134,7 @@ pub struct Clairvoyant {
     begin: Timestamp,
     interval_ms: u64,
     /// Cumulative load before each interval: one entry more than intervals.
-    sums: Arc<[Coming]>,
+    sums: Arc<[IntervalLoad]>,
     function: Facts,
     params: ClairvoyantParams,
 }
@@ -198,7 +200,7 @@ impl Clairvoyant {
         params.check()?;
         check_span("forecast.interval", forecast.interval, Span::millis(1), Span::seconds(3600))?;
         check_range("forecast.function.parallelism", f64::from(forecast.function.parallelism), 1.0, 10_000.0)?;
-        let (mut sums, mut sum) = (Vec::with_capacity(forecast.intervals.len() + 1), Coming::default());
+        let (mut sums, mut sum) = (Vec::with_capacity(forecast.intervals.len() + 1), IntervalLoad::default());
         sums.push(sum);
         for (index, coming) in forecast.intervals.iter().enumerate() {
             for (field, value) in
@@ -257,7 +259,7 @@ impl Clairvoyant {
     }
 
     /// Range of allowed allocations.
-    fn within(&self, state: &State, current: Allocation) -> Within {
+    fn within(&self, state: &State, current: Allocation) -> AllowedRange {
         let bounds = &state.bounds;
         let (replicas, cpu) = (bounds.replicas, bounds.cpu_millicores);
         // More CPU than a replica can use is wasted; less than a single request needs for the objective is too little.
@@ -270,7 +272,7 @@ impl Clairvoyant {
         let least = cpu.clamp(Millicores(needed as u32)).min(most);
         let [across, along] = [self.params.scope != Scope::Vertical, self.params.scope != Scope::Horizontal];
         let now = bounds.clamp(current);
-        Within {
+        AllowedRange {
             fewest: if across { replicas.min().0 } else { now.replicas.0 },
             most: if across { replicas.max().0 } else { now.replicas.0 },
             least_cpu: if along { least } else { now.cpu_millicores },
@@ -281,7 +283,7 @@ impl Clairvoyant {
 }
 
 /// Range of allowed allocations.
-struct Within {
+struct AllowedRange {
     fewest: u32,
     most: u32,
     least_cpu: Millicores,
@@ -290,9 +292,10 @@ struct Within {
 }
 
 impl Clairvoyant {
-    /// The cheapest allocation whose replicas carry the load `later` if each then gets all CPU that it can use, and the load `soon` with the CPU of the ready
-    /// replicas now. Few large replicas cost no more than many small ones, need less memory and answer sooner; more are kept only if CPU cannot grow as fast.
-    fn cheapest(&self, within: &Within, state: &State, current: Allocation, soon: Peak, later: Peak) -> Allocation {
+    /// The cheapest allocation whose replicas carry the load `later` if each then gets all CPU that it can use, and the
+    /// load `soon` with the CPU of the ready replicas now. Few large replicas cost no more than many small ones, need
+    /// less memory and answer sooner; more are kept only if CPU cannot grow as fast.
+    fn cheapest(&self, within: &AllowedRange, state: &State, current: Allocation, soon: Peak, later: Peak) -> Allocation {
         let give = |replicas: u32, cpu: Millicores| {
             state.bounds.clamp(Allocation { replicas: Replicas(replicas), cpu_millicores: cpu, memory_mib: within.memory })
         };
@@ -309,7 +312,7 @@ impl Clairvoyant {
     }
 
     /// Whether `current` carries the load and costs little more than `wanted`.
-    fn stays(&self, within: &Within, state: &State, current: Allocation, wanted: Allocation, soon: Peak, later: Peak) -> bool {
+    fn stays(&self, within: &AllowedRange, state: &State, current: Allocation, wanted: Allocation, soon: Peak, later: Peak) -> bool {
         let Allocation { replicas, cpu_millicores: cpu, memory_mib } = current;
         let ready = inputs::counts(state).map_or(0, |counts| counts.ready.0).min(replicas.0);
         let carries = self.replicas(soon, cpu) <= ready && self.replicas(later, within.most_cpu) <= replicas.0;

@@ -1,9 +1,10 @@
-//! History of a function's load over the last hours, in about 2.6 KB: the source of the learned policy's features. Owns two time series and their statistics;
-//! must not decide.
+//! History of a function's load over the last hours, in about 2.6 KB: the source of the learned policy's features. Owns
+//! two time series and their statistics; must not decide.
 //!
-//! The series are the arrival rate and the *concurrency*: the number of requests to serve at once so that none waits long. Each keeps the last 64 ticks, and mean
-//! and peak of the last 240 slots. A slot is one minute, or one tick if ticks are longer. Slots start at multiples of their length since 1970, so two instances
-//! that saw the same States have the same summary, as soon as older slots have left the rings.
+//! The series are the arrival rate and the *concurrency*: the number of requests to serve at once so that none waits
+//! long. Each keeps the last 64 ticks, and mean and peak of the last 240 slots. A slot is one minute, or one tick if
+//! ticks are longer. Slots start at multiples of their length since 1970, so two instances that saw the same States
+//! have the same summary, as soon as older slots have left the rings.
 //!
 //! It stays with the rules because a policy's memory may hold it, and the explanation of a decision reads it for any policy.
 
@@ -28,7 +29,8 @@ const SLOTS: usize = 240;
 const SLOT_MS: u64 = 60_000;
 /// Span over which a rate is averaged before it counts as a peak, milliseconds: a few more requests within a second are noise.
 const PEAK_MS: u64 = 10_000;
-/// Estimate of the current level: number of requests that suffices, longest span in seconds, and standard deviations that separate a jump from noise.
+/// Estimate of the current level: number of requests that suffices, longest span in seconds, and standard deviations
+/// that separate a jump from noise.
 const ENOUGH: f64 = 100.0;
 const LEVEL_S: f64 = 30.0;
 const UNLIKELY: f64 = 3.0;
@@ -169,7 +171,7 @@ impl History {
     pub const REACH: Duration = Duration::from_secs(SLOT_MS / 1000 * SLOTS as u64);
 
     /// Adds `state`; one that is not newer than the last is ignored.
-    pub fn see(&mut self, state: &State) {
+    pub fn add(&mut self, state: &State) {
         let length = state.tick_length_ms.max(1);
         if self.tick_ms != length || !self.rate.is_whole() || !self.concurrency.is_whole() {
             *self = Self { tick_ms: length, rate: Track::new(), concurrency: Track::new(), ..Self::default() };
@@ -279,7 +281,8 @@ impl Track {
         self.ticks.len() == TICKS && self.means.len() == SLOTS && self.peaks.len() == SLOTS
     }
 
-    /// Adds the value of `tick`, `ticks_passed` ticks and `slots_passed` slots after the previous one. Peaks are maxima of means over `smooth` ticks.
+    /// Adds the value of `tick`, `ticks_passed` ticks and `slots_passed` slots after the previous one. Peaks are maxima
+    /// of means over `smooth` ticks.
     fn add(&mut self, tick: u64, ticks_passed: u64, (slot, slots_passed): (u64, u64), value: Option<f64>, smooth: usize) {
         for skipped in 1..ticks_passed.min(TICKS as u64) {
             self.ticks[((tick - skipped.min(tick)) % TICKS as u64) as usize] = ABSENT;
@@ -335,7 +338,8 @@ impl Track {
         PeakStats { peak_2, peak_5, peak_15, peak_60, peak_240, high_60, high_240, mean_60, mean_240 }
     }
 
-    /// `closed` with the current slot added. `seen` is the number of observed closed slots: with few of them, the current one raises the quantiles too.
+    /// `closed` with the current slot added. `seen` is the number of observed closed slots: with few of them, the
+    /// current one raises the quantiles too.
     fn with_open(&self, closed: PeakStats, slot: u64, seen: u32) -> PeakStats {
         let open = self.at(slot).1.get().unwrap_or(0.0);
         let raised = |peak: f64| peak.max(open);
@@ -359,8 +363,9 @@ impl Track {
         Trend { level, span_s, slope_a_second, significance }
     }
 
-    /// Mean of the newest ticks and their span in seconds. Ticks are added, the newest first, up to 100 requests (a relative error of 0.1) or 30 s. A tick that
-    /// differs from the mean by more than Poisson noise ends the span, so that a jump counts at once.
+    /// Mean of the newest ticks and their span in seconds. Ticks are added, the newest first, up to 100 requests (a
+    /// relative error of 0.1) or 30 s. A tick that differs from the mean by more than Poisson noise ends the span, so
+    /// that a jump counts at once.
     fn level(&self, tick: u64, tick_ms: u64) -> (f64, f64) {
         let seconds = tick_ms as f64 / 1000.0;
         let (mut requests, mut ticks, mut gone) = (0.0, 0.0, 0.0);
@@ -410,8 +415,9 @@ impl Track {
     }
 }
 
-/// Requests to serve at once: those in flight, and the part of the queue that must start now so that the queue is drained within one tick, or within the
-/// objective if that is longer (Little's law, with the duration of the requests in flight).
+/// Requests to serve at once: those in flight, and the part of the queue that must start now so that the queue is
+/// drained within one tick, or within the objective if that is longer (Little's law, with the duration of the requests
+/// in flight).
 fn concurrency(state: &State) -> Option<f64> {
     let short = &state.windows.short;
     let ready = inputs::ready_in(state, short)?;

@@ -1,7 +1,8 @@
-//! The policy `holt-winters`: the predictive HPA with one Holt-Winters model. Owns the history of the plain HPA's recommendations; the forecast is in [`model`].
+//! The policy `holt-winters`: the predictive HPA with one Holt-Winters model. Owns the history of the plain HPA's
+//! recommendations; the forecast is in [`model`].
 //!
-//! As shipped, the original stores its history newest first but appends the newest observation, so its model sees time out of order. By default the history is
-//! in order here, as a fair baseline; `as_shipped` reproduces the original.
+//! As shipped, the original stores its history newest first but appends the newest observation, so its model sees time
+//! out of order. By default the history is in order here, as a fair baseline; `as_shipped` reproduces the original.
 
 pub mod model;
 
@@ -62,10 +63,10 @@ pub enum DecisionType {
 }
 
 impl DecisionType {
-    /// Combines `wishes`; zero if empty.
+    /// Combines `proposals`; zero if empty.
     #[must_use]
-    pub fn decide(self, wishes: &[u32]) -> u32 {
-        let mut sorted: Vec<u64> = wishes.iter().map(|wish| u64::from(*wish)).collect();
+    pub fn decide(self, proposals: &[u32]) -> u32 {
+        let mut sorted: Vec<u64> = proposals.iter().map(|proposal| u64::from(*proposal)).collect();
         sorted.sort_unstable();
         let middle = sorted.len() / 2;
         let decided = match (self, &sorted[..]) {
@@ -135,9 +136,9 @@ impl Policy for HoltWinters {
 
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let HoltWintersMemory { hpa, history } = memory.of::<HoltWintersMemory>();
-        self.hpa.sync_with(state, hpa, |wish| {
-            let forecast = self.forecast_next(history, wish);
-            (self.decision_type.decide(&[wish, forecast]), format!(", forecast {forecast}"))
+        self.hpa.sync_with(state, hpa, |proposal| {
+            let forecast = self.forecast_next(history, proposal);
+            (self.decision_type.decide(&[proposal, forecast]), format!(", forecast {forecast}"))
         })
     }
 }
@@ -171,8 +172,8 @@ impl Rule for HoltWinters {
 
 impl HoltWinters {
     /// Adds the HPA's recommendation to the history and forecasts the next one; zero if the history is too short.
-    fn forecast_next(&self, history: &mut Vec<u32>, wish: u32) -> u32 {
-        history.push(wish);
+    fn forecast_next(&self, history: &mut Vec<u32>, proposal: u32) -> u32 {
+        history.push(proposal);
         let series: Vec<f64> = history.iter().map(|replicas| f64::from(*replicas)).collect();
         let forecast = self.smoothing().forecast(&series).filter(|forecast| forecast.is_finite()).map_or(0, whole);
         self.prune(history);

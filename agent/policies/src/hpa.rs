@@ -1,5 +1,5 @@
-//! The policies `hpa` and `hpa-behavior`: Kubernetes' Horizontal Pod Autoscaler v2. Owns its inputs from a State; the arithmetic is in [`replica_calculator`]
-//! and [`behavior`].
+//! The policies `hpa` and `hpa-behavior`: Kubernetes' Horizontal Pod Autoscaler v2. Owns its inputs from a State; the
+//! arithmetic is in [`replica_calculator`] and [`behavior`].
 //!
 //! Deviations from the original, due to data that a State lacks:
 //! - pods are counts: all pods of which a metric was sampled use its mean, and a ready pod started long ago;
@@ -124,7 +124,8 @@ impl Policy for Hpa {
         Some(window.0 + (self.sync_period.0 + self.metrics_resolution.0) * 2)
     }
 
-    /// A sync each 15 s (`--horizontal-pod-autoscaler-sync-period`) on metrics-server's last window of 15 s (`--metric-resolution` of its manifests).
+    /// A sync each 15 s (`--horizontal-pod-autoscaler-sync-period`) on metrics-server's last window of 15 s
+    /// (`--metric-resolution` of its manifests).
     fn timing(&self) -> Timing {
         Timing { tick: Some(self.sync_period), metric_lag: self.metrics_resolution }
     }
@@ -181,7 +182,8 @@ impl Hpa {
         self.sync_with(state, memory, |desired| (desired, String::new()))
     }
 
-    /// As [`Hpa::sync`]; `amend` may change the replicas that the metrics ask for before windows and rate limits apply, and returns an explanation.
+    /// As [`Hpa::sync`]; `amend` may change the replicas that the metrics ask for before windows and rate limits apply,
+    /// and returns an explanation.
     pub(crate) fn sync_with(&self, state: &State, memory: &mut HpaMemory, amend: impl FnOnce(u32) -> (u32, String)) -> Decision {
         let now = inputs::instant(state);
         // A sync sees the values published before it; a tick longer than the pipeline's span is old enough already.

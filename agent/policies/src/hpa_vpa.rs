@@ -53,7 +53,7 @@ impl Policy for HpaVpa {
         self.hpa.lookback().max(self.vpa.lookback())
     }
 
-    /// The HPA's, which decides more often.
+    /// Timing of the HPA, which decides more often than the VPA.
     fn timing(&self) -> Timing {
         self.hpa.timing()
     }
@@ -75,7 +75,7 @@ impl Rule for HpaVpa {
     }
 }
 
-/// Replicas of the one decision, size of the other; a hold keeps its own part.
+/// Replicas of the HPA's decision with CPU and memory of the VPA's. A decision to hold keeps the current values of its part.
 fn join(state: &State, current: Allocation, across: Decision, along: Decision) -> Decision {
     let reason = match (&across, &along) {
         (Decision::Hold { why: HoldReason::NotDue, .. }, along) => text(along).to_owned(),

@@ -1,4 +1,5 @@
-//! Inputs of rules as their originals would see them. Owns control intervals, metric pipelines with lag, and the step from a wish to a decision; must not decide.
+//! Inputs of rules as their originals would see them. Owns control intervals, metric pipelines with lag, and the step
+//! from a proposal to a decision; must not decide.
 
 use std::time::Duration;
 
@@ -45,8 +46,8 @@ pub fn ready_in(state: &State, window: &Window) -> Option<f64> {
 /// Share of failures above which the CPU time of a request is unknown, since failed requests may have computed or not.
 const MAX_FAILED_SHARE: f64 = 0.1;
 
-/// Rate of answered requests in `window`, including failures, requests/s; `None` if not measured or if more than 10 % failed, so that it must not be related to
-/// CPU time.
+/// Rate of answered requests in `window`, including failures, requests/s; `None` if not measured or if more than 10 %
+/// failed, so that it must not be related to CPU time.
 #[must_use]
 pub fn answered_rps(window: &Window) -> Option<f64> {
     let failed = measured(window.failed_share).unwrap_or(0.0);

@@ -1,5 +1,5 @@
-//! The policy `keda`: KEDA's operator between zero and one replica, and an HPA on the same trigger above. Owns the operator and both control intervals; the HPA's
-//! arithmetic is in [`crate::hpa`].
+//! The policy `keda`: KEDA's operator between zero and one replica, and an HPA on the same trigger above. Owns the
+//! operator and both control intervals; the HPA's arithmetic is in [`crate::hpa`].
 //!
 //! The trigger is read on demand, as by KEDA's metrics server, not through a metrics pipeline.
 
@@ -72,7 +72,8 @@ pub enum FallbackBehavior {
 }
 
 impl Fallback {
-    /// Substitute value of a metric with `threshold` for each replica, after `failures` consecutive failures; `None` up to the threshold of failures.
+    /// Substitute value of a metric with `threshold` for each replica, after `failures` consecutive failures; `None` up
+    /// to the threshold of failures.
     #[must_use]
     pub fn value(&self, threshold: f64, failures: u32, current: u32) -> Option<f64> {
         let replicas = match self.behavior {
@@ -123,8 +124,9 @@ pub enum Trigger {
 }
 
 impl Operator {
-    /// Replicas to scale to from `current`; `None` if the HPA decides or the cooldown lasts. With a `fallback` for failing triggers the HPA scales by the substitute
-    /// value, so the operator does nothing, except that a fallback of zero replicas allows scaling to zero.
+    /// Replicas to scale to from `current`; `None` if the HPA decides or the cooldown lasts. With a `fallback` for
+    /// failing triggers the HPA scales by the substitute value, so the operator does nothing, except that a fallback of
+    /// zero replicas allows scaling to zero.
     #[must_use]
     pub fn scale(
         &self,
@@ -200,7 +202,8 @@ impl Policy for Keda {
         Some(cooldown.0.max(windows) + (self.sync_period.0 + self.polling_interval.0) * 2)
     }
 
-    /// The operator polls each 30 s (`pollingInterval`), the HPA syncs each 15 s; both read the trigger when they do (`useCachedMetrics` is off).
+    /// The operator polls each 30 s (`pollingInterval`), the HPA syncs each 15 s; both read the trigger when they do
+    /// (`useCachedMetrics` is off).
     fn timing(&self) -> Timing {
         Timing { tick: Some(self.sync_period.min(self.polling_interval)), metric_lag: Span::default() }
     }

@@ -1,8 +1,9 @@
-//! The policies `keep-alive-fixed` and `keep-alive-histogram`: replicas stay for some time after their last request. Owns the number of replicas needed and the
-//! time they stay; the histogram of idle times is in [`histogram`].
+//! The policies `keep-alive-fixed` and `keep-alive-histogram`: replicas stay for some time after their last request.
+//! Owns the number of replicas needed and the time they stay; the histogram of idle times is in [`histogram`].
 //!
-//! Platforms with keep-alive start a replica for a request that finds none free. So the replicas needed are the concurrency over the requests that one replica
-//! takes at once, and the greatest need within the keep-alive counts. Both policies decide at each State.
+//! Platforms with keep-alive start a replica for a request that finds none free. So the replicas needed are the
+//! concurrency over the requests that one replica takes at once, and the greatest need within the keep-alive counts.
+//! Both policies decide at each State.
 
 pub mod histogram;
 
@@ -69,22 +70,22 @@ impl Default for KeepAliveHistogram {
 }
 
 /// Demand for replicas in a State.
-struct Demand {
+struct ReplicaDemand {
     now: Timestamp,
     replicas: u32,
     busy: bool,
 }
 
 /// Demand of the tick of `state`; `None` without a measurement of concurrency.
-fn need(state: &State, concurrency: f64) -> Option<Demand> {
+fn need(state: &State, concurrency: f64) -> Option<ReplicaDemand> {
     let in_flight = inputs::in_flight(state)?;
     let arrived = measured(state.windows.tick.rate_rps).unwrap_or(0.0) > 0.0;
     let busy = in_flight > 0.0 || arrived;
     let replicas = ((in_flight / concurrency).ceil() as u32).max(u32::from(busy));
-    Some(Demand { now: inputs::instant(state).plus(inputs::tick_length(state)), replicas, busy })
+    Some(ReplicaDemand { now: inputs::instant(state).plus(inputs::tick_length(state)), replicas, busy })
 }
 
-fn decide(state: &State, concurrency: f64, replicas: impl FnOnce(Demand) -> (u32, String)) -> Decision {
+fn decide(state: &State, concurrency: f64, replicas: impl FnOnce(ReplicaDemand) -> (u32, String)) -> Decision {
     let Some(current) = state.allocation else {
         return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
     };
@@ -160,7 +161,7 @@ impl KeepAliveHistogram {
     /// A day of idle times fills the bins of any function that is called regularly.
     const HISTORY: Duration = Duration::from_secs(24 * 3600);
 
-    fn replicas(&self, memory: &mut KeepAliveMemory, need: &Demand) -> (u32, String) {
+    fn replicas(&self, memory: &mut KeepAliveMemory, need: &ReplicaDemand) -> (u32, String) {
         let slot = need.now.0 / Self::MINUTE_MS;
         if need.busy {
             // Consecutive ticks leave no idle time; a gap is at least one tick.

@@ -1,4 +1,5 @@
-//! The policy `kpa`: Knative's pod autoscaler. Owns its inputs from a State; the arithmetic is in [`autoscaler`], [`bucketing`] and [`scaler`].
+//! The policy `kpa`: Knative's pod autoscaler. Owns its inputs from a State; the arithmetic is in [`autoscaler`],
+//! [`bucketing`] and [`scaler`].
 //!
 //! Deviations from the original, due to data that a State lacks:
 //! - each second of a tick has the tick's mean; if a tick is longer than two seconds, it decides once a tick;
@@ -60,7 +61,8 @@ pub struct Kpa {
     pub target_burst_capacity: f64,
     /// Least number of replicas if any are needed, 1 to 10,000.
     pub activation_scale: u32,
-    /// Initial replicas, 1 to 10,000: the function is not active before this many were ready, and does not shrink below before the decision after that.
+    /// Initial replicas, 1 to 10,000: the function is not active before this many were ready, and does not shrink below
+    /// before the decision after that.
     pub initial_scale: u32,
     /// Time a function may take to start before it is given up, 1 s to 1 h.
     pub progress_deadline: Span,
@@ -94,11 +96,11 @@ pub struct KpaMemory {
     cadence: Cadence,
     stable: Buckets,
     panic: Buckets,
-    found: Option<Found>,
+    found: Option<RevisionState>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Found {
+struct RevisionState {
     autoscaler: Autoscaler,
     activity: Activity,
     /// Whether its initial replicas were ready once.
@@ -263,7 +265,7 @@ impl Kpa {
         };
         let (stable, panic) = (average(&memory.stable), average(&memory.panic));
         let ready = counts.ready.0;
-        let found = memory.found.get_or_insert_with(|| Found {
+        let found = memory.found.get_or_insert_with(|| RevisionState {
             autoscaler: Autoscaler::new(ready, now),
             activity: Activity::found(ready, current.replicas.0, now),
             initialized: false,

@@ -1,4 +1,5 @@
-//! Policies: rules that map a State to an allocation. Owns the rules and the list of them; does no I/O, reads no clock and draws no random numbers of its own.
+//! Policies: rules that map a State to an allocation. Owns the rules and the list of them; does no I/O, reads no clock
+//! and draws no random numbers of its own.
 //!
 //! A policy proposes and never enforces: it stays within the State's bounds, but the guard in the actuator has the last word.
 

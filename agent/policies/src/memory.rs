@@ -1,7 +1,8 @@
 //! The memory of a policy about one function. Owns how it is stored; must not interpret it.
 //!
-//! A policy chooses the type of its memory and fetches it with [`Memory::of`], so that a policy can be added without a change here. A memory is never written
-//! down: a service that starts shows its policy the States of the last [`crate::Policy::lookback`].
+//! A policy chooses the type of its memory and fetches it with [`Memory::of`], so that a policy can be added without a
+//! change here. A memory is never written down: a service that starts shows its policy the States of the last
+//! [`crate::Policy::lookback`].
 
 use std::any::Any;
 use std::fmt::Debug;

@@ -1,7 +1,7 @@
 //! The policy `openfaas`: alert-driven scaling of the OpenFaaS community edition. Owns the alert and its steps.
 //!
-//! The alert is the shipped one: more than five requests a second of one function for a while. It is sent at each interval while it fires, and once when it is
-//! resolved. The community edition does not scale to zero.
+//! The alert is the shipped one: more than five requests a second of one function for a while. It is sent at each
+//! interval while it fires, and once when it is resolved. The community edition does not scale to zero.
 
 use std::time::Duration;
 

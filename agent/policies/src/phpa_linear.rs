@@ -67,9 +67,9 @@ impl Policy for PhpaLinear {
     fn decide(&self, state: &State, memory: &mut Memory, _: Timestamp, _: &mut dyn Rng) -> Decision {
         let PhpaLinearMemory { hpa, history } = memory.of::<PhpaLinearMemory>();
         let now = inputs::instant(state);
-        self.hpa.sync_with(state, hpa, |wish| {
-            let forecast = self.forecast_next(history, wish, now);
-            (self.decision_type.decide(&[wish, forecast]), format!(", forecast {forecast}"))
+        self.hpa.sync_with(state, hpa, |proposal| {
+            let forecast = self.forecast_next(history, proposal, now);
+            (self.decision_type.decide(&[proposal, forecast]), format!(", forecast {forecast}"))
         })
     }
 }
@@ -84,10 +84,10 @@ impl Rule for PhpaLinear {
 
 impl PhpaLinear {
     /// Adds the HPA's recommendation to the history and forecasts it at the horizon.
-    fn forecast_next(&self, history: &mut Vec<(Timestamp, u32)>, wish: u32, now: Timestamp) -> u32 {
+    fn forecast_next(&self, history: &mut Vec<(Timestamp, u32)>, proposal: u32, now: Timestamp) -> u32 {
         // Restarts if the clock was set back.
         history.retain(|(at, _)| *at <= now);
-        history.push((now, wish));
+        history.push((now, proposal));
         let observed: Vec<(f64, f64)> =
             history.iter().map(|(at, replicas)| (-now.since(*at).as_secs_f64(), f64::from(*replicas))).collect();
         let forecast = linear(&observed, self.look_ahead.0.as_secs_f64()).filter(|forecast| forecast.is_finite());
@@ -101,11 +101,11 @@ impl PhpaLinear {
 mod tests {
     use super::*;
 
-    /// Forecasts after each of `wishes`, ten seconds apart.
-    fn run(policy: &PhpaLinear, wishes: &[u32]) -> Vec<u32> {
+    /// Forecasts after each of `proposals`, ten seconds apart.
+    fn run(policy: &PhpaLinear, proposals: &[u32]) -> Vec<u32> {
         let (mut history, begin) = (Vec::new(), Timestamp(1_000_000_000));
-        let forecasts = wishes.iter().zip(0..).map(|(wish, index)| {
-            let forecasts = policy.forecast_next(&mut history, *wish, begin.plus(Duration::from_secs(10) * index));
+        let forecasts = proposals.iter().zip(0..).map(|(proposal, index)| {
+            let forecasts = policy.forecast_next(&mut history, *proposal, begin.plus(Duration::from_secs(10) * index));
             assert!(history.len() <= policy.history_size);
             forecasts
         });

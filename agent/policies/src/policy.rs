@@ -33,14 +33,16 @@ pub trait Policy: Send + Sync {
     /// Deterministic: equal arguments give equal decisions.
     fn decide(&self, state: &State, memory: &mut Memory, now: Timestamp, rng: &mut dyn Rng) -> Decision;
 
-    /// Decides for several functions, in order, with the same results as [`Policy::decide`] one by one. Overridden where a batch is cheaper.
+    /// Decides for several functions, in order, with the same results as [`Policy::decide`] one by one. Overridden
+    /// where a batch is cheaper.
     fn decide_all(&self, cases: &mut [(&State, &mut Memory)], now: Timestamp, rng: &mut dyn Rng) -> Vec<Decision> {
         cases.iter_mut().map(|(state, memory)| self.decide(state, memory, now, rng)).collect()
     }
 }
 
-/// Control interval and metric lag of a policy's original. The policy keeps them by itself, whatever the State's tick: it holds between its own ticks and delays
-/// its metrics. It cannot see finer than the State's tick, so a comparison must show each policy States at least as often as it decides.
+/// Control interval and metric lag of a policy's original. The policy keeps them by itself, whatever the State's tick:
+/// it holds between its own ticks and delays its metrics. It cannot see finer than the State's tick, so a comparison
+/// must show each policy States at least as often as it decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Timing {
     /// Time between decisions; absent if it decides at each State.

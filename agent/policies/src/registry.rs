@@ -10,7 +10,8 @@ use thiserror::Error;
 use crate::parameters::{self, Parameter};
 use crate::{NAMES, Policy, RULES};
 
-/// A policy that is configured by parameters alone. Its fields are the parameters, their doc comments the descriptions, its `Default` the defaults.
+/// A policy that is configured by parameters alone. Its fields are the parameters, their doc comments the descriptions,
+/// its `Default` the defaults.
 pub trait Rule: Policy + Default + Serialize + DeserializeOwned + JsonSchema + 'static {
     /// The same rule as it is registered under `name`; for a rule with several names.
     #[must_use]

@@ -1,7 +1,9 @@
-//! The threshold rule of the reproduced study: scale up above 250m CPU or 256 MiB memory a container, else down. Also the actuator's fallback.
+//! The threshold rule of the reproduced study: scale up above 250m CPU or 256 MiB memory a container, else down. Also
+//! the actuator's fallback.
 //!
 //! Deviations from the study, which had no limits below its threshold and constant load:
-//! - usage near the limit counts as above the threshold, since a replica cannot use more than its limit: below 250m the study's rule could only scale down;
+//! - usage near the limit counts as above the threshold, since a replica cannot use more than its limit: below 250m the
+//!   study's rule could only scale down;
 //! - memory is not lowered to a point where the fullest replica would be near its limit;
 //! - the last replica is removed only after a short window without arrivals.
 
@@ -50,8 +52,8 @@ pub enum Mode {
 }
 
 impl Default for Threshold {
-    /// Thresholds and steps of 1 replica and 30m are the study's. It never changed memory; 64 MiB covers the default bounds in a dozen steps.
-    /// At 90 % of its quota a replica is throttled in most periods.
+    /// Thresholds and steps of 1 replica and 30m are the study's. It never changed memory; 64 MiB covers the default
+    /// bounds in a dozen steps. At 90 % of its quota a replica is throttled in most periods.
     fn default() -> Self {
         Self {
             mode: Mode::Horizontal,
@@ -126,7 +128,7 @@ impl Threshold {
         let Some(memory) = finite(state.windows.tick.memory_mib) else {
             return Decision::hold(HoldReason::NoMeasurement, "no memory measurement in this tick");
         };
-        let seen = Seen { cpu: self.cpu_level(cpu, current), memory: self.memory_level(memory, current) };
+        let seen = UsageLevels { cpu: self.cpu_level(cpu, current), memory: self.memory_level(memory, current) };
         let reason = self.reason(seen, cpu, memory);
         let Some(direction) = seen.direction() else {
             return Decision::Hold { why: HoldReason::NothingToDo, reason, choices: self.choices(state, current, seen) };
@@ -139,28 +141,28 @@ impl Threshold {
         }
     }
 
-    fn cpu_level(&self, usage: Usage, current: Allocation) -> Level {
+    fn cpu_level(&self, usage: Usage, current: Allocation) -> UsageLevel {
         let saturated = usage.mean > self.saturation * f64::from(current.cpu_millicores.0);
         self.level(usage.mean, f64::from(self.cpu_millicores.0), saturated)
     }
 
     /// More replicas do not lower the memory of a full one, so nearness to the limit counts only if the limit can be raised.
-    fn memory_level(&self, usage: Usage, current: Allocation) -> Level {
+    fn memory_level(&self, usage: Usage, current: Allocation) -> UsageLevel {
         let saturated = self.mode != Mode::Horizontal && usage.max > self.saturation * f64::from(current.memory_mib.0);
         self.level(usage.mean, f64::from(self.memory_mib.0), saturated)
     }
 
-    fn level(&self, used: f64, threshold: f64, saturated: bool) -> Level {
+    fn level(&self, used: f64, threshold: f64, saturated: bool) -> UsageLevel {
         match () {
-            () if used > threshold => Level::Above,
-            () if saturated => Level::Saturated,
-            () if used <= threshold * self.down_below => Level::Below,
-            () => Level::Within,
+            () if used > threshold => UsageLevel::Above,
+            () if saturated => UsageLevel::Saturated,
+            () if used <= threshold * self.down_below => UsageLevel::Below,
+            () => UsageLevel::Within,
         }
     }
 
     /// One step from `current` within the State's bounds. Upwards only the scarce resource grows; downwards all shrink.
-    fn step(&self, direction: Direction, state: &State, current: Allocation, seen: Seen) -> Allocation {
+    fn step(&self, direction: Direction, state: &State, current: Allocation, seen: UsageLevels) -> Allocation {
         let mut next = current;
         if self.mode != Mode::Vertical {
             next.replicas.0 = moved(direction, current.replicas.0, self.replicas_step.0);
@@ -191,26 +193,27 @@ impl Threshold {
         Mebibytes((most / self.saturation).ceil() as u32)
     }
 
-    fn choices(&self, state: &State, current: Allocation, seen: Seen) -> Vec<Choice> {
+    fn choices(&self, state: &State, current: Allocation, seen: UsageLevels) -> Vec<Choice> {
         let choice = |direction| {
             // The direction not taken is evaluated as if every resource asked for it.
-            let seen = if seen.direction() == Some(direction) { seen } else { Seen { cpu: Level::Above, memory: Level::Above } };
+            let seen =
+                if seen.direction() == Some(direction) { seen } else { UsageLevels { cpu: UsageLevel::Above, memory: UsageLevel::Above } };
             let stays = self.step(direction, state, current, seen) == current;
             Choice { action: word(direction).into(), value: None, masked: stays.then(|| "at the bound".into()) }
         };
         vec![choice(Direction::Up), choice(Direction::Down)]
     }
 
-    fn reason(&self, seen: Seen, cpu: Usage, memory: Usage) -> String {
+    fn reason(&self, seen: UsageLevels, cpu: Usage, memory: Usage) -> String {
         let cpu_text = format!("CPU {:.0}m a replica", cpu.mean);
         let memory_text = format!("memory {:.0}Mi a replica", memory.mean);
         let (cpu_most, memory_most) = (self.cpu_millicores, self.memory_mib);
         match (seen.cpu, seen.memory) {
-            (Level::Above, _) => format!("{cpu_text} is above {cpu_most}"),
-            (_, Level::Above) => format!("{memory_text} is above {memory_most}"),
-            (Level::Saturated, _) => format!("{cpu_text} is near its limit"),
-            (_, Level::Saturated) => format!("memory {:.0}Mi of the fullest replica is near its limit", memory.max),
-            (Level::Below, Level::Below) => format!("{cpu_text} and {memory_text} are not above {cpu_most} and {memory_most}"),
+            (UsageLevel::Above, _) => format!("{cpu_text} is above {cpu_most}"),
+            (_, UsageLevel::Above) => format!("{memory_text} is above {memory_most}"),
+            (UsageLevel::Saturated, _) => format!("{cpu_text} is near its limit"),
+            (_, UsageLevel::Saturated) => format!("memory {:.0}Mi of the fullest replica is near its limit", memory.max),
+            (UsageLevel::Below, UsageLevel::Below) => format!("{cpu_text} and {memory_text} are not above {cpu_most} and {memory_most}"),
             _ => {
                 format!("{cpu_text} and {memory_text} lie within {:.0} % of {cpu_most} and {memory_most}", (1.0 - self.down_below) * 100.0)
             }
@@ -220,31 +223,31 @@ impl Threshold {
 
 /// A measurement relative to its threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Level {
+enum UsageLevel {
     Above,
     Saturated,
     Within,
     Below,
 }
 
-impl Level {
+impl UsageLevel {
     fn is_short(self) -> bool {
         matches!(self, Self::Above | Self::Saturated)
     }
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Seen {
-    cpu: Level,
-    memory: Level,
+struct UsageLevels {
+    cpu: UsageLevel,
+    memory: UsageLevel,
 }
 
-impl Seen {
+impl UsageLevels {
     /// Up if either resource is scarce, down if both have spare capacity.
     fn direction(self) -> Option<Direction> {
         if self.cpu.is_short() || self.memory.is_short() {
             Some(Direction::Up)
-        } else if self.cpu == Level::Below && self.memory == Level::Below {
+        } else if self.cpu == UsageLevel::Below && self.memory == UsageLevel::Below {
             Some(Direction::Down)
         } else {
             None

@@ -1,5 +1,5 @@
-//! The policy `vpa`: Kubernetes' Vertical Pod Autoscaler with in-place resizes. Owns its inputs from a State; the arithmetic is in [`recommender`] and
-//! [`updater`].
+//! The policy `vpa`: Kubernetes' Vertical Pod Autoscaler with in-place resizes. Owns its inputs from a State; the
+//! arithmetic is in [`recommender`] and [`updater`].
 //!
 //! Deviations from the original, due to data that a State lacks:
 //! - usage is known as mean and maximum over replicas: one used the maximum, the others the rest; of memory only the maximum counts;
@@ -67,7 +67,8 @@ pub struct Vpa {
     pub min_change: f64,
 }
 
-/// How recommendations are applied. The original's modes that differ only if an in-place resize is refused are one mode, since none is refused here.
+/// How recommendations are applied. The original's modes that differ only if an in-place resize is refused are one
+/// mode, since none is refused here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UpdateMode {
@@ -95,7 +96,7 @@ pub enum Controlled {
 
 impl Controlled {
     /// Whether CPU and memory are resized.
-    fn heeded(self) -> [bool; 2] {
+    fn enabled(self) -> [bool; 2] {
         [self != Self::Memory, self != Self::Cpu]
     }
 }
@@ -158,8 +159,8 @@ impl Policy for Vpa {
         Some(self.half_life.max(self.memory_window).0 * 8)
     }
 
-    /// Recommender and updater run each minute (`--recommender-interval`, `--updater-interval`) on the current values of metrics-server; here each run sees the
-    /// mean of its own interval.
+    /// Recommender and updater run each minute (`--recommender-interval`, `--updater-interval`) on the current values
+    /// of metrics-server; here each run sees the mean of its own interval.
     fn timing(&self) -> Timing {
         Timing { tick: Some(self.interval), metric_lag: self.interval }
     }
@@ -253,7 +254,7 @@ impl Vpa {
         let requests =
             Amounts { cpu_millicores: i64::from(current.cpu_millicores.0), memory_bytes: bytes(f64::from(current.memory_mib.0)) };
         let recommendation = self.allowed(state, memory.aggregate.recommend(&self.recommender(), 1));
-        let priority = Priority::of(&[(requests, recommendation)], self.controlled.heeded());
+        let priority = Priority::of(&[(requests, recommendation)], self.controlled.enabled());
         let reason = format!(
             "recommended {}m {}Mi, at least {}m {}Mi, at most {}m {}Mi",
             recommendation.target.cpu_millicores,
@@ -282,7 +283,7 @@ impl Vpa {
 
     /// `current` with the recommendation for the controlled resources.
     fn resized(&self, current: Allocation, recommendation: &Recommendation) -> Allocation {
-        let [cpu, memory] = self.controlled.heeded();
+        let [cpu, memory] = self.controlled.enabled();
         let target = recommendation.target;
         let cpu = cpu.then(|| Millicores(u32::try_from(target.cpu_millicores).unwrap_or(u32::MAX)));
         let memory = memory.then(|| Mebibytes(mebibytes(target.memory_bytes)));

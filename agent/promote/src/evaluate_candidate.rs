@@ -1,5 +1,6 @@
-//! Trains a candidate and evaluates it against the model in use: on validation worlds, over recorded arrivals, and on recorded States. Owns the order of these steps;
-//! reads and writes nothing. Runs for minutes: callers use a thread that may block.
+//! Trains a candidate and evaluates it against the model in use: on validation worlds, over recorded arrivals, and on
+//! recorded States. Owns the order of these steps; reads and writes nothing. Runs for minutes: callers use a thread
+//! that may block.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use serde_json::Value;
 
 use crate::experience::Experience;
 use crate::finetune::Finetuned;
-use crate::gate::{Compared, Estimate, Estimates, GateReport, NotSimulated, Shadowed, Thresholds};
+use crate::gate::{Compared, Estimate, Estimates, GateReport, NotSimulated, ShadowDecisions, Thresholds};
 use crate::recorded_functions::RecordedFunction;
 use crate::settings::PromotionSettings;
 
@@ -78,7 +79,8 @@ impl ModelPair {
         Ok(Self { base: policy(base).context("the model in use")?, candidate: policy(candidate).context("the candidate")? })
     }
 
-    /// Simulates both models over each recorded function with `seeds` seeds; `None` if `stop` was set. A function that fails is part of the result.
+    /// Simulates both models over each recorded function with `seeds` seeds; `None` if `stop` was set. A function that
+    /// fails is part of the result.
     #[must_use]
     pub fn estimates(&self, scenarios: Scenarios, seeds: u64, stop: &AtomicBool) -> Option<Estimates> {
         let mut estimates = Estimates { simulated: Vec::new(), failed: scenarios.failed, idle: scenarios.idle };
@@ -100,14 +102,14 @@ impl ModelPair {
     ///
     /// # Errors
     /// If a network fails.
-    pub fn shadow(&self, recorded: &[RecordedFunction]) -> anyhow::Result<Shadowed> {
-        let mut shadowed = Shadowed::default();
+    pub fn shadow(&self, recorded: &[RecordedFunction]) -> anyhow::Result<ShadowDecisions> {
+        let mut shadowed = ShadowDecisions::default();
         for function in recorded {
             let (mut memory, mut memory_of_base) = (Memory::default(), Memory::default());
             for state in &function.states {
                 if state.observed_at_ms < function.period.since {
-                    memory.of::<History>().see(state);
-                    memory_of_base.of::<History>().see(state);
+                    memory.of::<History>().add(state);
+                    memory_of_base.of::<History>().add(state);
                     continue;
                 }
                 let decide = |dqn: &Dqn, memory: &mut Memory| -> anyhow::Result<(Valuation, Option<_>)> {
@@ -133,7 +135,8 @@ fn compared(metric: &MetricComparison) -> Compared {
 }
 
 impl OfflineGateInput {
-    /// Trains the candidate, unless one is given, and evaluates it on validation worlds and over the recorded arrivals; `None` if `stop` was set.
+    /// Trains the candidate, unless one is given, and evaluates it on validation worlds and over the recorded arrivals;
+    /// `None` if `stop` was set.
     ///
     /// # Errors
     /// If training fails, or a model does not match this program.
@@ -150,7 +153,7 @@ impl OfflineGateInput {
         };
         let (of_base, of_candidate) = (validate(&settings, base)?, validate(&settings, &candidate)?);
         if let Some(training) = &training {
-            let judged = |policy: &str, score: &Score| Evaluation {
+            let evaluation = |policy: &str, score: &Score| Evaluation {
                 policy: policy.to_owned(),
                 split: Split::Validation,
                 worlds: settings.validation_worlds,
@@ -159,8 +162,8 @@ impl OfflineGateInput {
             candidate.header.card = Some(Card {
                 command: settings.command(&model),
                 ticks: (training.recorded + training.simulated) as u64,
-                tasks: settings.finetune.domain.clone(),
-                evaluations: vec![judged("dqn", &of_candidate), judged(&format!("dqn, {base_name}"), &of_base)],
+                tasks: settings.finetune.tasks.clone(),
+                evaluations: vec![evaluation("dqn", &of_candidate), evaluation(&format!("dqn, {base_name}"), &of_base)],
                 specialist: None,
             });
             candidate.header.note = format!("fine-tuned from {base_name} ({}) on {} recorded ticks", base.fingerprint(), training.recorded);
@@ -181,13 +184,13 @@ impl OfflineGateInput {
 /// Mean training reward of `model` on validation worlds.
 fn validate(settings: &PromotionSettings, model: &Checkpoint) -> anyhow::Result<Score> {
     let threads = settings.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
-    let court = Evaluator {
-        tasks: settings.finetune.domain.clone(),
+    let evaluator = Evaluator {
+        tasks: settings.finetune.tasks.clone(),
         reward: model.header.reward.unwrap_or_default(),
         violation_cost: ViolationCost::EVALUATED,
         split: Split::Validation,
         worlds: 0..settings.validation_worlds,
         threads,
     };
-    Ok(Score::of(&court.network(&Dqn::new(model, DqnParams::default(), &cpu())?)?))
+    Ok(Score::of(&evaluator.network(&Dqn::new(model, DqnParams::default(), &cpu())?)?))
 }

@@ -1,7 +1,9 @@
-//! A recording of one function, its States and Rewards, as experience of a learner. Owns the action and the training reward of a recorded tick; must not learn.
+//! A recording of one function, its States and Rewards, as experience of a learner. Owns the action and the training
+//! reward of a recorded tick; must not learn.
 //!
-//! A step consists of the observation of a State, the action that corresponds to the allocation during the following tick, and the training reward of that tick. It does
-//! not matter which agent or rule decided: Q-learning is off-policy. A tick that was not measured is not a step; a missing value never counts as zero.
+//! A step consists of the observation of a State, the action that corresponds to the allocation during the following
+//! tick, and the training reward of that tick. It does not matter which agent or rule decided: Q-learning is
+//! off-policy. A tick that was not measured is not a step; a missing value never counts as zero.
 
 use std::collections::BTreeMap;
 
@@ -39,14 +41,14 @@ pub struct Reader<'a> {
     /// The action set.
     pub actions: &'a Actions,
     /// The training reward.
-    pub worth: TrainingReward,
+    pub reward: TrainingReward,
     /// Violation cost with which the agent decides on a State.
-    pub caution: &'a dyn Fn(&State) -> f64,
+    pub violation_cost: &'a dyn Fn(&State) -> f64,
 }
 
 /// One step.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Step {
+pub struct RecordedStep {
     /// Observation before the tick.
     pub observation: Vec<f32>,
     /// Allowed actions.
@@ -61,7 +63,7 @@ pub struct Step {
     pub next_mask: Mask,
 }
 
-impl Step {
+impl RecordedStep {
     fn transition(&self) -> Transition<'_> {
         Transition {
             observation: &self.observation,
@@ -79,7 +81,7 @@ impl Step {
 #[derive(Debug, Clone, PartialEq)]
 pub enum RecordedTick {
     /// A step to learn from.
-    Step(Box<Step>),
+    Step(Box<RecordedStep>),
     /// A tick that is skipped; no return spans it.
     Gap,
 }
@@ -148,9 +150,9 @@ enum SkipReason {
 /// A State as the network sees it.
 struct ObservedState {
     observation: Vec<f32>,
-    menu: ActionCandidates,
+    candidates: ActionCandidates,
     usual_price: f64,
-    caution: f64,
+    violation_cost: f64,
 }
 
 impl Reader<'_> {
@@ -180,15 +182,19 @@ impl Reader<'_> {
 
     /// Adds `state` to `history`; returns its observation, or `None` before `since`.
     fn observe(&self, state: &State, history: &mut History, since: Timestamp) -> Option<ObservedState> {
-        let caution = (self.caution)(state);
-        let sight = FeatureContext::update(state, history, caution);
+        let violation_cost = (self.violation_cost)(state);
+        let context = FeatureContext::update(state, history, violation_cost);
         if state.observed_at_ms < since {
             return None;
         }
-        let mut seen =
-            ObservedState { observation: vec![0.0; COUNT], menu: ActionCandidates::default(), usual_price: sight.usual_price(), caution };
-        observe(&sight, &mut seen.observation);
-        self.actions.decode(&sight, &mut seen.menu);
+        let mut seen = ObservedState {
+            observation: vec![0.0; COUNT],
+            candidates: ActionCandidates::default(),
+            usual_price: context.usual_price(),
+            violation_cost,
+        };
+        observe(&context, &mut seen.observation);
+        self.actions.decode(&context, &mut seen.candidates);
         Some(seen)
     }
 
@@ -198,7 +204,7 @@ impl Reader<'_> {
         at: usize,
         before: &ObservedState,
         after: Option<&ObservedState>,
-    ) -> Result<Step, SkipReason> {
+    ) -> Result<RecordedStep, SkipReason> {
         let states = recording.states;
         let after = after.filter(|_| follows(&states[at], &states[at + 1])).ok_or(SkipReason::Missing)?;
         // With late measurements, a later State holds those of this tick.
@@ -214,9 +220,10 @@ impl Reader<'_> {
         let reward = recording.rewards.get(&waiting.state_id()).ok_or(SkipReason::Unmeasured)?;
         let current = reward.allocation.ok_or(SkipReason::Unmeasured)?;
         let tick = self.training_reward(waiting, measured_by, reward, current, before).ok_or(SkipReason::Unmeasured)?;
-        let choice = (0..self.actions.count()).find(|choice| before.menu.entry(*choice) == Ok(current)).ok_or(SkipReason::Unmatched)?;
-        let (next, next_mask) = (after.observation.clone(), after.menu.mask());
-        Ok(Step { observation: before.observation.clone(), mask: before.menu.mask(), choice, tick, next, next_mask })
+        let choice =
+            (0..self.actions.count()).find(|choice| before.candidates.entry(*choice) == Ok(current)).ok_or(SkipReason::Unmatched)?;
+        let (next, next_mask) = (after.observation.clone(), after.candidates.mask());
+        Ok(RecordedStep { observation: before.observation.clone(), mask: before.candidates.mask(), choice, tick, next, next_mask })
     }
 
     /// Training reward of the tick between the States `waiting` and `measured_by`; `None` if a term was not measured.
@@ -233,7 +240,7 @@ impl Reader<'_> {
         let terms = &reward.terms;
         let (reversal, resize, kills) = (terms.reversal.value?, terms.resize.value?, terms.kill.value?);
         let tick = StepReward { reward: 0.0, violation, cost, reversal, kills };
-        let tick = self.worth.weigh(tick, resize, measured_by.tick_length_ms as f64 / 1000.0, seen.caution);
+        let tick = self.reward.weigh(tick, resize, measured_by.tick_length_ms as f64 / 1000.0, seen.violation_cost);
         tick.reward.is_finite().then_some(tick)
     }
 }
@@ -271,8 +278,8 @@ pub fn violation(waiting: &State, measured_by: &State) -> Option<f64> {
     Some(slo::graded((late, 1.0 - objective.percentile / 100.0), (failed, objective.failure_share)))
 }
 
-/// Share of successful requests that took longer than `bound_ms`, interpolated between the known percentiles. Between two of them, and beyond the last, the share
-/// falls exponentially.
+/// Share of successful requests that took longer than `bound_ms`, interpolated between the known percentiles. Between
+/// two of them, and beyond the last, the share falls exponentially.
 fn slower(latency: &Latency, percentile: f64, bound_ms: f64) -> f64 {
     let mut knots = [
         (0.0, 1.0f64),

@@ -1,5 +1,6 @@
-//! Fine-tuning: trains the model in use further on recorded experience mixed with simulated functions, so that nothing is forgotten. Owns the mixture and the learning
-//! rate; must not judge the result. The same experience and seed give the same candidate.
+//! Fine-tuning: trains the model in use further on recorded experience mixed with simulated functions, so that nothing
+//! is forgotten. Owns the mixture and the learning rate; must not evaluate the result. The same experience and seed
+//! give the same candidate.
 
 use std::borrow::Cow;
 
@@ -49,12 +50,13 @@ pub struct FinetuneConfig {
     /// Random seed.
     pub seed: u64,
     /// Distribution of the simulated functions.
-    pub domain: TaskDistribution,
+    #[serde(alias = "domain")]
+    pub tasks: TaskDistribution,
 }
 
 impl Default for FinetuneConfig {
     fn default() -> Self {
-        Self { updates: 1000, learning_rate: 1e-4, simulated: 0.5, batch: 512, seed: 1, domain: TaskDistribution::default() }
+        Self { updates: 1000, learning_rate: 1e-4, simulated: 0.5, batch: 512, seed: 1, tasks: TaskDistribution::default() }
     }
 }
 
@@ -90,7 +92,7 @@ pub enum FinetuneError {
     },
     /// An invalid distribution of simulated functions.
     #[error("{0}")]
-    Domain(String),
+    Tasks(String),
     /// The learner refuses a parameter.
     #[error(transparent)]
     Learner(#[from] LearnerError),
@@ -113,7 +115,7 @@ impl FinetuneConfig {
         within("learning_rate", f64::from(self.learning_rate), 1e-9, 0.01)?;
         within("simulated", self.simulated, 0.1, 0.95)?;
         within("batch", self.batch as f64, 1.0, 65_536.0)?;
-        self.domain.check().map_err(FinetuneError::Domain)
+        self.tasks.check().map_err(FinetuneError::Tasks)
     }
 
     /// Trains `base` further on `experiences`, one per function; `None` if `stopped` returned true.
@@ -134,9 +136,9 @@ impl FinetuneConfig {
         let mixture = self.mixture(&experiences);
         let mut learner = Learner::resume(self.hyperparameters(base, mixture.all()), weights, None, self.seed, device)?;
         // A specialist is trained only on functions that it decides for.
-        let domain = if special { TaskDistribution { sparse_share: 0.0, ..self.domain.clone() } } else { self.domain.clone() };
-        let worth = base.header.reward.unwrap_or_default();
-        self.simulate(&mut learner, (&domain, worth), &actions, experiences.len(), mixture.simulated, stopped)?;
+        let tasks = if special { TaskDistribution { sparse_share: 0.0, ..self.tasks.clone() } } else { self.tasks.clone() };
+        let reward = base.header.reward.unwrap_or_default();
+        self.simulate(&mut learner, (&tasks, reward), &actions, experiences.len(), mixture.simulated, stopped)?;
         for (function, experience) in experiences.iter().enumerate() {
             let newest = experience.ticks.len().saturating_sub(MAX_RECORDED / experiences.len());
             fill_replay(&mut learner, function, &experience.ticks[newest..], mixture.repeats);
@@ -195,7 +197,7 @@ impl FinetuneConfig {
     fn simulate(
         &self,
         learner: &mut Learner,
-        (domain, worth): (&TaskDistribution, TrainingReward),
+        (tasks, reward): (&TaskDistribution, TrainingReward),
         actions: &Actions,
         first: usize,
         ticks: usize,
@@ -206,27 +208,27 @@ impl FinetuneConfig {
             // Disjoint from the numbers of training, which begin at multiples of 2^32.
             let number = self.seed.wrapping_mul(1 << 32).wrapping_add(1 << 31).wrapping_add(drawn);
             drawn += 1;
-            let world = draw(domain, Split::Training, number);
+            let world = draw(tasks, Split::Training, number);
             let ticks = world.ticks();
             (Env::new(Simulation::new(world.setup, number, 0), world.violation_cost, Some(actions)), ticks)
         };
         let mut worlds: Vec<(Env, u32)> = (0..WORLDS.min(ticks)).map(|_| world()).collect();
         let mut left = ticks;
         while left > 0 && !stopped() {
-            let seen: Vec<f32> = worlds.iter().flat_map(|(lane, _)| lane.observation().iter().copied()).collect();
-            let masks: Vec<Mask> = worlds.iter().map(|(lane, _)| lane.candidates().mask()).collect();
+            let seen: Vec<f32> = worlds.iter().flat_map(|(env, _)| env.observation().iter().copied()).collect();
+            let masks: Vec<Mask> = worlds.iter().map(|(env, _)| env.candidates().mask()).collect();
             let chosen = learner.select(&seen, &masks)?;
-            for (number, ((lane, ticks), choice)) in worlds.iter_mut().zip(chosen).enumerate() {
-                let wanted: Option<Allocation> = choice.and_then(|choice| lane.candidates().entry(choice).ok());
-                let tick = lane.step(wanted, Some(actions), &worth);
+            for (number, ((env, ticks), choice)) in worlds.iter_mut().zip(chosen).enumerate() {
+                let wanted: Option<Allocation> = choice.and_then(|choice| env.candidates().entry(choice).ok());
+                let tick = env.step(wanted, Some(actions), &reward);
                 *ticks -= 1;
                 let ending = if *ticks == 0 { StepEnd::Truncated } else { StepEnd::Continues };
                 match choice {
-                    Some(choice) => learner.observe(first + number, &lane.transition(choice, tick.reward, ending)),
+                    Some(choice) => learner.observe(first + number, &env.transition(choice, tick.reward, ending)),
                     None => learner.interrupt(first + number),
                 }
                 if *ticks == 0 {
-                    (*lane, *ticks) = world();
+                    (*env, *ticks) = world();
                 }
             }
             left = left.saturating_sub(worlds.len());
@@ -248,7 +250,8 @@ impl Mixture {
     }
 }
 
-/// The part of `experiences` that one network of `base` decides on, and whether that is the specialist: the network with the larger part is trained.
+/// The part of `experiences` that one network of `base` decides on, and whether that is the specialist: the network
+/// with the larger part is trained.
 fn largest_part<'a>(base: &Checkpoint, experiences: &'a [Experience]) -> (Cow<'a, [Experience]>, bool) {
     let special = |tick: &RecordedTick| matches!(tick, RecordedTick::Step(step) if observation::keeps_one(&step.observation));
     let all = experiences.iter().map(Experience::steps).sum::<usize>();
@@ -275,18 +278,18 @@ mod tests {
     use qscale_rl::device::cpu;
 
     use super::*;
-    use crate::experience::Step;
+    use crate::experience::RecordedStep;
 
     fn config() -> FinetuneConfig {
-        let domain = TaskDistribution { most_rps: 5.0, ..TaskDistribution::default() };
-        FinetuneConfig { updates: 3, batch: 16, domain, ..FinetuneConfig::default() }
+        let tasks = TaskDistribution { most_rps: 5.0, ..TaskDistribution::default() };
+        FinetuneConfig { updates: 3, batch: 16, tasks, ..FinetuneConfig::default() }
     }
 
     fn experience(steps: usize) -> Experience {
         let step = |at: usize| {
             let observation = vec![(at % 7) as f32 / 7.0; COUNT];
             let tick = StepReward { reward: -0.1, ..StepReward::default() };
-            RecordedTick::Step(Box::new(Step {
+            RecordedTick::Step(Box::new(RecordedStep {
                 next: observation.clone(),
                 observation,
                 mask: Mask::all(8),

@@ -26,8 +26,9 @@ pub struct Thresholds {
 
 impl Default for Thresholds {
     fn default() -> Self {
-        // A tenth of a percentage point counts as equal in the evaluation (3.6 s an hour). Validation worlds get twice that: models of two training seeds differ by
-        // more. The cost error is wide because the simulation may start other replicas than were recorded, for both models alike.
+        // A tenth of a percentage point counts as equal in the evaluation (3.6 s an hour). Validation worlds get twice
+        // that: models of two training seeds differ by more. The cost error is wide because the simulation may start
+        // other replicas than were recorded, for both models alike.
         Self {
             reward: 0.02,
             validation_violation: 0.002,
@@ -106,7 +107,7 @@ pub struct Estimates {
 
 /// Decisions of the candidate on recorded States, none of which was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Shadowed {
+pub struct ShadowDecisions {
     /// Decisions.
     pub decisions: usize,
     /// Decisions in which an allowed action has a non-finite Q-value.
@@ -275,7 +276,8 @@ fn within(value: f64, limit: f64) -> bool {
 }
 
 impl Thresholds {
-    /// Checks that the candidate, with mean step `candidate` on validation worlds, forgot nothing that the model in use, with `base`, knows.
+    /// Checks that the candidate, with mean step `candidate` on validation worlds, forgot nothing that the model in
+    /// use, with `base`, knows.
     #[must_use]
     pub fn validation(&self, base: &StepReward, candidate: &StepReward) -> GateReport {
         let mut report = GateReport::default();
@@ -295,8 +297,9 @@ impl Thresholds {
         report
     }
 
-    /// Checks that the candidate violates no more and costs no more in `estimates`. With `better`, at least one of them must improve beyond chance, for a function
-    /// whose simulation is close to the recording. A function that could not be simulated is an objection: nothing shows that the candidate does not harm it.
+    /// Checks that the candidate violates no more and costs no more in `estimates`. With `better`, at least one of them
+    /// must improve beyond chance, for a function whose simulation is close to the recording. A function that could not
+    /// be simulated is an objection: nothing shows that the candidate does not harm it.
     #[must_use]
     pub fn estimated(&self, estimates: &Estimates, better: bool) -> GateReport {
         let Estimates { simulated, failed, idle } = estimates;
@@ -344,9 +347,9 @@ impl Thresholds {
 
     /// Checks that the decisions of the candidate in the shadow can be applied.
     #[must_use]
-    pub fn shadowed(&self, shadowed: &Shadowed) -> GateReport {
+    pub fn shadowed(&self, shadowed: &ShadowDecisions) -> GateReport {
         let mut report = GateReport::default();
-        let Shadowed { decisions, not_finite, out_of_distribution, differ } = *shadowed;
+        let ShadowDecisions { decisions, not_finite, out_of_distribution, differ } = *shadowed;
         if decisions == 0 {
             report.objections.push(Objection::NoDecision);
         }
@@ -493,11 +496,14 @@ mod tests {
     #[test]
     fn a_shadow_with_unusable_decisions_is_rejected() {
         let thresholds = Thresholds::default();
-        let good = Shadowed { decisions: 100, not_finite: 0, out_of_distribution: 1, differ: 7 };
+        let good = ShadowDecisions { decisions: 100, not_finite: 0, out_of_distribution: 1, differ: 7 };
         assert!(thresholds.shadowed(&good).passes());
         let objections = |shadowed| thresholds.shadowed(&shadowed).objections;
-        assert_eq!(objections(Shadowed { not_finite: 1, ..good }), [Objection::NonFinite { count: 1, decisions: 100 }]);
-        assert_eq!(objections(Shadowed { out_of_distribution: 2, ..good }), [Objection::OutOfDistribution { count: 2, decisions: 100 }]);
-        assert_eq!(objections(Shadowed::default()), [Objection::NoDecision]);
+        assert_eq!(objections(ShadowDecisions { not_finite: 1, ..good }), [Objection::NonFinite { count: 1, decisions: 100 }]);
+        assert_eq!(
+            objections(ShadowDecisions { out_of_distribution: 2, ..good }),
+            [Objection::OutOfDistribution { count: 2, decisions: 100 }]
+        );
+        assert_eq!(objections(ShadowDecisions::default()), [Objection::NoDecision]);
     }
 }

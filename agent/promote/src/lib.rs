@@ -1,5 +1,6 @@
-//! Fine-tuning and promotion of models. [`experience`], [`finetune`], [`gate`], [`promotion`] and [`settings`] are pure: time and randomness are arguments.
-//! [`recorded_functions`], [`record`] and [`service`] do the I/O. Only this crate starts, keeps and rolls back trials of candidates.
+//! Fine-tuning and promotion of models. [`experience`], [`finetune`], [`gate`], [`promotion`] and [`settings`] are
+//! pure: time and randomness are arguments. [`recorded_functions`], [`record`] and [`service`] do the I/O. Only this
+//! crate starts, keeps and rolls back trials of candidates.
 
 pub mod config;
 pub mod evaluate_candidate;

@@ -1,8 +1,9 @@
-//! The promotion of a candidate: shadow, use under watch, kept or rolled back. Owns the next step and the budget of the day; must not act: the caller carries a step
-//! out and reports what it saw, and when.
+//! The promotion of a candidate: shadow, use under watch, then kept or rolled back. Owns the next step and the budget
+//! of the day. Does no I/O: the caller executes a step and reports the result with its time.
 //!
-//! A candidate enters the shadow after it passed the offline gate. Without a budget it gets no further than a recommendation. The budget is counted in violation
-//! minutes per day: every minute in which the objective of a function was violated while a candidate was under watch, for any cause.
+//! A candidate enters the shadow after it passed the offline gate. Without a budget it gets no further than a
+//! recommendation. The budget is counted in violation minutes per day: every minute in which the objective of a
+//! function was violated while a candidate was under watch, for any cause.
 
 use std::fmt;
 
@@ -42,7 +43,7 @@ impl Burn {
         if self.judged_minutes > 0.0 { self.violated_minutes / self.judged_minutes } else { 0.0 }
     }
 
-    /// Violation minutes of the same time at the rate of `before`.
+    /// Violation minutes expected in the measured time at the rate of `before`.
     fn expected(&self, before: &Self) -> f64 {
         before.rate() * self.judged_minutes
     }
@@ -90,7 +91,7 @@ pub enum Stage {
         since: Timestamp,
         /// Its end.
         until: Timestamp,
-        /// Violations of the same length of time before.
+        /// Violations in a period of the same length before the watch.
         before: Burn,
         /// Violation minutes counted against the budget so far.
         counted_minutes: f64,
@@ -130,7 +131,7 @@ pub enum PromotionDecision {
     Used,
     /// The candidate stays in use.
     Kept,
-    /// The version before it is in use again.
+    /// The previous version is in use again.
     RolledBack,
     /// Another version was put in use, so the trial ended.
     #[serde(alias = "foreign")]
@@ -188,7 +189,8 @@ pub enum RoundState {
     Running,
     /// Ended with a decision.
     Done,
-    /// Ended without a candidate: the budget of the day is spent, or a candidate was rolled back on that day. A new request is accepted from `until` on.
+    /// Ended without a candidate: the budget of the day is spent, or a candidate was rolled back on that day. A new
+    /// request is accepted from `until` on.
     #[serde(alias = "deferred")]
     NotTried {
         /// Beginning of the next day.
@@ -233,12 +235,12 @@ pub enum Due {
     Wait(Timestamp),
     /// Train a candidate, or take the requested one, and pass it through the offline gate.
     Round,
-    /// Judge the shadow of the candidate since that time.
-    JudgeShadow(Trial, Timestamp),
+    /// Evaluate the decisions of the candidate as a shadow, made since that time.
+    EvaluateShadow(Trial, Timestamp),
     /// Put the candidate in use over the pointer of that revision.
     PutInUse(Trial, u64),
-    /// Judge the violations since that time.
-    Look(Trial, Timestamp),
+    /// Evaluate the violations under the candidate since that time.
+    EvaluateTrial(Trial, Timestamp),
 }
 
 /// Verdict on a candidate under watch.
@@ -246,9 +248,9 @@ pub enum Due {
 pub enum CanaryVerdict {
     /// Continue the watch.
     Continue,
-    /// Keep the candidate; it burned this, and before it that was burned.
+    /// Keep the candidate, with the violations under watch and before.
     Promote(BurnComparison),
-    /// Put the version before in use again.
+    /// Put the previous version in use again.
     RollBack(RollBackReason),
     /// Another version is in use.
     Superseded(Superseded),
@@ -365,7 +367,7 @@ impl Promotion {
         self.budget.day == day(now) && self.budget.rolled_back
     }
 
-    /// Accepts a requested round that was not seen yet: starts it, or has it follow the candidate on trial; whether anything changed.
+    /// Accepts a requested round that is new: starts it, or queues it behind the candidate on trial. Returns whether the state changed.
     pub fn accept(&mut self, round: &RoundRequest, now: Timestamp) -> bool {
         if self.round.as_ref().is_some_and(|status| status.id >= round.id) {
             return false;
@@ -417,9 +419,9 @@ impl Promotion {
                 if from > now { Due::Wait(from) } else { Due::Round }
             }
             Stage::Shadow { until, .. } if until > now => Due::Wait(until),
-            Stage::Shadow { trial, since, .. } => Due::JudgeShadow(trial, since),
+            Stage::Shadow { trial, since, .. } => Due::EvaluateShadow(trial, since),
             Stage::Watch { trial, pointer: Some(revision), .. } => Due::PutInUse(trial, revision),
-            Stage::Watch { trial, since, .. } => Due::Look(trial, since),
+            Stage::Watch { trial, since, .. } => Due::EvaluateTrial(trial, since),
         }
     }
 
@@ -479,8 +481,8 @@ impl Promotion {
         }
     }
 
-    /// Decides to put a candidate in use over the pointer of revision `pointer`; `before` are the violations of the same time before.
-    /// [`Promotion::started`] follows once it is in use.
+    /// Decides to put a candidate in use over the pointer of revision `pointer`; `before` are the violations in a
+    /// period of the length of the watch. [`Promotion::started`] follows once it is in use.
     pub fn watch(&mut self, trial: Trial, pointer: u64, before: Burn, reason: &str, now: Timestamp, rules: &PromotionRules) {
         self.start_day(now);
         let until = now.plus(rules.watch_for.0);
@@ -506,7 +508,8 @@ impl Promotion {
         (in_use != expected).then_some(Superseded { expected, found: in_use })
     }
 
-    /// Judges the candidate under watch, given the version in use and the violations since it is in use. Counts new violations against the budget of the day.
+    /// Evaluates the candidate under watch from the version in use and the violations since its start. Counts new
+    /// violations against the budget of the day.
     pub fn look(&mut self, in_use: Option<u64>, burned: Burn, now: Timestamp, rules: &PromotionRules) -> CanaryVerdict {
         self.start_day(now);
         if let Some(superseded) = self.superseded(in_use) {
@@ -534,7 +537,8 @@ impl Promotion {
         }
     }
 
-    /// Ends a trial because another version is in use. If that is the version before the candidate under watch, an operator rolled it back, and no other candidate is tried today.
+    /// Ends a trial because another version is in use. If that is the version before the candidate under watch, an
+    /// operator rolled it back, and no other candidate is tried today.
     pub fn supersede(&mut self, superseded: Superseded, now: Timestamp, every: Span) {
         let trial = self.trial();
         let watched = matches!(self.stage, Stage::Watch { .. });

@@ -1,4 +1,5 @@
-//! Entries of the promotion bucket: the record of each model, and the request of operators. Owns keys and compare-and-set of the record; must not decide.
+//! Entries of the promotion bucket: the record of each model, and the request of operators. Owns keys and
+//! compare-and-set of the record; must not decide.
 
 use anyhow::Context as _;
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
@@ -113,7 +114,8 @@ pub async fn edit_request(bus: &Bus, model: &Name, mut change: impl FnMut(&mut P
     Ok(written)
 }
 
-/// Requests a round of `model`; its number follows that of every round that was requested or, by `promotion`, accepted before. Returns the number.
+/// Requests a round of `model`; its number follows that of every round that was requested or, by `promotion`, accepted
+/// before. Returns the number.
 ///
 /// # Errors
 /// As [`edit_request`].

@@ -1,4 +1,4 @@
-//! Carries out the promotion of one model while this process leads. Owns the order in which recordings are read, candidates are trained, stored and put in use, and
+//! Executes the promotion of one model while this process leads. Owns the order in which recordings are read, candidates are trained, stored and put in use, and
 //! the record is written; whether a candidate passes is decided by [`crate::gate`] and [`crate::promotion`].
 
 use std::time::Duration;
@@ -33,7 +33,7 @@ use crate::settings::{PromotionRequest, PromotionSettings};
 
 /// Fewest recorded steps that a candidate is trained on: ten minutes of one function at the default tick.
 const MIN_STEPS: usize = 120;
-/// Interval between two looks at a candidate under watch, in the system's time.
+/// Interval between two evaluations of a candidate under watch, in the system's time.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 /// Shortest pause in real time, for systems that run faster.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
@@ -135,7 +135,7 @@ impl Worker {
         let store = ModelStore::open(&self.bus).await?;
         let due = record.promotion.due(now, &settings.rules);
         let is_round = due == Due::Round;
-        let mut step = Step { worker: self, store, record, settings };
+        let mut step = PromotionStep { worker: self, store, record, settings };
         let done = step.carry_out(due, candidate, now).await;
         self.metrics.set_promotion(&self.model, &step.record.promotion, now);
         match done {
@@ -151,14 +151,14 @@ impl Worker {
 }
 
 /// One step of a promotion.
-struct Step<'a> {
+struct PromotionStep<'a> {
     worker: &'a Worker,
     store: ModelStore,
     record: Record,
     settings: PromotionSettings,
 }
 
-impl Step<'_> {
+impl PromotionStep<'_> {
     fn model(&self) -> &Name {
         &self.worker.model
     }
@@ -178,14 +178,14 @@ impl Step<'_> {
                 return Ok(Pause::For(clock::real(wait).max(MIN_PAUSE)));
             }
             Due::Round => self.round(candidate, now).await?,
-            Due::JudgeShadow(trial, since) => {
+            Due::EvaluateShadow(trial, since) => {
                 if self.is_expected_in_use(now).await? {
-                    self.judge_shadow(trial, since).await?;
+                    self.evaluate_shadow(trial, since).await?;
                 }
             }
             Due::PutInUse(trial, revision) => self.put_in_use(trial, revision).await?,
-            Due::Look(trial, since) => {
-                self.look(trial, since, now).await?;
+            Due::EvaluateTrial(trial, since) => {
+                self.evaluate_trial(trial, since, now).await?;
                 return Ok(Pause::For(clock::real(LOOK_INTERVAL).max(MIN_PAUSE)));
             }
         }
@@ -332,12 +332,12 @@ impl Step<'_> {
         recorded: &[RecordedFunction],
     ) -> anyhow::Result<Vec<Experience>> {
         let dqn = registry::learned(agent.params, Some(base), &cpu())?;
-        let worth = base.header.reward.unwrap_or_default();
+        let reward = base.header.reward.unwrap_or_default();
         let violation_cost = |state: &_| agent.violation_cost(state);
         let mut experiences = Vec::new();
         for function in recorded {
             let rewards = function.rewards(self.bus()).await?;
-            let reader = Reader { actions: dqn.actions(), worth, caution: &violation_cost };
+            let reader = Reader { actions: dqn.actions(), reward, violation_cost: &violation_cost };
             let recording = Recording { states: &function.states, rewards: &rewards, since: function.period.since };
             let mut experience = reader.read(&recording);
             let (ticks, skipped) = (experience.ticks.len(), experience.skipped);
@@ -357,15 +357,15 @@ impl Step<'_> {
         Ok(experiences)
     }
 
-    /// Judges the decisions of the candidate on the States since `since`.
-    async fn judge_shadow(&mut self, trial: Trial, since: Timestamp) -> anyhow::Result<()> {
+    /// Evaluates the decisions of the candidate on the States since `since`.
+    async fn evaluate_shadow(&mut self, trial: Trial, since: Timestamp) -> anyhow::Result<()> {
         let settings = self.settings.clone();
         let functions = functions_of(self.bus(), &settings.agent).await?;
         let recorded = self.recorded(&functions, Period { since, until: clock::now() }).await?;
         let scenarios = self.scenarios(&recorded).await;
         let pair = match self.model_pair(trial, &settings).await {
             Ok(pair) => pair,
-            // Another try would fail alike, and no round starts while the trial lasts.
+            // Another attempt would fail in the same way, and no round starts while the trial lasts.
             Err(error) if !matches!(error.downcast_ref(), Some(ReadError::Unavailable(_))) => {
                 let reason = format!("the models cannot be compared: {error:#}");
                 return self.end(PromotionDecision::RejectedInShadow, Some(trial.version), &reason).await;
@@ -413,7 +413,7 @@ impl Step<'_> {
         let (trial, decisions) = (Trial { base: Some(base), ..trial }, self.record.promotion.decisions);
         self.record.promotion.watch(trial, pointer.revision, before, &report.why(), clock::now(), &rules);
         self.record.promotion.watched = functions.to_vec();
-        // Recorded before it is done: whichever process reads the record next puts the candidate in use and watches it.
+        // The record is written first, so that the next process that reads it puts the candidate in use and watches it.
         self.write(decisions).await?;
         self.put_in_use(trial, pointer.revision).await
     }
@@ -440,10 +440,10 @@ impl Step<'_> {
         self.record.write().await
     }
 
-    /// Judges the violations since the candidate is in use, and rolls it back if there are too many.
-    async fn look(&mut self, trial: Trial, since: Timestamp, now: Timestamp) -> anyhow::Result<()> {
+    /// Evaluates the violations since the candidate is in use, and rolls it back if there are too many.
+    async fn evaluate_trial(&mut self, trial: Trial, since: Timestamp, now: Timestamp) -> anyhow::Result<()> {
         let settings = self.settings.clone();
-        // The functions whose violations of the time before are known; one that an operator pauses or frees meanwhile still counts.
+        // Functions whose violations before the watch are known. One that an operator pauses or gives another agent still counts.
         let functions = match self.record.promotion.watched.as_slice() {
             [] => functions_of(self.bus(), &settings.agent).await?,
             watched => watched.to_vec(),

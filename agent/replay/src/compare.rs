@@ -1,7 +1,8 @@
-//! Compares a policy with the acting one by simulating both over recorded arrivals. Owns which policies and recordings are compared; [`scenario`] reads what the
-//! simulation needs, [`simulation`], [`profile`] and [`metrics`] are pure.
+//! Compares a policy with the acting one by simulating both over recorded arrivals. Owns which policies and recordings
+//! are compared; [`scenario`] reads what the simulation needs, [`simulation`], [`profile`] and [`metrics`] are pure.
 //!
-//! The acting policy is simulated as well, so that the simulation can be checked: its error is the difference between simulated and recorded figures of that policy.
+//! The acting policy is simulated as well, so that the simulation can be checked: its error is the difference between
+//! simulated and recorded figures of that policy.
 
 pub mod metrics;
 pub mod profile;

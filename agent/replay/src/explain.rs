@@ -1,5 +1,5 @@
-//! Explains one decision: what it was based on, what the guard made of it, and what other policies would have requested. Owns what is read and which other policies
-//! are asked; [`text`] has the wording.
+//! Explains one decision: what it was based on, what the guard made of it, and what other policies would have
+//! requested. Owns what is read and which other policies are asked; [`text`] has the wording.
 
 mod features;
 mod text;
@@ -125,7 +125,7 @@ impl Explanation {
         let lookback = policies.iter().filter_map(|policy| policy.decider.lookback()).max().unwrap_or_default().max(History::REACH);
         let mut scan = StateScan::new(&policies, state_id);
         let states = subject::of(EventType::State, function);
-        bus.read_history_on(states, action.decided_at_ms.minus(lookback), |state: State| scan.see(&state)).await?;
+        bus.read_history_on(states, action.decided_at_ms.minus(lookback), |state: State| scan.add(&state)).await?;
         let StateScan { state, history, due, first, .. } = scan;
         let Some(state) = state else {
             bail!(
@@ -226,14 +226,14 @@ impl<'a> StateScan<'a> {
         Self { state_id, sessions, due, history: History::default(), first: None, last: None, state: None }
     }
 
-    fn see(&mut self, state: &State) {
+    fn add(&mut self, state: &State) {
         let at = state.state_id();
         if at > self.state_id || self.last.is_some_and(|last| at <= last) {
             return;
         }
         self.last = Some(at);
         self.first.get_or_insert(state.observed_at_ms);
-        self.history.see(state);
+        self.history.add(state);
         for (session, due) in self.sessions.iter_mut().zip(&mut self.due) {
             let decision = session.decide(state, state.observed_at_ms);
             if !matches!(decision, Decision::Hold { why: HoldReason::NotDue, .. }) {
@@ -254,7 +254,7 @@ mod tests {
         let policies = [ReplayPolicy::named("hpa", None).expect("valid")];
         let states: Vec<State> = (0..60).map(|tick| state(tick, if tick < 30 { 10.0 } else { 100.0 })).collect();
         let mut scan = StateScan::new(&policies, states[29].state_id());
-        states.iter().for_each(|state| scan.see(state));
+        states.iter().for_each(|state| scan.add(state));
         assert_eq!(scan.state.as_ref(), Some(&states[29]));
         assert!(scan.history.summary().rate_peaks.peak_60 < 10.1, "{:?}", scan.history.summary());
         let mut alone = ReplaySession::new(&policies[0].decider);
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn missing_state_is_not_substituted() {
         let mut scan = StateScan::new(&[], state(5, 1.0).state_id());
-        [3, 4, 6].into_iter().for_each(|tick| scan.see(&state(tick, 1.0)));
+        [3, 4, 6].into_iter().for_each(|tick| scan.add(&state(tick, 1.0)));
         assert_eq!(scan.state, None);
     }
 }

@@ -8,7 +8,7 @@ use qscale_common::units::{Allocation, Replicas};
 use qscale_common::window::{FunctionWindows, assemble};
 use qscale_dqn::decider::Decider;
 
-use crate::session::Answer;
+use crate::session::ReplayedAnswer;
 
 /// Time of tick 0, milliseconds since the epoch.
 pub(crate) const BEGIN: u64 = 1_763_880_780_000;
@@ -33,7 +33,7 @@ pub(crate) fn state(tick: u64, rate: f64) -> State {
 }
 
 /// Action of agent `mine` that publishes `answer` to `state` at `now`, decided by `decider`.
-pub(crate) fn action(decider: &Decider, state: &State, answer: Answer, now: Timestamp, instance: &str) -> Action {
+pub(crate) fn action(decider: &Decider, state: &State, answer: ReplayedAnswer, now: Timestamp, instance: &str) -> Action {
     Action {
         version: Version::CURRENT,
         agent: Name::new("mine").expect("valid"),

@@ -1,7 +1,8 @@
-//! Recordings of the streams as evidence: read them back, decide on them again, compare policies by simulating the recorded arrivals, explain a decision.
+//! Recordings of the streams as evidence: read them back, decide on them again, compare policies by simulating the
+//! recorded arrivals, explain a decision.
 //!
-//! [`recording`] reads from the bus; [`replay`], [`compare`] and [`explain`] each pair a reading step with a pure analysis. Nothing here writes to the bus, prints,
-//! or changes an allocation.
+//! [`recording`] reads from the bus; [`replay`], [`compare`] and [`explain`] each pair a reading step with a pure
+//! analysis. Nothing here writes to the bus, prints, or changes an allocation.
 
 pub mod compare;
 pub mod explain;
@@ -17,4 +18,4 @@ pub use explain::Explanation;
 pub use policy::{AgentSettings, ReplayPolicy, SettingsFolder};
 pub use recording::{NothingRecorded, Period};
 pub use replay::FunctionReplay;
-pub use session::{Answer, ReplaySession};
+pub use session::{ReplaySession, ReplayedAnswer};

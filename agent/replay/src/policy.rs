@@ -1,4 +1,5 @@
-//! The policy that decides again. Owns how an agent's policy is reconstructed from its settings and recorded Actions, and the assumptions made; must not decide.
+//! The policy that decides again. Owns how an agent's policy is reconstructed from its settings and recorded Actions,
+//! and the assumptions made; must not decide.
 
 use std::path::{Path, PathBuf};
 
@@ -169,7 +170,8 @@ fn ensure_learned(name: &str, model: Option<&Checkpoint>) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The model with the recorded fingerprint: the bundled model (`None`), the configured file, or a version in the store; otherwise the configured model.
+/// The model with the recorded fingerprint: the bundled model (`None`), the configured file, or a version in the store;
+/// otherwise the configured model.
 async fn model_that_decided(bus: &Bus, configured: Option<&str>, recorded: Option<&Provenance>) -> anyhow::Result<Option<Checkpoint>> {
     let fingerprint = recorded.and_then(Provenance::fingerprint);
     if fingerprint.is_some_and(|fingerprint| fingerprint == pretrained().fingerprint()) {

@@ -1,4 +1,5 @@
-//! Recorded messages about one function, read back from the streams. Owns their order and the removal of duplicates; must not decide or print anything.
+//! Recorded messages about one function, read back from the streams. Owns their order and the removal of duplicates;
+//! must not decide or print anything.
 
 use std::collections::BTreeMap;
 
@@ -98,7 +99,8 @@ pub async fn last_action(bus: &Bus, agent: &Name, function: &FunctionId) -> anyh
     contract::decode(&on, &stored.payload).map(Some).with_context(|| format!("the last Action of {agent} for {function}"))
 }
 
-/// The Action of `agent` for the State of `tick`, which began at `begin`; the newest one if collectors of several epochs observed that tick.
+/// The Action of `agent` for the State of `tick`, which began at `begin`; the newest one if collectors of several
+/// epochs observed that tick.
 ///
 /// # Errors
 /// When the stream cannot be read.

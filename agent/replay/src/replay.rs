@@ -162,8 +162,8 @@ struct Recorded {
 }
 
 impl Recorded {
-    /// Reads back as far as the policy remembers before the period. To rebuild an agent's own memory it reads from the agent's start: a rule with an interval of
-    /// its own counts it from the first State.
+    /// Reads back as far as the policy remembers before the period. To rebuild an agent's own memory it reads from the
+    /// agent's start: a rule with an interval of its own counts it from the first State.
     async fn read(
         bus: &Bus,
         function: &FunctionId,

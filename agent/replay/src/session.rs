@@ -1,4 +1,5 @@
-//! A policy that decides on recorded States of one function in order. Owns its memory and the Action that an agent would publish; reads nothing.
+//! A policy that decides on recorded States of one function in order. Owns its memory and the Action that an agent
+//! would publish; reads nothing.
 
 use qscale_common::contract::{Action, Choice, State};
 use qscale_common::time::Timestamp;
@@ -43,7 +44,7 @@ impl<'a> ReplaySession<'a> {
         self.memories = Memories::default();
         let Some(lookback) = self.decider.lookback() else { return };
         for state in before.iter().filter(|state| state.observed_at_ms >= now.minus(lookback)) {
-            self.decider.recall(state, &mut self.memories, &mut self.rng);
+            self.decider.remember(state, &mut self.memories, &mut self.rng);
         }
     }
 
@@ -55,7 +56,7 @@ impl<'a> ReplaySession<'a> {
 
 /// The part of an Action that a policy determines.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Answer {
+pub struct ReplayedAnswer {
     /// Requested allocation.
     pub allocation: Allocation,
     /// Reason, for people.
@@ -65,7 +66,7 @@ pub struct Answer {
     pub choices: Vec<Choice>,
 }
 
-impl Answer {
+impl ReplayedAnswer {
     /// The answer that a reader of the published Action receives; `None` if an agent publishes nothing.
     #[must_use]
     pub fn of(state: &State, decision: Decision) -> Option<Self> {
@@ -81,7 +82,7 @@ impl Answer {
     }
 }
 
-impl From<Action> for Answer {
+impl From<Action> for ReplayedAnswer {
     fn from(action: Action) -> Self {
         Self { allocation: action.allocation, reason: action.reason, choices: action.choices }
     }
@@ -99,18 +100,18 @@ mod tests {
         let state = state(1, 40.0);
         let decision = ReplaySession::new(&policy.decider).decide(&state, state.observed_at_ms);
         let (Decision::Want { choices, .. } | Decision::Hold { choices, .. }) = decision.clone();
-        let answer = Answer::of(&state, decision).expect("the current allocation is known");
-        let published = Answer { choices, ..answer.clone() };
+        let answer = ReplayedAnswer::of(&state, decision).expect("the current allocation is known");
+        let published = ReplayedAnswer { choices, ..answer.clone() };
         let action = action(&policy.decider, &state, published, state.observed_at_ms, "");
         let read: Action = serde_json::from_slice(&serde_json::to_vec(&action).expect("writes")).expect("reads");
         assert!(!answer.choices.is_empty());
-        assert_eq!(Answer::from(read), answer, "bit for bit");
+        assert_eq!(ReplayedAnswer::from(read), answer, "bit for bit");
     }
 
     #[test]
     fn holds_without_an_allocation_publish_nothing() {
         let policy = ReplayPolicy::named("dqn", None).expect("the bundled model");
         let unknown = State { allocation: None, ..state(1, 40.0) };
-        assert_eq!(Answer::of(&unknown, ReplaySession::new(&policy.decider).decide(&unknown, unknown.observed_at_ms)), None);
+        assert_eq!(ReplayedAnswer::of(&unknown, ReplaySession::new(&policy.decider).decide(&unknown, unknown.observed_at_ms)), None);
     }
 }

@@ -1,8 +1,9 @@
 //! The learner on CartPole: CPU seconds per seed until a hundred greedy episodes last 475 steps on average.
 //! `cargo run --release -p qscale-rl --example cartpole [seeds]`.
 //!
-//! The physics are the published equations (Barto, Sutton and Anderson, IEEE Transactions on Systems, Man and Cybernetics 1983) without friction, integrated by
-//! Euler's method at 20 ms, with the limits of the usual benchmark: 12 degrees, 2.4 m, 500 steps; the time limit is a truncation.
+//! The physics are the published equations (Barto, Sutton and Anderson, IEEE Transactions on Systems, Man and
+//! Cybernetics 1983) without friction, integrated by Euler's method at 20 ms, with the limits of the usual benchmark:
+//! 12 degrees, 2.4 m, 500 steps; the time limit is a truncation.
 
 mod support;
 

@@ -1,7 +1,8 @@
-//! Adam (Kingma and Ba, ICLR 2015): its constants, its moments as plain numbers, and its step on the CPU. Must not know where gradients come from.
+//! Adam (Kingma and Ba, ICLR 2015): its constants, its moments as plain numbers, and its step on the CPU. Must not know
+//! where gradients come from.
 //!
-//! burn's own optimiser is not used for burn's tensors either: it reads its record onto the default device, which panics where that is a GPU that the machine
-//! lacks, and it identifies moments by keys that differ in every process.
+//! burn's own optimiser is not used for burn's tensors either: it reads its record onto the default device, which
+//! panics where that is a GPU that the machine lacks, and it identifies moments by keys that differ in every process.
 
 use crate::network::Architecture;
 
@@ -63,7 +64,8 @@ pub struct StepSize {
 }
 
 impl StepSize {
-    /// The size with both corrections of the moments' bias after `steps` steps, this one included, as proposed at the end of section 2 of the paper.
+    /// The size with both corrections of the moments' bias after `steps` steps, this one included, as proposed at the
+    /// end of section 2 of the paper.
     #[must_use]
     pub fn corrected(self, steps: u64) -> Self {
         let steps = i32::try_from(steps).unwrap_or(i32::MAX);

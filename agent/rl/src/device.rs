@@ -12,7 +12,8 @@ pub trait Backend: Debug + Send + Sync {
     /// A network of `weights` that computes values and does not learn.
     fn network(&self, weights: &Weights) -> Box<dyn Network>;
 
-    /// A network of the weights `online` that learns, with its target network and the optimiser's `moments`. All three have the same architecture.
+    /// A network of the weights `online` that learns, with its target network and the optimiser's `moments`. All three
+    /// have the same architecture.
     fn trainable(&self, online: &Weights, target: &Weights, moments: Moments) -> Box<dyn TrainableNetwork>;
 }
 

@@ -1,15 +1,18 @@
-//! The learner: double DQN with a dueling network, n-step returns and a replay. Owns the update and its state; must not know the environment.
+//! The learner: double DQN with a dueling network, n-step returns and a replay. Owns the update and its state; must not
+//! know the environment.
 //!
 //! Deviations from the original DQN (Mnih et al., Nature 2015), chosen for controlling functions:
-//! - Double targets, a dueling head, n-step returns and optional priorities, as in Rainbow (Hessel et al., AAAI 2018); no noisy networks. N-step returns are
-//!   not corrected for exploration, as in Rainbow.
-//! - Optionally: rollouts with λ-returns, as in PQN, without a replay or a target network; quantiles of returns; Munchausen DQN, with n-step returns and the
-//!   log-probability added to the first reward.
+//! - Double targets, a dueling head, n-step returns and optional priorities, as in Rainbow (Hessel et al., AAAI 2018);
+//!   no noisy networks. N-step returns are not corrected for exploration, as in Rainbow.
+//! - Optionally: rollouts with λ-returns, as in PQN, without a replay or a target network; quantiles of returns;
+//!   Munchausen DQN, with n-step returns and the log-probability added to the first reward.
 //! - The target network follows by a moving average instead of copies.
-//! - Hidden layers have layer normalisation. Observations are normalised by the mean and deviation of the first steps, which stay fixed afterwards.
+//! - Hidden layers have layer normalisation. Observations are normalised by the mean and deviation of the first steps,
+//!   which stay fixed afterwards.
 //! - Invalid actions are masked in action selection and in targets.
-//! - Targets, errors and the gradient of the loss by the values are plain numbers ([`crate::loss`]); only the network is differentiated. No gradient can flow
-//!   through a target; `qscale-burn` tests this by differentiating the whole loss.
+//! - Targets, errors and the gradient of the loss by the values are plain numbers ([`crate::loss`]); only the network
+//!   is differentiated. No gradient can flow through a target; `qscale-burn` tests this by differentiating the whole
+//!   loss.
 //! - Gradients are not clipped: the Huber loss bounds the gradient of each transition.
 //! - Random streams are identified by seed, purpose and number of the action or update, so that a resumed learner draws the same numbers.
 
@@ -52,8 +55,8 @@ pub struct Learner {
     updates: u64,
 }
 
-/// An ε-greedy policy by a copy of the network at one moment, usable on any thread. Each action has its own random stream, so that actions may be selected in
-/// any order.
+/// An ε-greedy policy by a copy of the network at one moment, usable on any thread. Each action has its own random
+/// stream, so that actions may be selected in any order.
 #[derive(Debug, Clone)]
 pub struct EpsilonGreedy {
     network: Box<dyn Network>,
@@ -63,7 +66,8 @@ pub struct EpsilonGreedy {
 }
 
 impl EpsilonGreedy {
-    /// An action for each row of `observations`, the first of which is number `first` of all environments in this step; `None` where nothing is allowed.
+    /// An action for each row of `observations`, the first of which is number `first` of all environments in this step;
+    /// `None` where nothing is allowed.
     ///
     /// # Errors
     /// When the device fails.

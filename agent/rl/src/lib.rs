@@ -1,7 +1,8 @@
-//! Deep Q-learning: a network of action values, the loss, a replay, exploration and the learner that combines them. Knows nothing of functions, allocations or
-//! any other environment.
+//! Deep Q-learning: a network of action values, the loss, a replay, exploration and the learner that combines them.
+//! Knows nothing of functions, allocations or any other environment.
 //!
-//! A library without I/O and clock; randomness comes from seeds. Networks compute on the CPU, or on a [`Device`] that another crate implements.
+//! A library without I/O and clock; randomness comes from seeds. Networks compute on the CPU, or on a [`Device`] that
+//! another crate implements.
 
 pub mod adam;
 pub mod device;

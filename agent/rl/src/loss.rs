@@ -1,5 +1,5 @@
-//! The loss: targets, temporal-difference errors, Huber loss and its gradient, for means and quantiles. Owns the arithmetic of double Q-learning and its
-//! variants; must not know a network.
+//! The loss: targets, temporal-difference errors, Huber loss and its gradient, for means and quantiles. Owns the
+//! arithmetic of double Q-learning and its variants; must not know a network.
 //!
 //! All inputs and outputs are plain numbers, so that no gradient can flow through a target.
 
@@ -9,7 +9,8 @@ use crate::mask::Mask;
 use crate::network::mean_of;
 use crate::replay::Batch;
 
-/// Munchausen Q-learning: a soft policy by the target network whose log-probability is added to the reward (Vieillard et al., NeurIPS 2020).
+/// Munchausen Q-learning: a soft policy by the target network whose log-probability is added to the reward (Vieillard
+/// et al., NeurIPS 2020).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Munchausen {
@@ -77,9 +78,10 @@ struct Means {
     by_target: Vec<f32>,
 }
 
-/// Replaces `targets` by the targets of one row of `batch`, one for each quantile: the reward plus the discounted quantile of the target network for the
-/// allowed action that `next` values most (double Q-learning; van Hasselt et al., AAAI 2016), or, with Munchausen, its mean over the softmax policy. A row
-/// without bootstrap has the reward as its only target, and its next values are not read.
+/// Replaces `targets` by the targets of one row of `batch`, one for each quantile: the reward plus the discounted
+/// quantile of the target network for the allowed action that `next` values most (double Q-learning; van Hasselt et
+/// al., AAAI 2016), or, with Munchausen, its mean over the softmax policy. A row without bootstrap has the reward as
+/// its only target, and its next values are not read.
 fn targets(batch: &Batch, row: usize, values: BatchValues<'_>, config: LossConfig, means: &mut Means, targets: &mut Vec<f32>) {
     let LossConfig { actions, quantiles, .. } = config;
     let row_of = |values| row_of(values, row, config);
@@ -205,7 +207,8 @@ mod tests {
 
     #[test]
     fn double_targets_take_the_target_networks_value_of_the_best_allowed_action() {
-        // By hand: action 2 is masked, the online network prefers action 1 (2 over 1), the target network values it at 3; -0.5 + 0.9 x 3 = 2.2.
+        // By hand: action 2 is masked, the online network prefers action 1 (2 over 1), the target network values it at
+        // 3; -0.5 + 0.9 x 3 = 2.2.
         let [first, second] = targets_of(values(&[0.0; 6]), MEANS);
         close(&first, &[2.2]);
         close(&second, &[-1.0]);
@@ -213,7 +216,8 @@ mod tests {
 
     #[test]
     fn each_quantile_has_its_own_target_and_the_mean_selects_the_action() {
-        // Two quantiles of three actions. Means of the online network: 2, 1.5 and, masked, 9; so action 0, whose quantiles are 1 and 5 in the target network.
+        // Two quantiles of three actions. Means of the online network: 2, 1.5 and, masked, 9; so action 0, whose
+        // quantiles are 1 and 5 in the target network.
         let next = [0.0, 1.0, 9.0, 4.0, 2.0, 9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         let next_by_target = [1.0, 3.0, 8.0, 5.0, 3.0, 8.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         let values = BatchValues { current: &[0.0; 12], next: &next, next_by_target: &next_by_target, current_by_target: &[] };
@@ -246,8 +250,8 @@ mod tests {
 
     #[test]
     fn munchausen_adds_the_clipped_log_probability() {
-        // Temperature 1. In the current State actions 1 and 2 are allowed, at 1.5 and 1: ln(1 / (1 + exp(-0.5))) = -0.4741. In the next actions 0 and 1,
-        // at 7 and 3: the soft value is ln(exp(7) + exp(3)) = 7.01815.
+        // Temperature 1. In the current State actions 1 and 2 are allowed, at 1.5 and 1: ln(1 / (1 + exp(-0.5))) =
+        // -0.4741. In the next actions 0 and 1, at 7 and 3: the soft value is ln(exp(7) + exp(3)) = 7.01815.
         let munchausen = Munchausen { alpha: 0.5, temperature: 1.0, least: -10.0 };
         let [first, second] = targets_of(values(&[0.0; 6]), LossConfig { munchausen: Some(munchausen), ..MEANS });
         close(&first, &[-0.5 - 0.5 * 0.474_077 + 0.9 * 7.018_15]);

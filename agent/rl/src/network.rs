@@ -1,5 +1,5 @@
-//! The network: a multilayer perceptron with layer normalisation and a head that may be dueling, branching and distributional. Owns its weights and its
-//! computation on the CPU; must not learn.
+//! The network: a multilayer perceptron with layer normalisation and a head that may be dueling, branching and
+//! distributional. Owns its weights and its computation on the CPU; must not learn.
 
 mod cpu;
 mod head;
@@ -27,7 +27,8 @@ pub trait Network: Debug + Send + Sync {
     /// When the device fails.
     fn weights(&self) -> Result<Weights, DeviceError>;
 
-    /// The quantiles of each action's value for each row of `observations`: row by row, in a row quantile by quantile, in a quantile action by action.
+    /// The quantiles of each action's value for each row of `observations`: row by row, in a row quantile by quantile,
+    /// in a quantile action by action.
     ///
     /// # Errors
     /// When the device fails.

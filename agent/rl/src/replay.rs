@@ -1,6 +1,8 @@
-//! Replay: stored transitions, to be learned from more than once. Owns their arrays, n-step returns and priorities; must not know what is learned.
+//! Replay: stored transitions, to be learned from more than once. Owns their arrays, n-step returns and priorities;
+//! must not know what is learned.
 //!
-//! Observations are stored in 16 bits, because their size limits how far back a replay reaches. Three digits exceed the precision of the measurements.
+//! Observations are stored in 16 bits, because their size limits how far back a replay reaches. Three digits exceed the
+//! precision of the measurements.
 
 mod rollout;
 mod steps;

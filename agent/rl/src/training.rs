@@ -1,5 +1,5 @@
-//! A network that learns: the online network, its target network and the optimiser, on one device. Owns the interface and the implementation on the CPU; must
-//! not know how a loss is computed.
+//! A network that learns: the online network, its target network and the optimiser, on one device. Owns the interface
+//! and the implementation on the CPU; must not know how a loss is computed.
 
 use crate::adam::{Moments, StepSize};
 use crate::network::{CpuNetwork, DeviceError, Network, Scratch, Weights};
@@ -24,7 +24,8 @@ pub trait TrainableNetwork: Send + Sync {
     /// When the device fails.
     fn target_quantiles(&mut self, observations: &[f32], values: &mut Vec<f32>) -> Result<(), DeviceError>;
 
-    /// One step of the optimiser: `gradient_of` gets the quantiles of the online network for `observations` and returns the gradient of the loss by each.
+    /// One step of the optimiser: `gradient_of` gets the quantiles of the online network for `observations` and returns
+    /// the gradient of the loss by each.
     ///
     /// # Errors
     /// When the device fails.

@@ -1,5 +1,5 @@
-//! Cost of a request with each implementation of a replica, and of a control tick, relative to the bare recursion. Compare ratios within one run, not figures of
-//! different machines.
+//! Cost of a request with each implementation of a replica, and of a control tick, relative to the bare recursion.
+//! Compare ratios within one run, not figures of different machines.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,4 +1,5 @@
-//! Speed of the simulator: requests a second on one core for each implementation of a replica, and memory. `cargo run --release -p qscale-sim --example speed`.
+//! Speed of the simulator: requests a second on one core for each implementation of a replica, and memory.
+//! `cargo run --release -p qscale-sim --example speed`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -102,7 +103,7 @@ fn memory() {
     }
     let before = peak_kib();
     let mut simulations: Vec<Simulation> = (0..FUNCTIONS).map(|index| Simulation::new(setup("50", 5), 1, index)).collect();
-    let mut live = |ticks: u32| {
+    let mut simulate = |ticks: u32| {
         (0..ticks).for_each(|_| simulations.iter_mut().for_each(|simulation| simulation.step(None)));
         let requests: u64 = simulations.iter_mut().map(|simulation| simulation.totals().arrived).sum();
         let held: usize = simulations.iter().map(Simulation::memory_bytes).sum();
@@ -111,8 +112,8 @@ fn memory() {
             "{held:7.1} MB held by {FUNCTIONS} functions under control after {requests:4.1} M requests; the process grew by {grown:.1} MB"
         );
     };
-    live(100);
-    live(400);
+    simulate(100);
+    simulate(400);
 }
 
 /// The most memory that this process had at once, KiB.
@@ -138,7 +139,7 @@ fn measure(name: &str, profile: FunctionProfile, replicas: u32, concurrency: u32
             let gateway = Gateway { concurrency, queue: 10_000, timeout: Span::seconds(30) };
             let mut function = Function::new(Arc::clone(&profile), gateway, round as u64, 0);
             function.warm(Allocation::new(replicas, cpu, 128), Nanos::ZERO);
-            let seconds = live(&mut function, arrivals_a_second, round as u64);
+            let seconds = simulate(&mut function, arrivals_a_second, round as u64);
             (f64::from(REQUESTS) / seconds / 1e6, function.memory_bytes())
         })
         .collect();
@@ -157,7 +158,7 @@ fn cpu_seconds() -> f64 {
 }
 
 /// CPU seconds that it takes.
-fn live(function: &mut Function, arrivals_a_second: f64, seed: u64) -> f64 {
+fn simulate(function: &mut Function, arrivals_a_second: f64, seed: u64) -> f64 {
     let mut rng = stream(seed, 0, Purpose::Arrivals);
     let mut windows = FunctionWindows::new(TickLength::new(Duration::from_secs(15)).expect("within the range"));
     let (mut reading, prices) = (Reading::default(), Prices::default());

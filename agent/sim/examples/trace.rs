@@ -1,7 +1,9 @@
-//! A trace in Azure's format of 2019, through functions whose requests start their replicas themselves: `tests/comparison` holds it against other simulators.
+//! A trace in Azure's format of 2019, through functions whose requests start their replicas themselves:
+//! `tests/comparison` holds it against other simulators.
 //!
-//! `trace list DIR RATE` prints every invocation: function, nanosecond of its arrival, nanoseconds that it takes. `trace run DIR RATE KEEP_ALIVE_S STARTUP_S`
-//! simulates the same ones and prints one line of JSON. `RATE` multiplies the counts of the trace.
+//! `trace list DIR RATE` prints every invocation: function, nanosecond of its arrival, nanoseconds that it takes.
+//! `trace run DIR RATE KEEP_ALIVE_S STARTUP_S` simulates the same ones and prints one line of JSON. `RATE` multiplies
+//! the counts of the trace.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

@@ -1,4 +1,5 @@
-//! Prints the table of vSwarm's functions, given the path of the `profile.json` that `vhive-serverless/invitro` publishes (`tools/mapper`), unpacked:
+//! Prints the table of vSwarm's functions, given the path of the `profile.json` that `vhive-serverless/invitro`
+//! publishes (`tools/mapper`), unpacked:
 //! `cargo run -p qscale-sim --example vswarm_table -- profile.json > agent/sim/profiles/vswarm.csv`.
 
 use std::process::ExitCode;

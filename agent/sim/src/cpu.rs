@@ -1,8 +1,10 @@
-//! CPU of one replica under a quota: Linux CFS bandwidth control, with a quota of CPU time in each period of 100 ms and throttling once it is spent
-//! (`Documentation/scheduler/sched-bwc.rst`). Owns the arithmetic of periods; must not know which request computes.
+//! CPU of one replica under a quota: Linux CFS bandwidth control, with a quota of CPU time in each period of 100 ms and
+//! throttling once it is spent (`Documentation/scheduler/sched-bwc.rst`). Owns the arithmetic of periods; must not know
+//! which request computes.
 //!
-//! Every question is answered in closed form over any number of periods, so a throttled replica costs no event a period.
-//! Deviations from the kernel: quota is used exactly, not in slices of 5 ms a core, and the last, idle period of a busy spell is not counted.
+//! Every question is answered in closed form over any number of periods, so throttling adds no events. Deviations from
+//! the kernel: quota is used exactly, not in slices of 5 ms a core, and the last, idle period of a busy spell is not
+//! counted.
 
 use qscale_common::scrape::{CpuCounters, CpuPeriods};
 use qscale_common::units::Millicores;

@@ -1,7 +1,8 @@
 //! The next event among the replicas of one function. Owns a tournament tree of times; must not know the events.
 //!
-//! A tree of minima with a leaf for each replica: setting a time takes one comparison a level, without a branch that is hard to predict, and the root is the
-//! earliest. For the replicas of one function it stays in the first-level cache, unlike a queue over all functions.
+//! A tree of minima with a leaf for each replica: setting a time takes one comparison a level, without a branch that is
+//! hard to predict, and the root is the earliest. For the replicas of one function it stays in the first-level cache,
+//! unlike a queue over all functions.
 
 use std::hint::select_unpredictable;
 
@@ -10,8 +11,8 @@ use crate::nanos::Nanos;
 /// Next time of each slot, and the earliest of all.
 #[derive(Debug, Clone)]
 pub struct EventQueue {
-    /// Node 1 is the root, node `i` has the children `2 i` and `2 i + 1`, leaves begin at half the length. Each holds a time and a slot, so among equal times the
-    /// lesser slot comes first.
+    /// Node 1 is the root, node `i` has the children `2 i` and `2 i + 1`, leaves begin at half the length. Each holds a
+    /// time and a slot, so among equal times the lesser slot comes first.
     tree: Vec<u128>,
 }
 
@@ -51,8 +52,8 @@ impl EventQueue {
         }
     }
 
-    /// Carries `least` up from `node` by `levels` or to the root, without an early exit: whether a node keeps its time is unpredictable, and a mispredicted branch
-    /// costs more than the levels above.
+    /// Carries `least` up from `node` by `levels` or to the root, without an early exit: whether a node keeps its time
+    /// is unpredictable, and a mispredicted branch costs more than the levels above.
     #[inline]
     fn climb<const LEVELS: u32>(&mut self, node: usize, least: u128) {
         let (mut node, mut least) = (node, least);

@@ -1,5 +1,5 @@
-//! One function: its gateway with a bounded queue, and its replicas. Owns the dispatch of requests, as on the local platform; starts and ends of replicas are in
-//! [`life`]. Must not decide the number of replicas.
+//! One function: its gateway with a bounded queue, and its replicas. Owns the dispatch of requests, as on the local
+//! platform; starts and ends of replicas are in [`life`]. Must not decide the number of replicas.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ mod reading;
 
 pub use reading::Reading;
 
-use life::{Death, Held};
-use reading::Taken;
+use life::{ExitCause, PlacedLimits};
+use reading::TakenCounters;
 
 /// Load of a replica that takes no request.
 const NO_ROOM: u32 = u32::MAX;
@@ -69,13 +69,13 @@ pub struct Function {
     contention: Option<Box<Contention>>,
     /// Replicas that wait for room on a node, to be placed or to grow.
     waiting_for_room: usize,
-    held: Held,
+    held: PlacedLimits,
     /// Requests that failed at the gateway.
     failed_at_gateway: u64,
     startup_time: Nanos,
     totals: Totals,
     /// Sums of the totals taken so far.
-    taken: Taken,
+    taken: TakenCounters,
     /// Instant up to which cost is summed.
     summed: Nanos,
 }
@@ -111,11 +111,11 @@ impl Function {
             pool: None,
             contention: None,
             waiting_for_room: 0,
-            held: Held::default(),
+            held: PlacedLimits::default(),
             failed_at_gateway: 0,
             startup_time: Nanos::ZERO,
             totals: Totals::default(),
-            taken: Taken::default(),
+            taken: TakenCounters::default(),
             summed: Nanos::ZERO,
         }
     }
@@ -255,7 +255,7 @@ impl Function {
         if let Some(replica) = &mut self.slots[slot] {
             replica.accept(request, now);
             if replica.load > replica.memory_room {
-                self.end(slot, Death::OutOfMemory, now);
+                self.end(slot, ExitCause::OutOfMemory, now);
             }
         }
     }

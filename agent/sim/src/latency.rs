@@ -1,5 +1,6 @@
-//! Histograms of latency: the contract's buckets for Scrapes, and finer cells for evaluation. Owns the mapping of a latency to its bucket. Not `hdrhistogram`:
-//! both indices come from one table look-up, which is on the path of every request.
+//! Histograms of latency: the contract's buckets for Scrapes, and finer cells for evaluation. Owns the mapping of a
+//! latency to its bucket. Not `hdrhistogram`: both indices come from one table look-up, which is on the path of every
+//! request.
 
 use qscale_common::scrape::{LATENCY_BOUNDS_MS, LATENCY_BUCKETS};
 
@@ -129,7 +130,8 @@ impl Histogram {
         self.0.iter().sum()
     }
 
-    /// Quantile `share` (0 to 1) of the latencies and `failed` requests that count as slower than any; `None` if that is a failed one, or without requests.
+    /// Quantile `share` (0 to 1) of the latencies and `failed` requests that count as slower than any; `None` if that
+    /// is a failed one, or without requests.
     #[must_use]
     pub fn quantile(&self, share: f64, failed: u64) -> Option<Nanos> {
         let rank = (self.count() + failed) as f64 * share;

@@ -1,7 +1,7 @@
 //! Event-driven simulation of serverless functions in virtual time: requests, replicas, CPU quotas, starts and queues.
 //!
-//! Pure: no I/O, no clock, random numbers only from seeds. It produces Scrapes like those a collector reads from a platform, so windows, reward and guard are the
-//! production code.
+//! Pure: no I/O, no clock, random numbers only from seeds. It produces Scrapes like those a collector reads from a
+//! platform, so windows, reward and guard are the production code.
 
 pub mod cpu;
 pub mod distribution;

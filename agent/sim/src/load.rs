@@ -48,15 +48,17 @@ pub enum Load {
 impl Load {
     /// The stream of requests, drawn from `rng`.
     #[must_use]
-    pub fn source(&self, rng: WorkloadRng) -> Source {
+    pub fn source(&self, rng: WorkloadRng) -> LoadSource {
         match self {
-            Load::Pattern { pattern, gaps } => Source::new(Stream::Pattern(PatternArrivals::new(pattern.clone(), *gaps, FOREVER, rng))),
+            Load::Pattern { pattern, gaps } => {
+                LoadSource::new(LoadStream::Pattern(PatternArrivals::new(pattern.clone(), *gaps, FOREVER, rng)))
+            }
             Load::Trace { trace, iat, scale, cpu_share } => {
                 let mut rng = rng;
-                Source::new(Stream::Trace(Arrivals::minutes(trace, *iat, *scale, FOREVER, &mut rng), cpu_share.clamp(0.0, 1.0)))
+                LoadSource::new(LoadStream::Trace(Arrivals::minutes(trace, *iat, *scale, FOREVER, &mut rng), cpu_share.clamp(0.0, 1.0)))
             }
             Load::Rows { trace, scale, cpu_share } => {
-                Source::new(Stream::Trace(Arrivals::rows(trace, 0, *scale, FOREVER, rng), cpu_share.clamp(0.0, 1.0)))
+                LoadSource::new(LoadStream::Trace(Arrivals::rows(trace, 0, *scale, FOREVER, rng), cpu_share.clamp(0.0, 1.0)))
             }
         }
     }
@@ -64,34 +66,34 @@ impl Load {
 
 impl Load {
     /// Restarts `source`, which came from this load, with `rng`, reusing its memory.
-    pub fn reset(&self, source: &mut Source, rng: WorkloadRng) {
+    pub fn reset(&self, source: &mut LoadSource, rng: WorkloadRng) {
         match &mut source.stream {
-            Stream::Pattern(arrivals) => {
+            LoadStream::Pattern(arrivals) => {
                 arrivals.begin_again(rng);
                 source.next = source.stream.next();
             }
-            Stream::Trace(..) => *source = self.source(rng),
+            LoadStream::Trace(..) => *source = self.source(rng),
         }
     }
 }
 
 /// Requests in the order of time.
 #[derive(Debug, Clone)]
-pub struct Source {
-    stream: Stream,
+pub struct LoadSource {
+    stream: LoadStream,
     /// Begin of the load.
     begin: Nanos,
     next: Option<(Nanos, Option<Demand>)>,
 }
 
 #[derive(Debug, Clone)]
-enum Stream {
+enum LoadStream {
     Pattern(PatternArrivals),
     Trace(Arrivals, f64),
 }
 
-impl Source {
-    fn new(stream: Stream) -> Self {
+impl LoadSource {
+    fn new(stream: LoadStream) -> Self {
         let mut source = Self { stream, begin: Nanos::ZERO, next: None };
         source.next = source.stream.next();
         source
@@ -129,12 +131,12 @@ impl Source {
     }
 }
 
-impl Stream {
+impl LoadStream {
     #[inline]
     fn next(&mut self) -> Option<(Nanos, Option<Demand>)> {
         match self {
-            Stream::Pattern(arrivals) => arrivals.next().map(|at| (at.into(), None)),
-            Stream::Trace(arrivals, cpu_share) => arrivals.next().map(|arrival| {
+            LoadStream::Pattern(arrivals) => arrivals.next().map(|at| (at.into(), None)),
+            LoadStream::Trace(arrivals, cpu_share) => arrivals.next().map(|arrival| {
                 let duration = Nanos::millis(u64::from(arrival.duration_ms));
                 let cpu = Nanos((duration.0 as f64 * *cpu_share) as u64);
                 (arrival.at.into(), Some(Demand { cpu, waiting: duration.since(cpu) }))

@@ -1,7 +1,9 @@
-//! Perturbations: disturbances of a simulated world. Owns the only list of them: fields, ranges, effects over time and the distribution for training.
+//! Perturbations: disturbances of a simulated world. Owns the only list of them: fields, ranges, effects over time and
+//! the distribution for training.
 //!
-//! To add one: a field with its default in [`Perturbation`], its range in [`Perturbation::check`], and its effect. An effect on what requests and starts
-//! ask for belongs into [`Perturbation::scale_at`]; any other is an `Event`, or a number that [`crate::simulation`] reads. A suite lists it by the field's name.
+//! To add one: a field with its default in [`Perturbation`], its range in [`Perturbation::check`], and its effect. An
+//! effect on what requests and starts ask for belongs into [`Perturbation::scale_at`]; any other is an `Event`, or a
+//! number that [`crate::simulation`] reads. A suite lists it by the field's name.
 
 use std::time::Duration;
 
@@ -18,7 +20,8 @@ use crate::profile::ProfileScale;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Perturbation {
-    /// Age of measurements when they are read, up to 1 h. The current allocation and the readiness of replicas come from the platform and are never late.
+    /// Age of measurements when they are read, up to 1 h. The current allocation and the readiness of replicas come
+    /// from the platform and are never late.
     pub metric_lag: Span,
     /// Share of the scrapes that are lost, 0 to 1.
     pub lost_scrapes: f64,
@@ -60,7 +63,8 @@ pub struct LostNode {
     pub node: u32,
 }
 
-/// Contention for caches, memory bandwidth and hardware threads of the host: the same work takes more CPU time, as the quota and CPU counters see it.
+/// Contention for caches, memory bandwidth and hardware threads of the host: the same work takes more CPU time, as the
+/// quota and CPU counters see it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoisyNeighbour {

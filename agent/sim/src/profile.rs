@@ -1,4 +1,5 @@
-//! Profiles: demands of the requests and starts of a function, and limits of its gateway. Owns the figures of one function; must not simulate.
+//! Profiles: demands of the requests and starts of a function, and limits of its gateway. Owns the figures of one
+//! function; must not simulate.
 
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub struct FunctionProfile {
     pub parallelism: u32,
     /// Memory of one replica.
     #[serde(default)]
-    pub memory: Memory,
+    pub memory: MemoryProfile,
 }
 
 /// Demand of a start until readiness. Its CPU time takes longer under a quota.
@@ -51,21 +52,21 @@ pub struct Startup {
 /// Memory of one replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Memory {
+pub struct MemoryProfile {
     /// Usage without any request.
     pub base_mib: Mebibytes,
     /// Usage of each request in flight.
     pub request_kib: u32,
 }
 
-impl Default for Memory {
+impl Default for MemoryProfile {
     /// A small interpreter, as vSwarm's Python functions.
     fn default() -> Self {
         Self { base_mib: Mebibytes(50), request_kib: 64 }
     }
 }
 
-impl Memory {
+impl MemoryProfile {
     /// Working set of a replica with `in_flight` requests, bytes.
     #[must_use]
     pub fn working_set(&self, in_flight: u32) -> u64 {
@@ -180,15 +181,16 @@ impl FunctionProfile {
             startup: Startup { cpu: Distribution::ZERO, waiting: Distribution::ZERO },
             workers: 1,
             parallelism: 1,
-            memory: Memory::default(),
+            memory: MemoryProfile::default(),
         }
     }
 
     /// vSwarm's fibonacci-python with small inputs, as the reproduced study ran it at 332 requests a second.
     ///
-    /// 1.28 ms of CPU, since a quota of 350m completed 74 to 84 % of the requests, which means 1.25 to 1.42 ms. The median latency of 1.6 ms at 550m, without
-    /// queueing, leaves 0.3 ms for the network. A start takes 0.5 s of CPU and 0.3 s of waiting: 0.6 to 0.9 s from start to first reply were measured on whole
-    /// cores. One request at a time (`max_workers=1`), 52 MB.
+    /// 1.28 ms of CPU, since a quota of 350m completed 74 to 84 % of the requests, which means 1.25 to 1.42 ms. The
+    /// median latency of 1.6 ms at 550m, without queueing, leaves 0.3 ms for the network. A start takes 0.5 s of CPU
+    /// and 0.3 s of waiting: 0.6 to 0.9 s from start to first reply were measured on whole cores. One request at a time
+    /// (`max_workers=1`), 52 MB.
     #[must_use]
     pub fn fibonacci_python() -> Self {
         let spread = |median: Duration| Distribution::log_normal(median.into(), 0.1).expect("a sigma within its range");
@@ -200,7 +202,7 @@ impl FunctionProfile {
             startup: Startup { cpu: spread(Duration::from_millis(500)), waiting: spread(Duration::from_millis(300)) },
             workers: 1,
             parallelism: 1,
-            memory: Memory { base_mib: Mebibytes(49), request_kib: 64 },
+            memory: MemoryProfile { base_mib: Mebibytes(49), request_kib: 64 },
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Profiles by name: vSwarm's functions, and those of the evaluator's suite. Owns the table and its lookup; the type is in [`crate::profile`].
+//! Profiles by name: vSwarm's functions, and those of the evaluator's suite. Owns the table and its lookup; the type is
+//! in [`crate::profile`].
 //!
-//! The figures are those of vSwarm's profiler, published by `vhive-serverless/invitro` (`tools/mapper/profile.json.gz`, MIT). The table `profiles/vswarm.csv`
-//! holds the required part; [`published`] describes its derivation.
+//! The figures are those of vSwarm's profiler, published by `vhive-serverless/invitro` (`tools/mapper/profile.json.gz`,
+//! MIT). The table `profiles/vswarm.csv` holds the required part; [`published`] describes its derivation.
 
 mod file;
 pub mod published;
@@ -15,9 +16,9 @@ use crate::profile::FunctionProfile;
 const NEAREST: usize = 4;
 
 /// A profile that is not from vSwarm's profiler.
-type Own = (&'static str, fn() -> FunctionProfile);
+type NamedProfile = (&'static str, fn() -> FunctionProfile);
 
-const OWN: [Own; 2] = [("fibonacci-python", FunctionProfile::fibonacci_python), ("sleeping", vswarm::sleeping)];
+const OWN: [NamedProfile; 2] = [("fibonacci-python", FunctionProfile::fibonacci_python), ("sleeping", vswarm::sleeping)];
 
 /// No profile has this name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

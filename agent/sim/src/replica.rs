@@ -1,7 +1,8 @@
 //! One replica: starts, service, ends, restarts, and counters. Owns its lifecycle; must not choose its requests.
 //!
-//! Two implementations of one model: a replica that serves one request at a time follows a recursion ([`sequential`]), one that serves several shares its CPU
-//! among them ([`shared`]). Where both apply, they give the same results. On an overcommitted node, [`contended`] extends the second.
+//! Two implementations of one model: a replica that serves one request at a time follows a recursion ([`sequential`]),
+//! one that serves several shares its CPU among them ([`shared`]). Where both apply, they give the same results. On an
+//! overcommitted node, [`contended`] extends the second.
 
 pub mod contended;
 pub mod sequential;
@@ -14,7 +15,7 @@ use crate::cpu::Cpu;
 use crate::latency::Place;
 use crate::nanos::Nanos;
 use crate::node::{Claim, ReplicaLimits};
-use crate::profile::{Demand, FunctionProfile, Memory};
+use crate::profile::{Demand, FunctionProfile, MemoryProfile};
 use contended::Contended;
 use sequential::Sequential;
 use shared::Shared;
@@ -202,7 +203,7 @@ impl Replica {
 
     /// Whether its usage fits into its memory limit.
     #[must_use]
-    pub fn fits(&self, memory: &Memory) -> bool {
+    pub fn fits(&self, memory: &MemoryProfile) -> bool {
         memory.working_set(self.load) <= self.limits.memory.bytes()
     }
 
@@ -307,7 +308,7 @@ impl Replica {
     }
 
     /// Changes its limits at `now`, without a restart.
-    pub fn resize(&mut self, limits: ReplicaLimits, memory: &Memory, now: Nanos) {
+    pub fn resize(&mut self, limits: ReplicaLimits, memory: &MemoryProfile, now: Nanos) {
         self.memory_room = memory.room(limits.memory);
         if limits.cpu != self.limits.cpu {
             self.account(now);

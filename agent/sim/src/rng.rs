@@ -1,7 +1,8 @@
 //! Random numbers: a stream for each purpose. Owns seeds; must not know what is drawn.
 //!
-//! Common random numbers: a stream is selected by the seed of the run, the function and the purpose, and the n-th request (start, scrape) uses the n-th draw
-//! whatever a policy does. Two policies with one seed have the same arrivals, demands and starts.
+//! Common random numbers: a stream is selected by the seed of the run, the function and the purpose, and the n-th
+//! request (start, scrape) uses the n-th draw whatever a policy does. Two policies with one seed have the same
+//! arrivals, demands and starts.
 
 use qscale_common::hash::stream_seed;
 use qscale_common::workload::WorkloadRng;

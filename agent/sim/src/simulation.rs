@@ -1,7 +1,8 @@
 //! Simulation of one function under control: load, Scrapes, windows, State, guard and reward. Owns the order of a tick; must not decide.
 //!
-//! A tick: the wanted allocation passes the guard and applies at once; time advances by the tick, with the events of the perturbation; measurements are read, late
-//! or lost as the perturbation says, while the platform's own part is never late; the windows close, and State and reward follow from the collector's own code.
+//! A tick: the wanted allocation passes the guard and applies at once; time advances by the tick, with the events of
+//! the perturbation; measurements are read, late or lost as the perturbation says, while the platform's own part is
+//! never late; the windows close, and State and reward follow from the collector's own code.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use qscale_common::workload::WorkloadRng;
 use rand::RngExt;
 
 use crate::function::{Function, Reading};
-use crate::load::{Load, Source};
+use crate::load::{Load, LoadSource};
 use crate::nanos::Nanos;
 use crate::node::Nodes;
 use crate::perturbation::{Event, Perturbation};
@@ -54,7 +55,7 @@ pub struct Simulation {
     setup: Setup,
     index: u64,
     function: Function,
-    source: Source,
+    source: LoadSource,
     now: Nanos,
     /// Events of the perturbation in order of time, and the number of those that have happened.
     events: (Vec<(Nanos, Event)>, usize),

@@ -47,7 +47,8 @@ impl Totals {
         self.failed + self.refused + self.timed_out
     }
 
-    /// Latency quantile `share` (0 to 1) of the ended requests, where unsuccessful ones count as slower than any; `None` if that is one of them, or if none ended.
+    /// Latency quantile `share` (0 to 1) of the ended requests, where unsuccessful ones count as slower than any;
+    /// `None` if that is one of them, or if none ended.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<Nanos> {
         self.latency.quantile(share, self.unanswered())

@@ -12,8 +12,9 @@ const RUN: Nanos = Nanos::millis(20_000);
 const GAP_MS: u64 = 3;
 const SEEDS: u64 = 10;
 
-/// A run as the study made it: every change of the limit restarted the replica; before a Kubernetes Service nothing holds a request while no replica is
-/// ready, and a replica takes any number of requests; what was in flight at the end was dropped.
+/// A run as the study made it: every change of the limit restarted the replica; before a Kubernetes Service nothing
+/// holds a request while no replica is ready, and a replica takes any number of requests; what was in flight at the end
+/// was dropped.
 fn run(cpu: u32, seed: u64) -> Totals {
     let gateway = Gateway { concurrency: 0, queue: 0, timeout: Span::seconds(60) };
     let mut function = Function::new(Arc::new(FunctionProfile::fibonacci_python()), gateway, seed, 0);

@@ -62,7 +62,8 @@ fn throttled_replicas_leave_cpu_to_others() {
     check(function(1, 2, 200), &[(0, 30), (0, 30)], &[120, 120]);
     // Until 60 both have half a core. Then one has spent its 30 ms, as has the other.
     check(function(1, 2, 300), &[(0, 30), (0, 40)], &[60, 110]);
-    // The second comes when the first has 10 of its 30 ms left: those take it until 40; from then on the second is alone and done 20 ms later.
+    // The second comes when the first has 10 of its 30 ms left: those take it until 40; from then on the second is
+    // alone and done 20 ms later.
     check(function(1, 2, 300), &[(0, 100), (20, 30)], &[60, 310]);
 }
 
@@ -142,7 +143,8 @@ proptest! {
             let used: u64 = reading.scrape.replicas.iter().map(|replica| replica.cpu.expect("read").usage_us).sum();
             prop_assert!(used <= at * u64::from(cores) * 1000 + 1, "{} us by {} ms", used, at);
         }
-        // After the last arrival every request is done by when the slowest of them could be: one replica after the other, each on its quota or its sixth.
+        // After the last arrival every request is done by when the slowest of them could be: one replica after the
+        // other, each on its quota or its sixth.
         let slowest = f64::from(limit.min(1000)).min(1000.0 / f64::from(REPLICAS)) / 1000.0;
         let end = at + (asked as f64 / slowest) as u64 + 1000;
         function.scrape(ms(end), Timestamp(end), &mut reading);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores};
-use qscale_sim::profile::{Memory, Startup};
+use qscale_sim::profile::{MemoryProfile, Startup};
 use qscale_sim::{Demand, Distribution, Function, FunctionProfile, Gateway, Nanos, Nodes, Path, Reading};
 
 /// Something that happens to a function.
@@ -28,7 +28,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn live(function: &mut Function, events: &[(u64, Event)]) -> Vec<String> {
+fn simulate(function: &mut Function, events: &[(u64, Event)]) -> Vec<String> {
     let mut now = Nanos::ZERO;
     let mut seen = Vec::new();
     for (gap_us, event) in events {
@@ -73,8 +73,8 @@ fn gateway() -> impl Strategy<Value = Gateway> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Everything that can be seen, at every look, to the last count: requests, latencies, CPU, throttled periods, restarts, kills; with crashes, kills
-    /// for memory, nodes that are full and nodes that are lost.
+    /// Everything that can be seen, at every look, to the last count: requests, latencies, CPU, throttled periods,
+    /// restarts, kills; with crashes, kills for memory, nodes that are full and nodes that are lost.
     #[test]
     fn both_implementations_agree_for_one_request_at_a_time(
         gateway in gateway(),
@@ -84,13 +84,13 @@ proptest! {
     ) {
         // A working set of 50 MiB and 1 MiB a request: limits of 49 to 55 MiB kill some.
         let startup = Startup { cpu: Distribution::exponential(Nanos::millis(40)), waiting: Distribution::exponential(Nanos::millis(60)) };
-        let memory = Memory { base_mib: Mebibytes(50), request_kib: 1024 };
+        let memory = MemoryProfile { base_mib: Mebibytes(50), request_kib: 1024 };
         let profile = FunctionProfile { startup, memory, ..FunctionProfile::simple("f", Distribution::ZERO) };
         let live_on = |path| {
             let function = Function::new(Arc::new(profile.clone()), gateway, 1, 0);
             let mut function = function.on_nodes(nodes).on_path(path).crashing(crashes_per_hour);
             function.warm(Allocation::new(2, 300, 128), Nanos::ZERO);
-            live(&mut function, &events)
+            simulate(&mut function, &events)
         };
         let seen = live_on(Path::Sequential);
         prop_assert_eq!(&seen, &live_on(Path::Shared));
@@ -112,7 +112,7 @@ proptest! {
         let [shared, contended] = [Path::Shared, Path::Contended].map(|path| {
             let mut function = Function::new(Arc::new(profile.clone()), gateway, 1, 0).on_path(path);
             function.warm(Allocation::new(2, limit, 128), Nanos::ZERO);
-            live(&mut function, &events);
+            simulate(&mut function, &events);
             let cpu: Vec<_> = {
                 let mut reading = Reading::default();
                 function.scrape(Nanos::millis(1_000_000), Timestamp(1_000_000), &mut reading);
@@ -136,13 +136,13 @@ proptest! {
         events in prop::collection::vec((0u64..40_000, event()), 1..300),
     ) {
         let startup = Startup { cpu: Distribution::exponential(Nanos::millis(40)), waiting: Distribution::exponential(Nanos::millis(60)) };
-        let memory_of = Memory { base_mib: Mebibytes(50), request_kib: 1024 };
+        let memory_of = MemoryProfile { base_mib: Mebibytes(50), request_kib: 1024 };
         let profile = FunctionProfile { startup, workers, parallelism: 2, memory: memory_of, ..FunctionProfile::simple("f", Distribution::ZERO) };
         let nodes = Nodes { count: 2, cpu_millicores: Millicores(cpu), memory_mib: Mebibytes(memory), cpu_overcommit: 3.0 };
         let live_on = || {
             let mut function = Function::new(Arc::new(profile.clone()), gateway, 1, 0).on_nodes(Some(nodes)).crashing(1000.0);
             function.warm(Allocation::new(4, 700, 60), Nanos::ZERO);
-            live(&mut function, &events)
+            simulate(&mut function, &events)
         };
         prop_assert_eq!(live_on(), live_on());
     }
@@ -157,8 +157,8 @@ proptest! {
         let mut apart = Function::new(Arc::new(FunctionProfile::simple("f", Distribution::ZERO)), gateway(1), 1, 0);
         apart.warm(Allocation::new(4, 1000, 128), Nanos::ZERO);
         let events: Vec<_> = arrivals.into_iter().map(|(gap, cpu_us)| (gap, Event::Arrive { cpu_us, waiting_us: 0 })).collect();
-        live(&mut together, &events);
-        live(&mut apart, &events);
+        simulate(&mut together, &events);
+        simulate(&mut apart, &events);
         let end = Nanos::millis(120_000);
         let (together, apart) = (together.totals(end), apart.totals(end));
         prop_assert_eq!((together.completed, together.refused), (apart.completed, apart.refused));

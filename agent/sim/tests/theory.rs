@@ -135,8 +135,8 @@ fn two_cores_that_are_shared() {
     System { replicas: 1, workers: 0, cores: 2, service: exponential(), load: 0.75, node: None }.check(expected);
 }
 
-/// Replicas of one request each on the cores of one node are one queue that shares them, for any distribution: enough replicas that an arrival always
-/// finds one idle.
+/// Replicas of one request each on the cores of one node are one queue that shares them, for any distribution: enough
+/// replicas that an arrival always finds one idle.
 #[test]
 fn a_node_whose_replicas_share_its_core() {
     let heavy = log_normal(SERVICE.seconds(), 2.0 * SERVICE.seconds());

@@ -37,7 +37,7 @@ fn answer(policy: &str, state: &State, now: u64) -> Answer {
 }
 
 #[track_caller]
-fn acted(answer: Answer) -> (Action, Verdict) {
+fn acted(answer: Answer) -> (Action, AnswerKind) {
     match answer {
         Answer::Act(action, verdict) => (*action, verdict),
         other => panic!("expected an Action, got {other:?}"),
@@ -48,7 +48,7 @@ fn acted(answer: Answer) -> (Action, Verdict) {
 fn an_action_names_its_state_and_its_expiry() {
     let state = state(Some(Allocation::new(2, 500, 128)));
     let (action, verdict) = acted(answer("threshold", &state, OBSERVED + 3));
-    assert_eq!(verdict, Verdict::Want);
+    assert_eq!(verdict, AnswerKind::Change);
     assert_eq!(action.allocation, Allocation::new(3, 500, 128));
     assert_eq!((action.state_id(), action.function()), (state.state_id(), state.function()));
     assert_eq!((action.decided_at_ms, action.expires_at_ms), (Timestamp(OBSERVED + 3), Timestamp(OBSERVED + 10_000)));
@@ -61,7 +61,7 @@ fn a_hold_keeps_the_current_allocation_with_its_reason() {
     let mut unmeasured = state(Some(Allocation::new(2, 500, 128)));
     unmeasured.windows.tick.cpu_millicores = None;
     let (action, verdict) = acted(answer("threshold", &unmeasured, OBSERVED));
-    assert_eq!((action.allocation, verdict), (Allocation::new(2, 500, 128), Verdict::Hold(HoldReason::NoMeasurement)));
+    assert_eq!((action.allocation, verdict), (Allocation::new(2, 500, 128), AnswerKind::Hold(HoldReason::NoMeasurement)));
     assert!(action.reason.contains("CPU"), "{}", action.reason);
 }
 

@@ -27,8 +27,8 @@ pub struct Env {
     totals: Totals,
     /// Whether requests were queued when the tick began.
     queued: bool,
-    /// For a function that may be scaled to zero: the same function under the same requests with the largest allocation, and whether requests were queued there. Its
-    /// violations are unavoidable.
+    /// For a function that may be scaled to zero: the same function under the same requests with the largest
+    /// allocation, and whether requests were queued there. Its violations are unavoidable.
     largest: Option<(Simulation, bool)>,
 }
 
@@ -63,8 +63,8 @@ impl Env {
         }
     }
 
-    /// Simulates one tick after requesting `allocation` and returns its reward, computed from the true state of the simulation. For a function that may be scaled to
-    /// zero, unavoidable violations are excluded.
+    /// Simulates one tick after requesting `allocation` and returns its reward, computed from the true state of the
+    /// simulation. For a function that may be scaled to zero, unavoidable violations are excluded.
     pub fn step(&mut self, allocation: Option<Allocation>, actions: Option<&Actions>, reward: &TrainingReward) -> StepReward {
         let usual_price = self.usual_price;
         self.cell.step(allocation);
@@ -118,7 +118,8 @@ impl Env {
     }
 }
 
-/// The reward of the tick that `cell` has just simulated, with its `totals`. `queued`: whether requests were queued when it began; `usual_price`: usual cost per hour.
+/// The reward of the tick that `cell` has just simulated, with its `totals`. `queued`: whether requests were queued
+/// when it began; `usual_price`: usual cost per hour.
 fn measure(reward: &TrainingReward, cell: &Simulation, totals: &Totals, queued: bool, usual_price: f64, violation_cost: f64) -> StepReward {
     let policy = &cell.setup().policy;
     let tick_s = policy.tick.duration().as_secs_f64();

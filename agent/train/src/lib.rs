@@ -1,4 +1,5 @@
-//! Training in the simulator: sampling of worlds, environments, the training loop and validation. No files and no clock; results are return values.
+//! Training in the simulator: sampling of worlds, environments, the training loop and validation. No files and no
+//! clock; results are return values.
 
 pub mod agent;
 pub mod config;

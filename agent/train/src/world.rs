@@ -1,7 +1,7 @@
 //! Sampling of worlds: functions, loads and perturbations from a task distribution. Must not simulate.
 //!
-//! Ranges are wide and sampled logarithmically, so that a real function looks like another sample (Tobin et al., IROS 2017). Loads are sized by the capacity of the
-//! function, so that most worlds can be controlled.
+//! Ranges are wide and sampled logarithmically, so that a real function looks like another sample (Tobin et al., IROS
+//! 2017). Loads are sized by the capacity of the function, so that most worlds can be controlled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use qscale_common::workload::trace::{MinuteTrace, TraceFunction};
 use qscale_common::workload::{Demand, DurationQuantiles, Gaps, Iat, MinuteCount, Pattern, Scale};
 use qscale_dqn::policy::ViolationCost;
 use qscale_dqn::tasks::{Split, TaskDistribution};
-use qscale_sim::profile::{Memory, Startup};
+use qscale_sim::profile::{MemoryProfile, Startup};
 use qscale_sim::{Distribution, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -114,7 +114,7 @@ fn sparse(tasks: &TaskDistribution, rng: &mut SmallRng) -> (Setup, Duration) {
     let startup = Startup { cpu: Distribution::ZERO, waiting: log_normal(by_magnitude(rng, 0.2, 3.0), rng.random_range(0.1..1.4)) };
     let profile = FunctionProfile {
         startup,
-        memory: Memory { base_mib: Mebibytes(memory * 4 / 5), request_kib: 0 },
+        memory: MemoryProfile { base_mib: Mebibytes(memory * 4 / 5), request_kib: 0 },
         ..FunctionProfile::simple("drawn", Distribution::ZERO)
     };
     let gateway = Gateway { concurrency: 1, queue: 10_000, timeout: Span::seconds(300) };
@@ -201,7 +201,7 @@ fn profile(rng: &mut SmallRng) -> (FunctionProfile, f64) {
         startup,
         workers,
         parallelism: if workers == 1 { 1 } else { [1, 2, 16][rng.random_range(0..3)] },
-        memory: Memory { base_mib: Mebibytes(rng.random_range(15..=150)), request_kib: rng.random_range(16..=1024) },
+        memory: MemoryProfile { base_mib: Mebibytes(rng.random_range(15..=150)), request_kib: rng.random_range(16..=1024) },
     };
     (profile, high(cpu_s, cpu_sigma) + high(wait_s, wait_sigma))
 }

@@ -1,5 +1,5 @@
-//! Seeded training gives the same bits as before, and the bundled model the same values. A refactoring must keep these checksums; an intended change of behaviour
-//! replaces them.
+//! Seeded training gives the same bits as before, and the bundled model the same values. A refactoring must keep these
+//! checksums; an intended change of behaviour replaces them.
 //!
 //! The checksums hold on x86-64 with FMA, as rounding differs elsewhere.
 

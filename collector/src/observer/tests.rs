@@ -30,12 +30,11 @@ fn scrape(at: u64, completed: u64) -> FunctionScrape {
     latency[3] = completed;
     FunctionScrape {
         platform: Some(PlatformReading {
-            at,
             allocation: Some(Allocation::new(1, 500, 256)),
             replicas: Some(PlatformReplicas { desired: Replicas(1), ready: Replicas(1), pending: Replicas(0) }),
             crashes: Some(0),
             oom_kills: Some(0),
-            startups: None,
+            ..PlatformReading::new(at)
         }),
         ingress: Some(IngressReading { at, arrived: completed, failed: 0, queued: 0.0, of: 0 }),
         replicas: vec![replica("a", at, Some(RequestCounters { completed, failed: 0, latency }))],

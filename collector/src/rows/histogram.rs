@@ -47,8 +47,8 @@ impl Histogram {
         self.bounds.is_empty() && !self.incomplete
     }
 
-    /// Number of requests in each bucket of the contract. Requests are assumed to be spread evenly within a source bucket; those beyond the last finite
-    /// bound count as just above it. `None` if the count of a bucket is unknown.
+    /// Number of requests in each bucket of the contract. Requests are assumed to be spread evenly within a source
+    /// bucket; those beyond the last finite bound count as just above it. `None` if the count of a bucket is unknown.
     pub(super) fn buckets(&self) -> Option<[u64; LATENCY_BUCKETS]> {
         if self.incomplete {
             return None;

@@ -1,6 +1,7 @@
 //! A text exposition, read over HTTP/1.1 on a connection that is kept. Owns the request, its limits and its configuration.
 //!
-//! [`syntax`] reads lines, [`metrics`] is the table of the names of the metrics that are read, [`reader`] sorts samples by replica and function.
+//! [`syntax`] reads lines, [`metrics`] is the table of the names of the metrics that are read, [`reader`] sorts samples
+//! by replica and function.
 
 mod metrics;
 mod reader;

@@ -19,7 +19,8 @@ pub async fn until_stopped<T: Send + 'static>(
     until_cancelled(&shutdown::token(), what, work).await
 }
 
-/// Runs `work` on a blocking thread; cancelling `token` sets the flag passed to it, and its end is awaited. `what` names the work in errors.
+/// Runs `work` on a blocking thread; cancelling `token` sets the flag passed to it, and its end is awaited. `what`
+/// names the work in errors.
 ///
 /// # Errors
 /// The error of `work`, or when it panics.

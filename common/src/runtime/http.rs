@@ -1,4 +1,5 @@
-//! HTTP requests and servers. Owns the exchange with its limit on the body, and the limits of time of clients that send slowly; does not retry.
+//! HTTP requests and servers. Owns the exchange with its limit on the body, and the limits of time of clients that send
+//! slowly; does not retry.
 
 use std::time::Duration;
 
@@ -66,8 +67,8 @@ impl HttpClient {
     }
 }
 
-/// Serves `router` until `stop`, then finishes the requests in flight. A connection is closed that does not send the head of a request, or does not
-/// answer the pings of HTTP/2, for 30 s.
+/// Serves `router` until `stop`, then finishes the requests in flight. A connection is closed that does not send the
+/// head of a request, or does not answer the pings of HTTP/2, for 30 s.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -101,8 +102,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     graceful.shutdown().await;
 }
 
-/// Waits until a client has sent enough to distinguish HTTP/1.1 from HTTP/2, so that the limits of either apply; false if it has not within 30 s, or
-/// before `stop`.
+/// Waits until a client has sent enough to distinguish HTTP/1.1 from HTTP/2, so that the limits of either apply; false
+/// if it has not within 30 s, or before `stop`.
 pub async fn begins_request(stream: &TcpStream, stop: &CancellationToken) -> bool {
     let begins = async {
         let mut start = [0; PREFACE.len()];

@@ -18,8 +18,8 @@ use crate::time::Span;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LeaseConfig {
-    /// Key of the lease, shared by the processes that replace one another: the name of the service, alone or followed by a dot and more; absent:
-    /// derived from the service.
+    /// Key of the lease, shared by the processes that replace one another: the name of the service, alone or followed
+    /// by a dot and more; absent: derived from the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// Time after which a leader that stopped renewing is replaced, 600 ms to 10 min.
@@ -27,8 +27,8 @@ pub struct LeaseConfig {
 }
 
 impl LeaseConfig {
-    /// Checks what the types cannot; `prefix` is the key of this section, such as `lease`. The bus lets `service` write only keys that begin with its
-    /// name.
+    /// Checks what the types cannot; `prefix` is the key of this section, such as `lease`. The bus lets `service` write
+    /// only keys that begin with its name.
     ///
     /// # Errors
     /// Names the key, its value and its range.

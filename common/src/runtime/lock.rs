@@ -1,10 +1,11 @@
-//! Locks on files. Owns taking them, and finding the process that holds one.
+//! Locks on files and state folders. Owns taking them, and finding the process that holds one.
 
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use thiserror::Error;
 
 use super::{clock, private};
@@ -113,6 +114,32 @@ fn command(pid: u32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let text = String::from_utf8_lossy(&line).replace('\0', " ");
     text.trim_end().chars().filter(|letter| !letter.is_control()).take(COMMAND_LENGTH).collect()
+}
+
+/// A state folder, held by one process at a time.
+#[derive(Debug)]
+pub struct LockedFolder {
+    path: PathBuf,
+    _lock: FileLock,
+}
+
+impl LockedFolder {
+    /// Makes the folder `path` private, as [`private::folder`] does, and locks it. `key` names the setting in errors.
+    ///
+    /// # Errors
+    /// As [`private::folder`]; if another process holds the lock, names that process.
+    pub fn take(key: &str, path: &Path) -> anyhow::Result<Self> {
+        let path = private::folder(path).with_context(|| format!("{key} = {}", path.display()))?;
+        let in_use = || format!("{key} = {}: in use by another process; stop that one or choose another {key}", path.display());
+        let lock = take(&path.join(private::LOCK)).map_err(|error| error.with_remedy(in_use()))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Its absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 #[cfg(test)]

@@ -115,8 +115,8 @@ impl PlatformClient {
         Ok(Self { authority, timeout, client: HttpClient::new(timeout), token_file: None })
     }
 
-    /// Presents the token in `file`, which is read for each request, because a platform issues a new one at each start. Without this the file is
-    /// the one that a platform of the same user and machine has noted.
+    /// Presents the token in `file`, which is read for each request, because a platform issues a new one at each start.
+    /// Without this the file is the one that a platform of the same user and machine has noted.
     #[must_use]
     pub fn with_token_file(self, file: PathBuf) -> Self {
         Self { token_file: Some(file), ..self }

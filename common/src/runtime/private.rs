@@ -1,5 +1,5 @@
-//! Files that only this user can read: state folders, credentials, tokens, logs. Owns their modes, and refuses links and files of other users in
-//! their place. All functions block.
+//! Files that only this user can read: state folders, credentials, tokens, logs. Owns their modes, and refuses links
+//! and files of other users in their place. All functions block.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 
 use super::files::MAX_STATE;
-use super::lock::{self, FileLock};
 
 /// Mode of a folder, and of a file.
 const FOLDER_MODE: u32 = 0o700;
@@ -17,41 +16,16 @@ const FILE_MODE: u32 = 0o600;
 /// Access of users other than the owner.
 const OTHERS: u32 = 0o077;
 /// File in a state folder that its user locks.
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 /// Default name of a state folder.
 const STATE_FOLDER: &str = ".qscale";
 
-/// A state folder, held by one process at a time.
-#[derive(Debug)]
-pub struct LockedFolder {
-    path: PathBuf,
-    _lock: FileLock,
-}
-
-impl LockedFolder {
-    /// Makes the folder `path` private, as [`folder`] does, and locks it. `key` names the setting in errors.
-    ///
-    /// # Errors
-    /// As [`folder`]; if another process holds the lock, names that process.
-    pub fn take(key: &str, path: &Path) -> anyhow::Result<Self> {
-        let path = folder(path).with_context(|| format!("{key} = {}", path.display()))?;
-        let in_use = || format!("{key} = {}: in use by another process; stop that one or choose another {key}", path.display());
-        let lock = lock::take(&path.join(LOCK)).map_err(|error| error.with_remedy(in_use()))?;
-        Ok(Self { path, _lock: lock })
-    }
-
-    /// Its absolute path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-/// Creates the folder `path`, accessible to this user alone, and returns its absolute path. An existing folder is made private if it is a state
-/// folder: empty, named `.qscale`, or with a lock file of this user.
+/// Creates the folder `path`, accessible to this user alone, and returns its absolute path. An existing folder is made
+/// private if it is a state folder: empty, named `.qscale`, or with a lock file of this user.
 ///
 /// # Errors
-/// If it belongs to another user, is reached by a link of another user, is accessible to others and not a state folder, or cannot be created.
+/// If it belongs to another user, is reached by a link of another user, is accessible to others and not a state folder,
+/// or cannot be created.
 pub fn folder(path: &Path) -> anyhow::Result<PathBuf> {
     // Without a slash at the end, which would follow a link.
     let path: PathBuf = path.components().collect();

@@ -26,8 +26,8 @@ pub fn token() -> CancellationToken {
     token
 }
 
-/// Two tokens for a process that must finish its work itself: the first signal cancels the first token, a signal at least 1 s later the second
-/// one. The signals are those of [`token`]; none of them ends the process.
+/// Two tokens for a process that must finish its work itself: the first signal cancels the first token, a signal at
+/// least 1 s later the second one. The signals are those of [`token`]; none of them ends the process.
 ///
 /// # Panics
 /// If called outside a tokio runtime.
@@ -54,7 +54,8 @@ pub fn stop_and_abort() -> (CancellationToken, CancellationToken) {
     tokens
 }
 
-/// Handlers of the signals that end a process. A signal without a handler, which cannot be installed, ends the process, which is its default.
+/// Handlers of the signals that end a process. A signal without a handler, which cannot be installed, ends the process,
+/// which is its default.
 struct Signals {
     interrupt: Option<Signal>,
     terminate: Option<Signal>,

@@ -100,7 +100,8 @@ impl RateLimit {
         Self { interval, last: None, suppressed: 0 }
     }
 
-    /// Whether an occurrence at `now` is logged: the number of occurrences suppressed since the last one that was, or `None` to suppress this one.
+    /// Whether an occurrence at `now` is logged: the number of occurrences suppressed since the last one that was, or
+    /// `None` to suppress this one.
     pub fn admit(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < self.interval) {
             self.suppressed += 1;

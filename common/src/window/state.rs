@@ -14,8 +14,8 @@ pub fn assemble(policy: &ScalingPolicy, state_id: StateId, now: Timestamp, windo
 }
 
 impl FunctionWindows {
-    /// Writes everything that was measured into `state`, which becomes the State of `state_id`, computed at `now`; what the policy says of the function stays.
-    /// Allocates nothing.
+    /// Writes everything that was measured into `state`, which becomes the State of `state_id`, computed at `now`; what
+    /// the policy says of the function stays. Allocates nothing.
     pub fn write_state(&self, state: &mut State, state_id: StateId, now: Timestamp, measured_headroom: Option<Headroom>) {
         // A new field of a State fails to compile here until it is measured, or listed with those that the policy gives.
         let State {

@@ -33,12 +33,11 @@ fn ingress(at: u64, arrived: u64, failed: u64) -> IngressReading {
 
 fn platform(at: u64, replicas: u32) -> PlatformReading {
     PlatformReading {
-        at: Timestamp(at),
         allocation: Some(Allocation::new(replicas, 500, 256)),
         replicas: Some(PlatformReplicas { desired: Replicas(replicas), ready: Replicas(replicas), pending: Replicas(0) }),
         crashes: Some(0),
         oom_kills: Some(0),
-        startups: None,
+        ..PlatformReading::new(Timestamp(at))
     }
 }
 

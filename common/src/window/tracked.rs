@@ -1,4 +1,5 @@
-//! A counter from reading to reading. Owns what a reading says of the time since the last one, and when it cannot be true; must not know what is counted.
+//! A counter from reading to reading. Owns what a reading says of the time since the last one, and when it cannot be
+//! true; must not know what is counted.
 
 use crate::time::Timestamp;
 
@@ -40,10 +41,12 @@ pub(super) enum Continuity {
 }
 
 impl Continuity {
-    /// Part of its last value by which a counter must fall to be taken as reset, if nothing is known of a restart. Errors of exporters are smaller.
+    /// Part of its last value by which a counter must fall to be taken as reset, if nothing is known of a restart.
+    /// Errors of exporters are smaller.
     const RESET_PART: u64 = 10;
 
-    /// Continuity of a counter that fell from `before` to the lower `now`; `restarted` says whether its process was restarted in between, if that is known.
+    /// Continuity of a counter that fell from `before` to the lower `now`; `restarted` says whether its process was
+    /// restarted in between, if that is known.
     pub fn after_fall(before: u64, now: u64, restarted: Option<bool>) -> Self {
         if restarted.unwrap_or(before - now >= before / Self::RESET_PART) { Self::Reset } else { Self::Fell }
     }
@@ -79,8 +82,8 @@ impl<T: Copy> Tracked<T> {
         self.last.map(|(at, _)| at)
     }
 
-    /// Takes the reading `now`, taken `at`. Without an earlier one the counter had the value `begin`, if that is known. An impossible reading is dropped,
-    /// unless the previous one was too and both agree: then counting starts again.
+    /// Takes the reading `now`, taken `at`. Without an earlier one the counter had the value `begin`, if that is known.
+    /// An impossible reading is dropped, unless the previous one was too and both agree: then counting starts again.
     pub fn read<G, P>(&mut self, at: Timestamp, now: T, begin: Option<(Timestamp, T)>, growth: &Growth<G, P>) -> Progress<T>
     where
         G: Fn(&T, &T) -> (T, Continuity),

@@ -81,7 +81,7 @@ impl MemoryQuantiles {
 /// Durations and memory of the invocations of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Demand {
-    /// Every invocation alike.
+    /// The same values for every invocation.
     Fixed {
         /// Milliseconds.
         duration_ms: u32,

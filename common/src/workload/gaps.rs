@@ -30,8 +30,9 @@ fn unknown_gaps(text: &str) -> String {
 
 /// The instants at which the requests of one pattern are due, in order, as time since the start.
 ///
-/// At a constant rate a gap is a division. At a varying rate exponential gaps are thinned: drawn at the maximum rate of a short segment, and
-/// each request kept with probability rate / maximum (Lewis and Shedler 1979), which is the same process. Other gaps invert the integral.
+/// At a constant rate a gap is a division. At a varying rate exponential gaps are thinned: drawn at the maximum rate of
+/// a short segment, and each request kept with probability rate / maximum (Lewis and Shedler 1979), which is the same
+/// process. Other gaps invert the integral.
 #[derive(Debug, Clone)]
 pub struct PatternArrivals {
     pattern: Pattern,

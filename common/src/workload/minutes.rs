@@ -1,4 +1,5 @@
-//! Invocations of one function from counts per minute. Owns their placement within the minute: InVitro's rules and a conditioned Poisson process.
+//! Invocations of one function from counts per minute. Owns their placement within the minute: InVitro's rules and a
+//! conditioned Poisson process.
 
 use rand::RngExt;
 use rand_distr::Exp1;
@@ -96,8 +97,8 @@ impl<C: Iterator<Item = MinuteCount>> Iterator for MinuteArrivals<C> {
 #[derive(Debug, Clone)]
 enum Within {
     Empty,
-    /// The order statistics of uniform draws: sums of exponential gaps over the sum of one gap more than there are draws (Devroye, Non-Uniform Random
-    /// Variate Generation, V.3.1), which takes no logarithm or power.
+    /// The order statistics of uniform draws: sums of exponential gaps over the sum of one gap more than there are
+    /// draws (Devroye, Non-Uniform Random Variate Generation, V.3.1), which takes no logarithm or power.
     Conditioned {
         left: u64,
         sum: f64,

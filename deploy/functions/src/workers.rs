@@ -23,8 +23,8 @@ impl Workers {
         Self { running: Arc::new(Semaphore::new(workers)), admitted: Arc::new(Semaphore::new(workers + queue)), queue }
     }
 
-    /// Runs `work` on a worker thread as soon as one is free. Dropping the future before then removes the request from the queue; started work runs
-    /// to its end and holds its worker until then.
+    /// Runs `work` on a worker thread as soon as one is free. Dropping the future before then removes the request from
+    /// the queue; started work runs to its end and holds its worker until then.
     ///
     /// # Errors
     /// When the queue is full, the work fails, or its worker is lost.

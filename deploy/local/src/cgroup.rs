@@ -1,9 +1,11 @@
-//! Control groups: CPU and memory limits of replicas, v1 and v2. Owns their location and file formats; must not start processes, except for the
-//! probe in [`Cgroups::detect`]. All functions block: the kernel may make callers wait, so async code calls them on blocking threads.
+//! Control groups: CPU and memory limits of replicas, v1 and v2. Owns their location and file formats; must not start
+//! processes, except for the probe in [`Cgroups::detect`]. All functions block: the kernel may make callers wait, so
+//! async code calls them on blocking threads.
 //!
-//! The managers of `libcgroups` do not fit: the one for v1 joins all hierarchies and escapes a limit on the platform itself; the one for v2 enables
-//! controllers from the root of the mount, which a delegated subtree may not do, and lowers `memory.max` below the memory in use, which kills. The
-//! rest does not justify its 40 dependencies. `cgroups-rs` also enables controllers from the root, and ignores writes that fail.
+//! The managers of `libcgroups` do not fit: the one for v1 joins all hierarchies and escapes a limit on the platform
+//! itself; the one for v2 enables controllers from the root of the mount, which a delegated subtree may not do, and
+//! lowers `memory.max` below the memory in use, which kills. The rest does not justify its 40 dependencies.
+//! `cgroups-rs` also enables controllers from the root, and ignores writes that fail.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

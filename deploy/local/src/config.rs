@@ -21,15 +21,15 @@ pub struct LocalConfig {
     /// Whether non-loopback addresses are allowed. Requests and the token of the API then cross the network unencrypted,
     /// and the API runs any command that it receives.
     pub allow_remote: bool,
-    /// Folder for functions, allocations, the highest lease, the addresses and the token of the API. Private to the platform's user, and locked by
-    /// one platform at a time.
+    /// Folder for functions, allocations, the highest lease, the addresses and the token of the API. Private to the
+    /// platform's user, and locked by one platform at a time.
     pub state_dir: PathBuf,
     /// Name of the cgroup, below the platform's own, that holds those of the replicas.
     pub cgroup_root: String,
     /// Whether to limit CPU and memory through cgroups where they are writable. `false`: horizontal scaling only.
     pub vertical: bool,
-    /// User and group of all functions, from 1, if the platform runs as root. Absent: each replica has its own, 2000000000 and the number of its
-    /// port, or 65534 in a user namespace without those.
+    /// User and group of all functions, from 1, if the platform runs as root. Absent: each replica has its own,
+    /// 2000000000 and the number of its port, or 65534 in a user namespace without those.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub function_user: Option<u32>,
     /// Folders that functions cannot access, besides `state_dir`. Takes effect where the kernel has Landlock.

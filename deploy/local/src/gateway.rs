@@ -37,6 +37,7 @@ use crate::request_body::{Replay, RequestBody};
 use crate::upstream::{SendError, UpstreamConnection};
 
 pub mod body;
+mod grpc_status;
 mod head;
 pub mod measure;
 pub mod reply;

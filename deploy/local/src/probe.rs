@@ -35,7 +35,8 @@ async fn is_ready(address: SocketAddr, protocol: Protocol, health: Option<&str>)
     tokio::time::timeout(ATTEMPT, attempt).await.is_ok_and(|ready: std::io::Result<bool>| ready.unwrap_or(false))
 }
 
-/// Whether the server sends its first HTTP/2 frame, SETTINGS. An accepted connection is not enough: the kernel accepts before the server runs.
+/// Whether the server sends its first HTTP/2 frame, SETTINGS. An accepted connection is not enough: the kernel accepts
+/// before the server runs.
 async fn opens_http2(stream: &mut TcpStream) -> std::io::Result<bool> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];

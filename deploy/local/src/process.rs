@@ -1,7 +1,7 @@
 //! Processes. Owns the thread that forks and the steps between fork and exec; must not know replicas.
 //!
-//! The kernel kills a child when the thread that forked it ends (`PR_SET_PDEATHSIG`), so one thread that lives as long as the platform forks
-//! all of them.
+//! The kernel kills a child when the thread that forked it ends (`PR_SET_PDEATHSIG`), so one thread that lives as long
+//! as the platform forks all of them.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

@@ -1,5 +1,5 @@
-//! Brings the replicas of a function to its desired allocation. Owns which replicas start and stop; must not change the allocation, except for the
-//! one replica that a request starts.
+//! Brings the replicas of a function to its desired allocation. Owns which replicas start and stop; must not change the
+//! allocation, except for the one replica that a request starts.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

@@ -145,8 +145,8 @@ async fn abort_after(time: std::time::Duration, abort: CancellationToken) {
     abort.cancel();
 }
 
-/// Maximum number of client connections for a limit of `files` open files: three eighths. The same share is for connections to replicas, and a
-/// quarter is reserved for the API and for starting replicas.
+/// Maximum number of client connections for a limit of `files` open files: three eighths. The same share is for
+/// connections to replicas, and a quarter is reserved for the API and for starting replicas.
 fn client_connections(files: u64) -> usize {
     usize::try_from(files / 8 * 3).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
 }

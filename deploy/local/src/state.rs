@@ -1,10 +1,12 @@
-//! State that survives a restart: functions, desired allocations and the highest lease. Owns the file, which is replaced atomically. Blocks.
+//! State that survives a restart: functions, desired allocations and the highest lease. Owns the file, which is
+//! replaced atomically. Blocks.
 
 use std::path::Path;
 
 use anyhow::Context;
 use qscale_common::platform::FunctionSpec;
-use qscale_common::runtime::private::{self, LockedFolder};
+use qscale_common::runtime::lock::LockedFolder;
+use qscale_common::runtime::private;
 use qscale_common::units::Allocation;
 use serde::{Deserialize, Serialize};
 

@@ -24,8 +24,8 @@ const STREAMS: u32 = 100;
 const HTTP2_KEPT: usize = 16;
 /// Idle HTTP/1.1 connections kept per replica.
 const HTTP1_KEPT: usize = 256;
-/// Longest idle time of an HTTP/1.1 connection that is reused. Below the shortest keep-alive of common servers (2 s, gunicorn), so that a request
-/// does not hit a connection that is being closed.
+/// Longest idle time of an HTTP/1.1 connection that is reused. Below the shortest keep-alive of common servers (2 s,
+/// gunicorn), so that a request does not hit a connection that is being closed.
 const HTTP1_IDLE: Duration = Duration::from_secs(1);
 /// Timeout of connecting over loopback, where only a full backlog takes time.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -140,7 +140,8 @@ impl Upstream {
             let idempotent = is_idempotent(request.method());
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, UpstreamConnection::Http1(sender, Arc::clone(self)))),
-                // The replica closed an idle connection while the request was being sent; RFC 9110, 9.2.2 allows repeating an idempotent one.
+                // The replica closed an idle connection while the request was being sent; RFC 9110, 9.2.2 allows
+                // repeating an idempotent one.
                 Err(error) if !fresh && idempotent && error.error().is_incomplete_message() => {
                     return Err(SendError::NotProcessed(error.into_error()));
                 }

@@ -1,4 +1,5 @@
-//! `qscale compare`: simulates another policy and the acting one over recorded arrivals. Owns the arguments and the output; the comparison is that of `qscale_replay`.
+//! `qscale compare`: simulates another policy and the acting one over recorded arrivals. Owns the arguments and the
+//! output; the comparison is that of `qscale_replay`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,40 +1,34 @@
-//! `qscale evaluate`: compares policies in the simulator. Owns options, files and output; the evaluation belongs to `qscale_evaluate`.
+//! `qscale evaluate`: compares policies in the simulator. Owns options and output; the evaluation and its files belong
+//! to `qscale_experiments`.
 
-mod policies;
 mod progress;
 mod report;
 mod trace;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use clap::Args;
-use qscale_common::document::Format;
-use qscale_common::runtime::clock;
-use qscale_common::runtime::files::read_document;
-use qscale_evaluate::evaluation::jobs::{JobOutcome, Ledger, Progress};
+use qscale_common::runtime::cancellable::until_stopped;
 use qscale_evaluate::suite::{SHIPPED, SuiteFilter};
-use qscale_evaluate::{EvaluateError, Evaluation, EvaluationRequest, Options, Suite};
+use qscale_experiments::evaluate::{EvaluateOptions, EvaluateOutcome, SuiteOptions, SuiteRun};
 
-use self::policies::All;
 use self::progress::Bar;
 use self::trace::TraceArgs;
 use crate::output;
 use crate::run_options::RunOptions;
 use crate::system::Locate;
-use qscale_common::runtime::cancellable::until_stopped;
-use qscale_experiments::journal::Journal;
 
 /// Compare policies in the simulator: every policy in every cell of a suite, with the same requests and perturbations.
 ///
-/// A suite is a file that defines the comparison in advance: functions, workloads, perturbations, competitors, and the grid in which each rule may be tuned. Two suites are
-/// bundled: `synthetic`, with load patterns, and `trace`, for traces of real functions. No server is needed.
+/// A suite is a file that defines the comparison in advance: functions, workloads, perturbations, competitors, and the
+/// grid in which each rule may be tuned. Two suites are bundled: `synthetic`, with load patterns, and `trace`, for
+/// traces of real functions. No server is needed.
 ///
-/// The folder of --out then contains the suite (suite.json), all runs (results.json, results.csv), the summary (summary.json, summary.csv) and a self-contained report
-/// (report.html). After an interruption, run the same command to resume. The same suite, settings and seeds give the same bytes of results.json, with any number of
-/// threads.
+/// The folder of --out then contains the suite (suite.json), all runs (results.json, results.csv), the summary
+/// (summary.json, summary.csv) and a self-contained report (report.html). After an interruption, run the same command
+/// to resume. The same suite, settings and seeds give the same bytes of results.json, with any number of threads.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale evaluate --quick                                     a first look within a minute
@@ -85,81 +79,57 @@ pub struct EvaluateArgs {
     run: RunOptions,
 }
 
-/// Evaluates, and writes and prints the results.
+/// Evaluates, and prints the results.
 pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<ExitCode> {
     if let Some(name) = &arguments.print_suite {
         let suite = SHIPPED.iter().find(|suite| suite.name == name).context("not a bundled suite")?;
         output::line(suite.text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let policies = All { model: arguments.model.as_deref().map(qscale_replay::policy::load_model).transpose()? };
-    let suite = load(&arguments, &policies)?;
+    let loaded = SuiteRun::load(suite_options(&arguments)?, arguments.list)?;
     if arguments.list {
-        report::list(&suite)?;
+        report::list(&loaded.suite)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let out = arguments.run.out(|| default_out(locate, &suite, &arguments));
-    let evaluation = plan(suite, &arguments)?;
-    until_stopped("evaluation", move |stop| work(&evaluation, &policies, &arguments, &out, stop)).await
-}
-
-/// The requested part of the requested suite.
-fn load(arguments: &EvaluateArgs, policies: &All) -> anyhow::Result<Suite> {
-    let by_default = if arguments.trace.is_given() { "trace" } else { "synthetic" };
-    let asked = arguments.suite.as_deref().unwrap_or(by_default);
-    let mut suite = match SHIPPED.iter().find(|suite| suite.name == asked) {
-        Some(shipped) => Suite::parse(shipped.text, Format::Toml)?,
-        None => read(Path::new(asked))?,
+    let out = arguments.run.out(|| locate.state_dir.join("evaluations").join(&loaded.folder_name));
+    let options = EvaluateOptions {
+        tune: arguments.tune,
+        command: command(&arguments),
+        threads: arguments.run.threads(),
+        out: out.clone(),
+        resume: arguments.run.resume,
+        overwrite: arguments.run.overwrite,
     };
-    let patterns = suite.trace.is_none();
-    if patterns && arguments.trace.is_given() {
-        anyhow::bail!(
-            "--trace is not valid with suite {asked}, which has load patterns; use --suite trace, or a suite with a [trace] section"
-        );
+    let prepared = loaded.prepare(options, |trace| output::note(trace))?;
+    let outcome = until_stopped("evaluation", move |stop| {
+        let mut bar = Bar::new();
+        let outcome = prepared.run(|progress| bar.show(progress), stop);
+        bar.finish();
+        outcome
+    });
+    match outcome.await? {
+        EvaluateOutcome::Done(found) => report::print(&out, &found, arguments.run.json).map(|()| ExitCode::SUCCESS),
+        EvaluateOutcome::Stopped => {
+            output::note(format_args!("stopped; run the same command to resume from {}", out.display()));
+            Ok(ExitCode::from(130))
+        }
     }
-    if !patterns && !arguments.trace.is_given() && !arguments.list {
-        anyhow::bail!("suite {asked} replays a trace; add --trace DIR");
-    }
-    if let Some(entry) = &mut suite.trace {
-        arguments.trace.apply(entry)?;
-    }
-    let narrow = SuiteFilter {
-        policies: arguments.policies.clone(),
-        functions: arguments.functions.clone(),
-        workloads: arguments.workloads.clone(),
-        perturbations: arguments.perturbations.clone(),
-        seeds: arguments.seeds,
-        quick: arguments.quick,
-    };
-    Ok(suite.narrowed(&narrow).with_context(|| format!("suite {asked}"))?.with_natural_ticks(policies))
 }
 
-fn read(path: &Path) -> anyhow::Result<Suite> {
-    let names = SHIPPED.map(|suite| suite.name).join(", ");
-    let read = read_document(path);
-    let (text, format) =
-        read.with_context(|| format!("suite {}: not a bundled suite ({names}), and not a readable file", path.display()))?;
-    Suite::parse(&text, format).with_context(|| format!("suite {}", path.display()))
-}
-
-fn default_out(locate: &Locate, suite: &Suite, arguments: &EvaluateArgs) -> PathBuf {
-    let mut name = suite.name.to_string();
-    if let Some(trace) = arguments.trace.name() {
-        name = format!("{name}-{trace}");
-    }
-    let quick = if arguments.quick { "-quick" } else { "" };
-    locate.state_dir.join("evaluations").join(name + quick)
-}
-
-fn plan(suite: Suite, arguments: &EvaluateArgs) -> anyhow::Result<Evaluation> {
-    let asked = EvaluationRequest { command: command(arguments), tune: arguments.tune, quick: arguments.quick };
-    if suite.trace.is_none() {
-        return Ok(Evaluation::of_patterns(suite, asked)?);
-    }
-    let trace = arguments.trace.read(&suite)?;
-    let (cells, played) =
-        qscale_evaluate::trace::cells(&suite, &trace, &arguments.trace.name().unwrap_or_default()).map_err(anyhow::Error::msg)?;
-    Ok(Evaluation::of_trace(suite, cells, asked, played)?)
+fn suite_options(arguments: &EvaluateArgs) -> anyhow::Result<SuiteOptions> {
+    Ok(SuiteOptions {
+        suite: arguments.suite.clone(),
+        trace: arguments.trace.selection(),
+        filter: SuiteFilter {
+            policies: arguments.policies.clone(),
+            functions: arguments.functions.clone(),
+            workloads: arguments.workloads.clone(),
+            perturbations: arguments.perturbations.clone(),
+            seeds: arguments.seeds,
+            quick: arguments.quick,
+        },
+        model: arguments.model.as_deref().map(qscale_replay::policy::load_model).transpose()?,
+    })
 }
 
 /// The command that repeats the results, without options that do not affect them.
@@ -183,46 +153,4 @@ fn command(arguments: &EvaluateArgs) -> String {
         .filter(|(_, given)| *given)
         .for_each(|(flag, _)| words.push(flag.to_owned()));
     words.join(" ")
-}
-
-fn work(evaluation: &Evaluation, policies: &All, arguments: &EvaluateArgs, out: &Path, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
-    // A suite that cannot be run must not leave a journal.
-    evaluation.check(policies)?;
-    let journal = Journal::open(out, "evaluation", &evaluation.identity(policies), arguments.run.resume, arguments.run.overwrite)?;
-    let mut ledger = JobStore { journal, bar: Bar::new() };
-    let threads = arguments.run.threads();
-    let began = clock::instant();
-    let time = || clock::since(began);
-    let options = Options { threads, stop, clock: Some(&time) };
-    let found = evaluation.run(policies, &options, &mut ledger);
-    ledger.bar.finish();
-    match found {
-        Ok((results, paces)) => report::write(out, &results, &paces, clock::since(began), arguments.run.json)?,
-        Err(EvaluateError::Stopped) => {
-            output::note(format_args!("stopped; run the same command to resume from {}", out.display()));
-            return Ok(ExitCode::from(130));
-        }
-        Err(error) => return Err(error.into()),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Stores finished runs in the journal, and shows progress.
-struct JobStore {
-    journal: Journal<JobOutcome>,
-    bar: Bar,
-}
-
-impl Ledger for JobStore {
-    fn recall(&mut self, key: &str) -> Option<JobOutcome> {
-        self.journal.recall(key)
-    }
-
-    fn record(&mut self, key: &str, outcome: &JobOutcome) -> Result<(), String> {
-        self.journal.record(key, outcome).map_err(|error| format!("{error:#}"))
-    }
-
-    fn progress(&mut self, progress: Progress) {
-        self.bar.show(progress);
-    }
 }

@@ -34,14 +34,14 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Settings of rounds, and what to do.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qscale finetune --once                        one round: train, judge, shadow; nothing is put in use
+  qscale finetune --once                        one round: train, evaluate, shadow; nothing is put in use
   qscale finetune --budget 10                   a round every six hours; candidates under watch may spend 10 violation minutes per day
   qscale finetune --budget 10 --every 1d --since 3d --watch-for 4h
   qscale finetune --once --candidate better.dqn --budget 5    pass another model through the same gates
   qscale finetune --status                      stage, budget and decisions
   qscale finetune --off                         no further rounds
 
-The promoter, a service of `qscale up`, carries a round out: it trains a candidate on the recorded States and Rewards of the functions that obey the agent, mixed with
+The promoter, a service of `qscale up`, executes a round: it trains a candidate on the recorded States and Rewards of the functions that obey the agent, mixed with
 simulated functions so that nothing is forgotten. The candidate replaces the model in use only if it passes three gates:
   offline  not worse on validation worlds; and over the simulated arrivals of the recording: for no function more violations or cost; for at least one,
            significantly fewer violations or lower cost, where the simulation matches the recording. A function that cannot be simulated fails the gate

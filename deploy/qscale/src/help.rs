@@ -69,6 +69,17 @@ mod tests {
     }
 
     #[test]
+    fn options_of_the_connection_follow_those_of_a_command() {
+        let mut command = Cli::command();
+        command.build();
+        for command in command.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let (name, help) = (command.get_name().to_owned(), command.render_long_help().to_string());
+            let (own, connection) = help.split_once("Connection to a system:").unwrap_or_else(|| panic!("{name}: {help}"));
+            assert!(!own.contains("--state-dir") && connection.contains("--state-dir"), "{name}: {help}");
+        }
+    }
+
+    #[test]
     fn every_command_has_examples() {
         let mut command = Cli::command();
         command.build();

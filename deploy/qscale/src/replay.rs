@@ -10,7 +10,7 @@ use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::{clock, kv};
 use qscale_replay::policy::load_model;
 use qscale_replay::replay::{Match, ReplayWith, ReplayedDecision, replay};
-use qscale_replay::{Answer, FunctionReplay, NothingRecorded, ReplayPolicy};
+use qscale_replay::{FunctionReplay, NothingRecorded, ReplayPolicy, ReplayedAnswer};
 use serde_json::json;
 
 use crate::output::{self, Cell, Table, Tone};
@@ -149,7 +149,8 @@ fn differences(decisions: &[ReplayedDecision], wanted: Match) -> anyhow::Result<
     }
     let mut table = Table::new(&["TICK", "TIME", "RECORDED", "REPLAYED", "REASON"]);
     for decision in all.iter().take(SHOWN) {
-        let allocation = |answer: &Option<Answer>| answer.as_ref().map_or("none".to_owned(), |answer| answer.allocation.to_string());
+        let allocation =
+            |answer: &Option<ReplayedAnswer>| answer.as_ref().map_or("none".to_owned(), |answer| answer.allocation.to_string());
         let reason = decision.now.as_ref().map_or("", |answer| answer.reason.as_str());
         table.row([
             decision.tick.into(),
@@ -179,8 +180,8 @@ fn csv(replays: &[FunctionReplay]) -> anyhow::Result<()> {
 }
 
 fn row(function: &FunctionId, decision: &ReplayedDecision) -> String {
-    let columns = |answer: &Option<Answer>| match answer {
-        Some(Answer { allocation, reason, .. }) => {
+    let columns = |answer: &Option<ReplayedAnswer>| match answer {
+        Some(ReplayedAnswer { allocation, reason, .. }) => {
             let quoted = output::whole(reason).replace('"', "\"\"");
             format!("{},{},{},\"{quoted}\"", allocation.replicas.0, allocation.cpu_millicores.0, allocation.memory_mib.0)
         }
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn csv_row_quotes_reasons() {
         let answer = |replicas, reason: &str| {
-            Some(Answer { allocation: Allocation::new(replicas, 500, 128), reason: reason.into(), choices: Vec::new() })
+            Some(ReplayedAnswer { allocation: Allocation::new(replicas, 500, 128), reason: reason.into(), choices: Vec::new() })
         };
         let decision = ReplayedDecision {
             epoch: Epoch(7),

@@ -21,9 +21,11 @@ use crate::system::Locate;
 
 /// Reproduce the original study: a threshold rule, tabular Q-learning and deep Q-learning on fibonacci, scaled horizontally or vertically.
 ///
-/// By default in the simulator, without a server; with --local shorter and at a smaller scale, with real functions, load and services on this machine. The folder of --out then
-/// contains all results (results.json), one row per run (results.csv), time series under each load (low.svg, usual.svg, high.svg, steps.svg, wave.svg) and learning curves
-/// (learning.svg). In the simulator, the same seeds give the same results.json, with any number of threads. After Ctrl-C, run the same command to resume.
+/// By default in the simulator, without a server; with --local shorter and at a smaller scale, with real functions,
+/// load and services on this machine. The folder of --out then contains all results (results.json), one row per run
+/// (results.csv), time series under each load (low.svg, usual.svg, high.svg, steps.svg, wave.svg) and learning curves
+/// (learning.svg). In the simulator, the same seeds give the same results.json, with any number of threads. After
+/// Ctrl-C, run the same command to resume.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale reproduce horizontal                    change replicas of half a core

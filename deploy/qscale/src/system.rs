@@ -1,5 +1,5 @@
-//! Address of a running system: the state folder of `qscale up`, or command-line options. Owns these options; the layout of the folder belongs to
-//! `qscale_up`.
+//! Address of a running system: the state folder of `qscale up`, or command-line options. Owns these options; the
+//! layout of the folder belongs to `qscale_up`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +18,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Address of the system.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Connection to a system")]
 pub struct Locate {
     /// State folder of `qscale up`
     #[arg(long, global = true, env = "QSCALE_STATE", default_value = ".qscale", value_name = "DIR", value_hint = clap::ValueHint::DirPath)]

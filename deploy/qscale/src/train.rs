@@ -14,7 +14,7 @@ use qscale_common::runtime::files::read_document;
 use qscale_dqn::actions::{ActionSet, Scope};
 use qscale_dqn::tasks::FunctionClass;
 use qscale_experiments::train::device::{self, DeviceChoice};
-use qscale_experiments::train::{BaselineRule, TrainOptions, TrainOutcome, TrainReport, Trained, Trainer};
+use qscale_experiments::train::{BaselineRule, TrainOptions, TrainOutcome, TrainReport, TrainedModel, Trainer};
 use qscale_rl::learner::{Hyperparameters, RolloutConfig};
 use qscale_train::config::TrainingConfig;
 use qscale_train::evaluate::Score;
@@ -26,11 +26,13 @@ use crate::system::Locate;
 
 /// Train a model in the simulator, and compare it with the best tuned rule.
 ///
-/// The network learns in hundreds of parallel simulated functions, each with its own load, objective and perturbations. It is evaluated regularly on other worlds, and
-/// the best network is kept. No server is needed. On two cores the default takes a few minutes.
+/// The network learns in hundreds of parallel simulated functions, each with its own load, objective and perturbations.
+/// It is evaluated regularly on other worlds, and the best network is kept. No server is needed. On two cores the
+/// default takes a few minutes.
 ///
-/// The folder of --out then contains the training configuration and the seed (recipe.json), the curves (curves.csv, curves.svg), the checkpoint to resume from (last.dqn), the best
-/// network with its card (model.dqn) and its evaluation (evaluation.json). After Ctrl-C, run the same command to resume; the replay then fills from empty.
+/// The folder of --out then contains the training configuration and the seed (recipe.json), the curves (curves.csv,
+/// curves.svg), the checkpoint to resume from (last.dqn), the best network with its card (model.dqn) and its evaluation
+/// (evaluation.json). After Ctrl-C, run the same command to resume; the replay then fills from empty.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale train                                     a model for all scopes, in minutes
@@ -59,7 +61,8 @@ pub struct TrainArgs {
     /// Functions in the training worlds: all, steady (called all the time) or sparse (called rarely)
     #[arg(long, value_name = "all|steady|sparse", default_value_t)]
     functions: FunctionClass,
-    /// Also train a specialist for functions that always keep a replica, for this number of ticks (default: --ticks), and join the two networks
+    /// Also train a specialist for functions that always keep a replica, for this number of ticks (default: --ticks),
+    /// and join the two networks
     #[arg(long, value_name = "TICKS", value_parser = count, num_args = 0..=1, conflicts_with = "functions")]
     specialist: Option<Option<u64>>,
     /// Trainer: replay: QR-DQN; means: double DQN; rollouts: PQN, without replay buffer [default: that of --recipe, or replay]
@@ -155,7 +158,7 @@ fn special(arguments: &TrainArgs, recipe: &TrainingConfig) -> anyhow::Result<Opt
 
 fn print(report: &TrainReport, as_json: bool) -> anyhow::Result<()> {
     if as_json {
-        let row = |trained: &Trained| {
+        let row = |trained: &TrainedModel| {
             json!({
                 "seed": trained.seed, "seconds": trained.seconds, "model": trained.model.fingerprint(), "validation": trained.validation.mean,
                 "test": trained.test.mean, "best_rule": { "policy": trained.rule.name(), "test": trained.rule.test.map(|score| score.mean) },
@@ -168,7 +171,7 @@ fn print(report: &TrainReport, as_json: bool) -> anyhow::Result<()> {
     output::line(format!("next: qscale evaluate --model {0} --quick, or qscale model push NAME {0}", report.path.display()))
 }
 
-fn table(trained: &[Trained]) -> anyhow::Result<()> {
+fn table(trained: &[TrainedModel]) -> anyhow::Result<()> {
     let mut table = Table::new(&["TEST WORLDS", "VIOLATED", "COST", "REWARD", "TRAINED IN"]);
     let mut row = |name: String, score: &Score, time: String| {
         let mean = &score.mean;
@@ -183,7 +186,7 @@ fn table(trained: &[Trained]) -> anyhow::Result<()> {
     for model in trained {
         row(format!("dqn, seed {}", model.seed), &model.test, format!("{:.0} s", model.seconds));
     }
-    if let Some(Trained { rule: rule @ BaselineRule { test: Some(test), .. }, .. }) = trained.first() {
+    if let Some(TrainedModel { rule: rule @ BaselineRule { test: Some(test), .. }, .. }) = trained.first() {
         row(format!("{} (best tuned rule)", rule.name()), test, String::new());
     }
     output::line(table.render().trim_end())?;

@@ -16,7 +16,7 @@ use crate::system::Locate;
 pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode> {
     let token = shutdown::token();
     let plan = Plan::new(&options)?;
-    clock::set_rate(plan.pace);
+    clock::set_rate(plan.clock_rate);
     let began = clock::now();
     let view = ViewOptions { draw: !options.json && !options.plain, print: true, require_limits: false, duration: options.duration };
     let result = run_until_done(&plan, &StateDir::new(&locate.state_dir)?, view, &token).await?;
@@ -25,10 +25,10 @@ pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode
     let summaries: Vec<_> = plan.functions.iter().map(summary).collect();
     let RunResult { dashboard, load } = result;
     if dashboard.missed_ticks() > 0 {
-        say(&format!("warning: {}", lag_warning(dashboard.missed_ticks(), &plan)));
+        say(format!("warning: {}", lag_warning(dashboard.missed_ticks(), &plan)));
     }
     if let Some(first) = dashboard.first_change {
-        say(&format!("first change of an allocation after {:.1} s", first.since(began).as_secs_f64()));
+        say(format!("first change of an allocation after {:.1} s", first.since(began).as_secs_f64()));
     }
     if options.json {
         output::line(json!({
@@ -47,13 +47,13 @@ pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode
             .iter()
             .take(LINES)
             .filter_map(|id| summaries.iter().find(|summary| summary.function == id.to_string()))
-            .for_each(|summary| say(&summary_line(summary)));
+            .for_each(|summary| say(summary_line(summary)));
         if summaries.len() > LINES {
-            say(&format!("({} more functions; --json prints all of them)", summaries.len() - LINES));
+            say(format!("({} more functions; --json prints all of them)", summaries.len() - LINES));
         }
     }
     if let Some(load) = load.filter(|load| load.void) {
-        say(&format!("warning: the load generator declares the run void: {}", load.void_reasons.join("; ")));
+        say(format!("warning: the load generator declares the run void: {}", load.void_reasons.join("; ")));
     }
     Ok(ExitCode::SUCCESS)
 }

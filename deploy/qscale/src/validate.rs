@@ -102,7 +102,7 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
         table(comparisons).print()?;
         print_notes(comparisons)?;
     }
-    Ok(judged(comparisons, arguments.check))
+    Ok(exit_code(comparisons, arguments.check))
 }
 
 /// Reads the file of `--profile`.
@@ -170,7 +170,7 @@ fn print_notes(comparisons: &[ScenarioComparison]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn judged(comparisons: &[ScenarioComparison], check: Option<Percentage>) -> ExitCode {
+fn exit_code(comparisons: &[ScenarioComparison], check: Option<Percentage>) -> ExitCode {
     let Some(Percentage(most)) = check else { return ExitCode::SUCCESS };
     let beyond = |comparison: &&ScenarioComparison| {
         comparison.real.void.is_some() || comparison.measures().iter().any(|measure| measure.error().is_none_or(|error| error.abs() > most))

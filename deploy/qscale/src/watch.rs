@@ -38,7 +38,7 @@ pub struct WatchArgs {
     functions: Vec<FunctionId>,
     /// Only these kinds of message, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND")]
-    kind: Vec<Kind>,
+    kind: Vec<MessageKind>,
     /// Only Actions, Outcomes and Rewards of this agent, and States of functions it acts on
     #[arg(long, value_name = "NAME")]
     agent: Option<Name>,
@@ -55,7 +55,7 @@ pub struct WatchArgs {
 
 /// A kind of message on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Kind {
+enum MessageKind {
     /// Measurements of a function
     State,
     /// Reward of a tick
@@ -68,14 +68,14 @@ enum Kind {
     Load,
 }
 
-impl From<Kind> for EventType {
-    fn from(kind: Kind) -> EventType {
+impl From<MessageKind> for EventType {
+    fn from(kind: MessageKind) -> EventType {
         match kind {
-            Kind::State => EventType::State,
-            Kind::Reward => EventType::Reward,
-            Kind::Action => EventType::Action,
-            Kind::Outcome => EventType::Outcome,
-            Kind::Load => EventType::Load,
+            MessageKind::State => EventType::State,
+            MessageKind::Reward => EventType::Reward,
+            MessageKind::Action => EventType::Action,
+            MessageKind::Outcome => EventType::Outcome,
+            MessageKind::Load => EventType::Load,
         }
     }
 }
@@ -83,7 +83,7 @@ impl From<Kind> for EventType {
 /// Shows messages until the recording ends or the command is interrupted.
 pub async fn run(locate: &Locate, arguments: WatchArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
-    let wanted = Wanted::new(&arguments);
+    let wanted = MessageFilter::new(&arguments);
     let mut screen = Screen { json: arguments.json, lines: Lines::new(), wanted };
     let stop = shutdown::token();
     let reading = async {
@@ -150,13 +150,13 @@ fn hint(text: &str) {
 
 /// Which messages are shown.
 #[derive(Debug)]
-struct Wanted {
+struct MessageFilter {
     kinds: Vec<EventType>,
     functions: BTreeSet<FunctionId>,
     agent: Option<Name>,
 }
 
-impl Wanted {
+impl MessageFilter {
     fn new(arguments: &WatchArgs) -> Self {
         let chosen = |kind: &EventType| arguments.kind.is_empty() || arguments.kind.iter().any(|asked| EventType::from(*asked) == *kind);
         Self {
@@ -241,7 +241,7 @@ fn read(subject: &str, payload: &[u8]) -> Result<AnyMessage, Unreadable> {
 struct Screen {
     json: bool,
     lines: Lines,
-    wanted: Wanted,
+    wanted: MessageFilter,
 }
 
 impl Screen {
@@ -276,8 +276,8 @@ fn as_json(subject: &str, payload: &[u8], error: Option<&Unreadable>) -> serde_j
 mod tests {
     use super::*;
 
-    fn wanted(functions: &[&str], agent: Option<&str>) -> Wanted {
-        Wanted {
+    fn wanted(functions: &[&str], agent: Option<&str>) -> MessageFilter {
+        MessageFilter {
             kinds: EventType::ALL.into(),
             functions: functions.iter().map(|text| text.parse().expect("valid")).collect(),
             agent: agent.map(|name| name.parse().expect("valid")),

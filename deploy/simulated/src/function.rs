@@ -1,4 +1,5 @@
-//! A simulated function: its file, desired allocation, simulation and load. Owns advancing them together; the platform owns the list of functions.
+//! A simulated function: its file, desired allocation, simulation and load. Owns advancing them together; the platform
+//! owns the list of functions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use qscale_common::platform::metrics::Counted;
 use qscale_common::platform::{EventKind, FunctionSpec, ReplicaState};
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Replicas};
-use qscale_sim::load::Source;
+use qscale_sim::load::LoadSource;
 use qscale_sim::replica::{Phase, Replica};
 use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Function, Gateway, Nanos, Reading};
@@ -54,7 +55,7 @@ pub struct Simulated {
     pub(crate) published: PublishedLoad,
     pub(crate) known: BTreeMap<u32, Known>,
     origin: Origin,
-    source: Option<Source>,
+    source: Option<LoadSource>,
     /// Start of its load.
     pub(crate) load_began: Option<Nanos>,
     now: Nanos,
@@ -191,8 +192,8 @@ impl Simulated {
         }
     }
 
-    /// Replaces the function file. The function must be advanced to the present. If only the load differs, replicas stay; otherwise they are replaced by
-    /// ready ones, and requests in flight are lost. Counters are kept.
+    /// Replaces the function file. The function must be advanced to the present. If only the load differs, replicas
+    /// stay; otherwise they are replaced by ready ones, and requests in flight are lost. Counters are kept.
     pub fn replace(&mut self, spec: FunctionSpec, inputs: SimulationInputs, run: u64) {
         let same_world = inputs.profile == self.inputs.profile
             && inputs.scale == self.inputs.scale

@@ -1,5 +1,5 @@
-//! Load messages and summaries of simulated load, in the format of the load generator. Owns counting between two messages; the simulation must not
-//! know about either.
+//! Load messages and summaries of simulated load, in the format of the load generator. Owns counting between two
+//! messages; the simulation must not know about either.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

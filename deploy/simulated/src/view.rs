@@ -120,8 +120,8 @@ impl Simulated {
         }
     }
 
-    /// Requests of a replica: successful ones in their buckets, timed-out ones with the whole timeout. The duration of requests lost with a process is
-    /// unknown; all failures of a replica that was restarted count as lost.
+    /// Requests of a replica: successful ones in their buckets, timed-out ones with the whole timeout. The duration of
+    /// requests lost with a process is unknown; all failures of a replica that was restarted count as lost.
     fn answered(&self, replica: &Replica) -> Vec<Series> {
         let requests: &RequestCounters = &replica.requests;
         let (protocol, timeout) = (self.spec.protocol, self.spec.timeout.0.as_secs_f64());

@@ -16,9 +16,9 @@ use qscale_common::platform::AllocationRequest;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::files::{MAX_DOCUMENT, MAX_STATE, read_text};
+use qscale_common::runtime::lock::LockedFolder;
 use qscale_common::runtime::lock::{self, FileLock};
 use qscale_common::runtime::platform::PlatformClient;
-use qscale_common::runtime::private::LockedFolder;
 use qscale_common::runtime::{kv, nats_accounts, private, provision};
 use qscale_common::text::counted;
 use qscale_common::time::Span;
@@ -68,7 +68,7 @@ pub struct RunningSystem {
     state: StateDir,
     addresses: Addresses,
     backend: Backend,
-    pace: ClockRate,
+    clock_rate: ClockRate,
     limits: bool,
     /// Whether its steps are printed.
     print: bool,
@@ -106,11 +106,11 @@ impl RunningSystem {
             },
             health,
             pid: std::process::id(),
-            clock: (plan.pace.speed() > 1).then(|| plan.pace.to_string()),
+            clock: (plan.clock_rate.speed() > 1).then(|| plan.clock_rate.to_string()),
         };
-        let (backend, pace) = (plan.backend, plan.pace);
+        let (backend, clock_rate) = (plan.backend, plan.clock_rate);
         let supervisor = Supervisor::new();
-        Ok(Self { supervisor, state, addresses, backend, pace, limits: true, print, _folder: folder, _usual_ports: usual_ports })
+        Ok(Self { supervisor, state, addresses, backend, clock_rate, limits: true, print, _folder: folder, _usual_ports: usual_ports })
     }
 
     /// Starts everything but the load, in order; returns the operator's connection.
@@ -131,7 +131,7 @@ impl RunningSystem {
         let plural = if plan.agents.len() > 1 { "s" } else { "" };
         self.say(&format!("[4/6] collector, actuator, promoter, agent{plural} {}", names(plan)));
         let platform_address = &self.addresses.platform;
-        let flush_interval = Span(STORE_INTERVAL.saturating_mul(self.pace.speed()).min(MAX_INTERVAL));
+        let flush_interval = Span(STORE_INTERVAL.saturating_mul(self.clock_rate.speed()).min(MAX_INTERVAL));
         let token_file = self.state.platform_token();
         let actuator = json!({ "platform": { "address": platform_address, "token_file": token_file }, "flush_interval": flush_interval });
         self.start_service("actuator", "actuator", "qscale-actuator", &actuator).await?;
@@ -227,13 +227,13 @@ impl RunningSystem {
     }
 
     async fn start_simulated_platform(&mut self) -> anyhow::Result<PlatformClient> {
-        let speed = if self.pace.speed() > 1 { format!(", speed {}", self.pace.speed()) } else { String::new() };
+        let speed = if self.clock_rate.speed() > 1 { format!(", speed {}", self.clock_rate.speed()) } else { String::new() };
         self.say(&format!("[2/6] simulated platform: API {}{speed}", self.addresses.platform));
         let configuration = json!({
             "api": self.addresses.platform,
             "state_dir": self.state.platform_folder(),
             "load_waits": true,
-            "load_every": Span(LOAD_INTERVAL.saturating_mul(self.pace.speed())),
+            "load_every": Span(LOAD_INTERVAL.saturating_mul(self.clock_rate.speed())),
             "nats": self.bus_config("loadgen"),
         });
         self.start_process(PLATFORM, "qscale-simulated", &configuration, &self.addresses.platform, STOP_TIMEOUT).await?;

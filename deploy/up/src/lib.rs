@@ -174,7 +174,7 @@ async fn follow(
         streams.drain(&mut dashboard);
         let statuses = running.statuses();
         let now = clock::instant();
-        let elapsed = now.duration_since(began) * plan.pace.speed();
+        let elapsed = now.duration_since(began) * plan.clock_rate.speed();
         dashboard.sample(&shown, clock::now());
         screen.draw(&dashboard, &statuses, &shown, &title(plan, running, elapsed), clock::now());
         if now.duration_since(printed) >= PRINT_INTERVAL {
@@ -223,7 +223,7 @@ fn title(plan: &Plan, running: &RunningSystem, elapsed: Duration) -> String {
     match plan.backend {
         Backend::Local => format!("qscale  {seconds:.0} s  load {load}  gateway {}  (q quits)", running.gateway()),
         Backend::Sim => {
-            let (speed, count) = (plan.pace.speed(), plan.functions.len());
+            let (speed, count) = (plan.clock_rate.speed(), plan.functions.len());
             format!("qscale  {seconds:.0} s at speed {speed}  {count} simulated functions  load {load}  (q quits)")
         }
     }
@@ -232,7 +232,7 @@ fn title(plan: &Plan, running: &RunningSystem, elapsed: Duration) -> String {
 /// A warning that ticks were missed, with the remedy.
 pub fn lag_warning(ticks: u64, plan: &Plan) -> String {
     let remedy = match plan.backend {
-        Backend::Sim if plan.pace.speed() > 1 => "lower --speed, reduce --functions, or lengthen --tick",
+        Backend::Sim if plan.clock_rate.speed() > 1 => "lower --speed, reduce --functions, or lengthen --tick",
         Backend::Sim => "reduce --functions, or lengthen --tick",
         Backend::Local => "lengthen --tick, or stop other work on this machine",
     };

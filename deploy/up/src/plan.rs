@@ -49,7 +49,7 @@ pub struct Plan {
     /// Backend.
     pub backend: Backend,
     /// Speed of the system's clock.
-    pub pace: ClockRate,
+    pub clock_rate: ClockRate,
     /// Configuration of each agent in addition to its name.
     pub agents: BTreeMap<Name, Map<String, Value>>,
     /// Load that the load generator sends; `None` for no load. Simulated functions have their own load.
@@ -73,7 +73,7 @@ impl Plan {
     pub fn new(arguments: &UpOptions) -> anyhow::Result<Self> {
         let pattern = arguments.pattern()?;
         arguments.check_backend()?;
-        let pace = ClockRate::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
+        let clock_rate = ClockRate::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
         let (functions, load, words) = match arguments.backend {
             Backend::Local => local(arguments, pattern)?,
             Backend::Sim => {
@@ -96,11 +96,12 @@ impl Plan {
             configuration.insert("model".to_owned(), json!(model));
         }
         let LoadWords { short: load_description, trace } = words;
-        Ok(Self { functions, backend: arguments.backend, pace, agents, load, load_description, trace })
+        Ok(Self { functions, backend: arguments.backend, clock_rate, agents, load, load_description, trace })
     }
 }
 
-/// The `model` setting of the learned agent: a file, which is checked here, or a model of the store, by default the one with the agent's name.
+/// The `model` setting of the learned agent: a file, which is checked here, or a model of the store, by default the one
+/// with the agent's name.
 fn model<'a>(named: Option<&str>, agents: impl Iterator<Item = &'a Name> + Clone) -> anyhow::Result<String> {
     let Some(named) = named else { return Ok(format!("store:{DQN}")) };
     anyhow::ensure!(

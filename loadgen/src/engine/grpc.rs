@@ -8,7 +8,8 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::HeaderMap;
 
-use super::connection::{Body, Pending, Pump, RawReply, RequestTemplate};
+use super::exchange::{Body, Pending, RawReply, RequestTemplate};
+use super::pump::Pump;
 use super::stamped::{LastWrite, Stamped};
 use crate::record::RequestStatus;
 

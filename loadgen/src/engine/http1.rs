@@ -8,7 +8,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 
-use super::connection::{Body, Pending, Pump, RawReply, RequestTemplate};
+use super::exchange::{Body, Pending, RawReply, RequestTemplate};
+use super::pump::Pump;
 use super::stamped::{LastWrite, Stamped};
 use crate::record::RequestStatus;
 

@@ -31,7 +31,8 @@ impl Stamped {
     }
 }
 
-/// Time before the write. The write itself is not part of the send lag: on loopback it runs the receiver's half of TCP and wakes the server.
+/// Time before the write. The write itself is not part of the send lag: on loopback it runs the receiver's half of TCP
+/// and wakes the server.
 #[expect(clippy::disallowed_methods, reason = "the load generator's edge to real time")]
 fn timed<T>(write: impl FnOnce() -> T) -> (Instant, T) {
     (Instant::now(), write())

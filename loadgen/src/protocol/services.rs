@@ -1,4 +1,5 @@
-//! vSwarm's functions that can be called directly. Owns the table of their methods and fields, from which messages are encoded and validated.
+//! vSwarm's functions that can be called directly. Owns the table of their methods and fields, from which messages are
+//! encoded and validated.
 
 use bytes::BufMut;
 use prost::encoding::{self, WireType};

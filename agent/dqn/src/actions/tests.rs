@@ -131,7 +131,7 @@ fn observed_gaps_decide_whether_an_idle_replica_is_kept() {
         state.tick = qscale_common::time::Tick(12 * minute);
         let rate = if minute % 10 == 0 { 0.1 } else { 0.0 };
         (state.windows.tick.rate_rps, state.windows.tick.completed_rps) = (Some(rate), Some(rate));
-        history.see(&state);
+        history.add(&state);
     }
     let candidates = |violation_cost: f64, scope: Scope| {
         let mut candidates = ActionCandidates::default();

@@ -106,7 +106,7 @@ fn a_fallback_with_memory_knows_the_load_when_it_takes_over() {
         rule.decide(&state(tick), &mut alone, state(tick).observed_at_ms, &mut rng);
     }
     assert_eq!(memories.fallback, alone);
-    decider.recall(&state(30), &mut memories, &mut rng);
+    decider.remember(&state(30), &mut memories, &mut rng);
     rule.decide(&state(30), &mut alone, state(30).observed_at_ms, &mut rng);
     assert_eq!(memories.fallback, alone);
 }
@@ -117,7 +117,7 @@ fn recalled_states_equal_states_that_were_decided_on() {
     let (mut seen, mut recalled, mut rng) = (Memories::default(), Memories::default(), SmallRng::seed_from_u64(1));
     for tick in 1..40 {
         decide(&decider, &state(tick), &mut seen);
-        decider.recall(&state(tick), &mut recalled, &mut rng);
+        decider.remember(&state(tick), &mut recalled, &mut rng);
     }
     assert_eq!(seen.own, recalled.own);
     assert_eq!(decide(&decider, &state(41), &mut seen), decide(&decider, &state(41), &mut recalled));

@@ -196,7 +196,7 @@ fn an_action_within_the_switch_margin_of_the_default_is_not_taken() {
     for (tick, rate) in [(100, 400.0), (101, 50.0), (102, 50.0), (103, 50.0)] {
         state.tick = qscale_common::time::Tick(tick);
         (state.windows.tick.rate_rps, state.windows.tick.completed_rps) = (Some(rate), Some(rate));
-        history.see(&state);
+        history.add(&state);
     }
     let actions = policy(0.0).actions().clone();
     actions.decode(&FeatureContext::new(&state, history.summary(), 100.0), &mut candidates);

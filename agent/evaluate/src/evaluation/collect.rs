@@ -8,24 +8,24 @@ use super::jobs::{JobOutcome, Target, end_of_bucket};
 use super::plan::ConfiguredCompetitor;
 use super::tune::Tuned;
 use super::{Evaluation, TEST};
-use crate::results::{Group, Latencies, Measures, Registered, Results, Settings, TimeSeries, Timeline, rounded};
+use crate::results::{EvaluationSettings, Group, Latencies, Measures, RegisteredSuite, Results, TimeSeries, Timeline, rounded};
 
 /// Runs of all groups.
 pub(super) struct Collected {
-    groups: Vec<OfGroup>,
+    groups: Vec<GroupRuns>,
 }
 
 #[derive(Default)]
-struct OfGroup {
+struct GroupRuns {
     runs: Vec<Measures>,
     buckets: BTreeMap<usize, u64>,
     failed: u64,
-    course: Option<TimeSeries>,
+    time_series: Option<TimeSeries>,
 }
 
 impl Collected {
     pub(super) fn new(groups: usize, seeds: usize) -> Self {
-        let group = || OfGroup { runs: vec![Measures::default(); seeds], ..OfGroup::default() };
+        let group = || GroupRuns { runs: vec![Measures::default(); seeds], ..GroupRuns::default() };
         Self { groups: (0..groups).map(|_| group()).collect() }
     }
 
@@ -34,8 +34,8 @@ impl Collected {
         group.runs[target.first..target.first + outcome.runs.len()].clone_from_slice(&outcome.runs);
         outcome.buckets.iter().for_each(|(place, count)| *group.buckets.entry(*place).or_insert(0) += count);
         group.failed += outcome.failed;
-        if let Some(course) = &outcome.course {
-            group.course = Some(course.clone().rounded());
+        if let Some(time_series) = &outcome.time_series {
+            group.time_series = Some(time_series.clone().rounded());
         }
     }
 }
@@ -47,13 +47,13 @@ impl Evaluation {
         for (number, of_group) in collected.groups.into_iter().enumerate() {
             let (competitor, cell) = (number / self.tested.len(), number % self.tested.len());
             groups.push(Group { competitor, cell, measures: Measures::columns(of_group.runs.iter()) });
-            timelines.extend(of_group.course.map(|course| Timeline { competitor, cell, seed: seeds[0], course }));
+            timelines.extend(of_group.time_series.map(|time_series| Timeline { competitor, cell, seed: seeds[0], time_series }));
             let buckets = of_group.buckets.into_iter().map(|(place, count)| (rounded(end_of_bucket(place)), count)).collect();
             latencies.push(Latencies { competitor, cell, buckets, failed: of_group.failed });
         }
         Results {
             version: Results::VERSION.to_owned(),
-            suite: Registered {
+            suite: RegisteredSuite {
                 name: self.suite.name.to_string(),
                 description: self.suite.description.clone(),
                 document: serde_json::to_value(&self.suite).unwrap_or(Value::Null),
@@ -68,9 +68,9 @@ impl Evaluation {
         }
     }
 
-    fn settings(&self, tuned: bool) -> Settings {
+    fn settings(&self, tuned: bool) -> EvaluationSettings {
         let measurement = self.parts[TEST][self.tested[0]].measurement;
-        Settings {
+        EvaluationSettings {
             command: self.asked.command.clone(),
             seeds: self.seeds(),
             validation_seeds: if tuned { self.validation_seeds() } else { Vec::new() },

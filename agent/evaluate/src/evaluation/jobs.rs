@@ -1,7 +1,8 @@
 //! Jobs: a few runs of one competitor in one cell, on several threads. Owns threads and order; must not interpret results.
 //!
-//! Results do not depend on threads: an outcome depends on its job alone, and each outcome has its own place. Plain scoped threads rather than `rayon`, since the
-//! calling thread must record outcomes and progress in the ledger while the workers run.
+//! Results do not depend on threads: an outcome depends on its job alone, and each outcome has its own place. Plain
+//! scoped threads rather than `rayon`, since the calling thread must record outcomes and progress in the ledger while
+//! the workers run.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -33,7 +34,7 @@ pub struct Job {
     /// Seeds of the runs.
     pub seeds: Vec<u64>,
     /// Seed of the run whose time series is recorded.
-    pub course_of: Option<u64>,
+    pub series_of: Option<u64>,
     /// Whether latencies are kept.
     pub latencies: bool,
     /// Places of its outcome.
@@ -61,8 +62,8 @@ pub struct JobOutcome {
     #[serde(default)]
     pub failed: u64,
     /// Time series of one run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub course: Option<TimeSeries>,
+    #[serde(rename = "course", default, skip_serializing_if = "Option::is_none")]
+    pub time_series: Option<TimeSeries>,
     /// Latency of decisions; not stored.
     #[serde(skip)]
     pub decision_latency: DecisionLatency,
@@ -99,7 +100,7 @@ pub struct Progress {
 /// Stores finished jobs.
 pub trait Ledger {
     /// Earlier outcome of the job with this key, if any.
-    fn recall(&mut self, key: &str) -> Option<JobOutcome>;
+    fn stored(&mut self, key: &str) -> Option<JobOutcome>;
 
     /// Records a finished job.
     ///
@@ -116,7 +117,7 @@ pub trait Ledger {
 pub struct NoLedger;
 
 impl Ledger for NoLedger {
-    fn recall(&mut self, _: &str) -> Option<JobOutcome> {
+    fn stored(&mut self, _: &str) -> Option<JobOutcome> {
         None
     }
 
@@ -157,7 +158,7 @@ pub fn run(
     let mut progress = Progress { stage, done: 0, all, known: 0 };
     let mut left = Vec::new();
     for (index, job) in jobs.iter().enumerate() {
-        match ledger.recall(&job.key).filter(|outcome| outcome.runs.len() == job.seeds.len()) {
+        match ledger.stored(&job.key).filter(|outcome| outcome.runs.len() == job.seeds.len()) {
             None => left.push(index),
             Some(outcome) => {
                 progress.known += lives(job);
@@ -225,17 +226,17 @@ fn do_job(job: &Job, cells: &[EvaluationCell], conditions: &Conditions<'_>, send
     let mut outcome = JobOutcome::default();
     let mut latencies = std::collections::BTreeMap::new();
     for &seed in &job.seeds {
-        let lived = runner.run(seed, job.course_of == Some(seed), || {
+        let result = runner.run(seed, job.series_of == Some(seed), || {
             // Progress is irrelevant once the channel is closed.
             let _uncounted = sender.send(Message::Simulated);
         })?;
         if job.latencies {
-            lived.latency.cells().for_each(|(cell, count)| *latencies.entry(cell / FINE).or_insert(0) += count);
-            outcome.failed += lived.failed;
+            result.latency.cells().for_each(|(cell, count)| *latencies.entry(cell / FINE).or_insert(0) += count);
+            outcome.failed += result.failed;
         }
-        outcome.runs.push(lived.measures);
-        outcome.course = lived.course.or(outcome.course);
-        outcome.decision_latency.include(&lived.decision_latency);
+        outcome.runs.push(result.measures);
+        outcome.time_series = result.time_series.or(outcome.time_series);
+        outcome.decision_latency.include(&result.decision_latency);
     }
     outcome.buckets = latencies.into_iter().collect();
     Ok(outcome)

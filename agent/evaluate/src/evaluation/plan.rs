@@ -1,12 +1,13 @@
-//! Competitors with their parameters, and the resulting jobs. Owns the keys of jobs: equal work has equal keys.
+//! Competitors with their parameters, and the resulting jobs.
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::jobs::{Job, Target, chunks};
 use super::tune::Tuned;
-use super::{EvaluateError, Evaluation, Jobs, TEST, VALIDATION};
+use super::unique_jobs::{UniqueJobs, key};
+use super::{EvaluateError, Evaluation, Jobs, TEST};
 use crate::policy_set::PolicySet;
 use crate::results::{Cell, Competitor, Variant};
 use crate::run::RunSpec;
@@ -87,16 +88,16 @@ impl Evaluation {
     /// Jobs of the test part. Equal work, as when tuning chose the default, is done once.
     pub(super) fn test_jobs(&self, configured: &[ConfiguredCompetitor<'_>]) -> Jobs {
         let seeds = self.seeds();
-        let mut jobs = Shared::default();
+        let mut jobs = UniqueJobs::default();
         for (number, competitor) in configured.iter().enumerate() {
             for (place, &index) in self.tested.iter().enumerate() {
                 let cell = &self.parts[TEST][index];
                 let spec = self.spec(competitor.entry, competitor.params(&cell.report));
-                let course_of = self.keeps_course(&cell.report).then_some(seeds[0]);
+                let series_of = self.keeps_series(&cell.report).then_some(seeds[0]);
                 for (first, seeds) in chunks(cell, &seeds) {
                     let target = Target { group: number * self.tested.len() + place, first };
                     let key = key(&spec, TEST, &cell.report.name, seeds);
-                    let course_of = course_of.filter(|seed| seeds.contains(seed));
+                    let series_of = series_of.filter(|seed| seeds.contains(seed));
                     jobs.add(
                         target,
                         || Job {
@@ -104,7 +105,7 @@ impl Evaluation {
                             spec: spec.clone(),
                             cell: index,
                             seeds: seeds.to_vec(),
-                            course_of,
+                            series_of,
                             latencies: true,
                             targets: Vec::new(),
                         },
@@ -116,34 +117,10 @@ impl Evaluation {
         jobs.jobs
     }
 
-    fn keeps_course(&self, cell: &Cell) -> bool {
+    fn keeps_series(&self, cell: &Cell) -> bool {
         match &self.suite.timelines[..] {
             [] => cell.perturbation == crate::suite::PerturbationEntry::NONE,
             listed => listed.iter().any(|one| one.holds(&cell.function, &cell.workload, &cell.perturbation)),
         }
     }
-}
-
-/// Deduplicated jobs.
-#[derive(Default)]
-pub(super) struct Shared {
-    pub(super) jobs: Jobs,
-    places: BTreeMap<String, usize>,
-}
-
-impl Shared {
-    pub(super) fn add(&mut self, target: Target, job: impl FnOnce() -> Job, key: &str) {
-        let place = *self.places.entry(key.to_owned()).or_insert_with(|| {
-            self.jobs.push(job());
-            self.jobs.len() - 1
-        });
-        self.jobs[place].targets.push(target);
-    }
-}
-
-/// Key of the work of a job.
-pub(super) fn key(spec: &RunSpec, part: usize, cell: &str, seeds: &[u64]) -> String {
-    let RunSpec { policy, params, tick, lag, .. } = spec;
-    let part = if part == VALIDATION { "validation" } else { "test" };
-    json!([policy, params, tick.millis(), lag, part, cell, seeds.first(), seeds.len()]).to_string()
 }

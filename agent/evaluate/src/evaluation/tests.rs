@@ -86,7 +86,7 @@ struct Book {
 }
 
 impl Ledger for Book {
-    fn recall(&mut self, key: &str) -> Option<JobOutcome> {
+    fn stored(&mut self, key: &str) -> Option<JobOutcome> {
         let outcome = self.pages.get(key).map(|page| serde_json::from_str(page).expect("was written"));
         self.recalled += usize::from(outcome.is_some());
         outcome

@@ -1,15 +1,16 @@
 //! Tuning: every setting of a policy's grid on the validation part. Owns the choice; the score is the mean loss, the budget is the suite's.
 //!
-//! A policy is tuned for each function over the suite's tuning cells of that function. A bound is tuned for each cell, so that it is as tight as possible.
+//! A policy is tuned for each function over the suite's tuning cells of that function. A bound is tuned for each cell,
+//! so that it is as tight as possible.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use super::jobs::{self, Job, Ledger, Stage, Target, chunks};
-use super::plan::{Shared, key};
+use super::unique_jobs::{UniqueJobs, key};
 use super::{CompetitorError, EvaluateError, Evaluation, Options, VALIDATION};
-use crate::results::{Measure, Measures, Tried, Tuning, rounded};
+use crate::results::{Measure, Measures, ScoredSetting, Tuning, rounded};
 use crate::run::Conditions;
 use crate::suite::CompetitorEntry;
 
@@ -51,7 +52,7 @@ impl Evaluation {
         let seeds = self.validation_seeds();
         let cells = &self.parts[VALIDATION];
         // A group is one setting of one task, with the runs of all its cells in order.
-        let (mut shared, mut groups) = (Shared::default(), Vec::new());
+        let (mut shared, mut groups) = (UniqueJobs::default(), Vec::new());
         for task in &tasks {
             for setting in &task.settings {
                 let spec = self.spec(task.entry, setting);
@@ -64,7 +65,7 @@ impl Evaluation {
                             spec: spec.clone(),
                             cell: index,
                             seeds: seeds_of_job.to_vec(),
-                            course_of: None,
+                            series_of: None,
                             latencies: false,
                             targets: Vec::new(),
                         };
@@ -115,13 +116,13 @@ impl Evaluation {
     }
 
     fn choose(&self, task: Task<'_>, groups: &mut impl Iterator<Item = Vec<Measures>>) -> Tuned {
-        let tried: Vec<Tried> = task
+        let tried: Vec<ScoredSetting> = task
             .settings
             .into_iter()
             .zip(groups)
             .map(|(params, runs)| {
                 let measures = means(&runs);
-                Tried { params, score: measures.get(&Measure::Loss).copied().unwrap_or(f64::MAX), measures }
+                ScoredSetting { params, score: measures.get(&Measure::Loss).copied().unwrap_or(f64::MAX), measures }
             })
             .collect();
         let best = |best: usize, index: usize| if tried[index].score < tried[best].score { index } else { best };

@@ -80,11 +80,11 @@ fn a_run_adds_up_to_what_was_computed_by_hand() {
     for second in [20, 40] {
         meter.acted(Duration::from_secs(second), if second == 20 { Direction::Down } else { Direction::Up });
     }
-    let course = [(50, 0), (50, 0), (200, 0), (200, 20), (50, 0), (50, 0), (50, 0), (50, 0)];
-    course.into_iter().for_each(|(ms, failed)| meter.interval(&costly(interval(&[ms; 80], failed)), 2, 0));
+    let time_series = [(50, 0), (50, 0), (200, 0), (200, 20), (50, 0), (50, 0), (50, 0), (50, 0)];
+    time_series.into_iter().for_each(|(ms, failed)| meter.interval(&costly(interval(&[ms; 80], failed)), 2, 0));
     meter.acted(Duration::from_secs(130), Direction::Down);
     meter.interval(&costly(Totals::default()), 2, 0);
-    let (sums, course) = meter.finish();
+    let (sums, time_series) = meter.finish();
     let measures = sums.measures(&RewardWeights::default());
     let prices = &setup().policy.prices;
     let cost_per_hour = 2.0 * prices.cpu_core_hour.get() + prices.memory_gib_hour.get();
@@ -112,23 +112,23 @@ fn a_run_adds_up_to_what_was_computed_by_hand() {
         let found = measures.get(measure).unwrap_or_else(|| panic!("{measure} is absent"));
         assert!((found - expected).abs() <= 0.03 * expected, "{measure} = {found}, expected {expected}");
     }
-    let course = course.expect("was wanted");
-    assert_eq!((course.until_s.len(), course.until_s[9]), (10, 100.0));
-    assert_eq!(course.violated, [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-    assert_eq!((course.waiting[0], course.latency_ms[0], course.latency_ms[9]), (7.0, Some(20_000.0), None));
+    let time_series = time_series.expect("was wanted");
+    assert_eq!((time_series.until_s.len(), time_series.until_s[9]), (10, 100.0));
+    assert_eq!(time_series.violated, [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    assert_eq!((time_series.waiting[0], time_series.latency_ms[0], time_series.latency_ms[9]), (7.0, Some(20_000.0), None));
 }
 
 #[test]
 fn functions_of_one_run_are_taken_together() {
     let criteria = criteria(1);
-    let lived = |latency: u64| {
+    let result = |latency: u64| {
         let mut meter = RunMeter::new(&criteria, &[], false);
         meter.interval(&Totals::default(), 0, 0);
         meter.interval(&interval(&[latency; 10], 0), 0, 0);
         meter.finish().0
     };
-    let mut both = lived(50);
-    both.include(&lived(400));
+    let mut both = result(50);
+    both.include(&result(400));
     let measures = both.measures(&RewardWeights::default());
     assert_eq!((measures.get(Measure::Requests), measures.get(Measure::ViolatedShare)), (Some(20.0), Some(0.5)));
     assert_eq!(measures.get(Measure::RecoverS), None);

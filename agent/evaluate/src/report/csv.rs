@@ -5,7 +5,8 @@ use csv::Writer;
 use crate::results::{Competitor, Measure, Results, Variant};
 use crate::statistics::{Comparison, Estimate, Paired, Summary, SummaryLine, SummaryPart};
 
-/// One row for each run: competitor, cell, seed, and every measure with its unit in the header. Shares are 0 to 1; missing values are empty.
+/// One row for each run: competitor, cell, seed, and every measure with its unit in the header. Shares are 0 to 1;
+/// missing values are empty.
 #[must_use]
 pub fn csv_runs(results: &Results) -> String {
     let mut writer = Writer::from_writer(Vec::new());
@@ -24,8 +25,8 @@ pub fn csv_runs(results: &Results) -> String {
     finished(writer)
 }
 
-/// One row for each estimate: a measure, a difference to the reference (with its tests), the gap closed, and the probability of improvement, for all cells and for
-/// every part. Shares are 0 to 1.
+/// One row for each estimate: a measure, a difference to the reference (with its tests), the gap closed, and the
+/// probability of improvement, for all cells and for every part. Shares are 0 to 1.
 #[must_use]
 pub fn csv_summary(results: &Results, summary: &Summary) -> String {
     let mut writer = Writer::from_writer(Vec::new());

@@ -1,15 +1,17 @@
 //! The report as one HTML page that needs no network. Owns its sections; must not refer to other resources or trust names.
 //!
-//! Every string of the results passes [`escape`] or [`data::json`]. Plots are inline SVG coloured by the page's style sheet, for light and dark mode.
+//! Every string of the results passes [`escape`] or [`data::json`]. Plots are inline SVG coloured by the page's style
+//! sheet, for light and dark mode.
 
 mod data;
 mod latency;
 mod scatter;
 mod tables;
 
+use super::escape::escape;
 use super::sentences::{self, headline};
 use crate::results::{Results, Variant};
-use crate::statistics::{ComparisonVerdict, Scope, Summary, SummaryPart};
+use crate::statistics::{ComparisonVerdict, Summary, SummaryPart, SummaryScope};
 
 /// The report as HTML.
 #[must_use]
@@ -17,7 +19,7 @@ pub fn html(results: &Results, summary: &Summary) -> String {
     let title = format!("Comparison of policies: {}", results.suite.name);
     let sections = [
         compared(results),
-        said(results, summary),
+        findings(results, summary),
         section("table", "All competitors over all cells", &tables::overall(results, summary)),
         section("front", "Cost against violations", &front(results, summary)),
         section("parts", "Cost against violations, by part", &panels(results, summary)),
@@ -40,27 +42,11 @@ pub fn html(results: &Results, summary: &Summary) -> String {
     )
 }
 
-/// Cost against violations over all cells, as an SVG file: the tuned policies and the bound, or all policies if none was tuned. Empty without results.
+/// Cost against violations over all cells, as an SVG file: the tuned policies and the bound, or all policies if none
+/// was tuned. Empty without results.
 #[must_use]
 pub fn front_svg(results: &Results, summary: &Summary) -> String {
     summary.overall().map(|part| scatter::file(results, summary, part)).unwrap_or_default()
-}
-
-/// Escapes `text` for element content and quoted attributes.
-pub(in crate::report) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            character if character.is_control() => out.push(' '),
-            character => out.push(character),
-        }
-    }
-    out
 }
 
 fn section(id: &str, heading: &str, body: &str) -> String {
@@ -87,7 +73,7 @@ fn compared(results: &Results) -> String {
     )
 }
 
-fn said(results: &Results, summary: &Summary) -> String {
+fn findings(results: &Results, summary: &Summary) -> String {
     let sentences = headline(results, summary);
     let items: String = sentences.iter().map(|sentence| format!("<li>{}</li>\n", marked(sentence))).collect();
     section("findings", "Findings", &format!("<ul class=\"findings\">\n{items}</ul>\n"))
@@ -108,11 +94,11 @@ fn front(results: &Results, summary: &Summary) -> String {
 }
 
 fn panels(results: &Results, summary: &Summary) -> String {
-    let kinds: [(&str, bool, Like); 4] = [
-        ("By workload", true, |scope| matches!(scope, Scope::Workload(_))),
-        ("By perturbation", true, |scope| matches!(scope, Scope::Perturbation(_))),
-        ("By function", true, |scope| matches!(scope, Scope::Function(_))),
-        ("By cell: function, workload and perturbation", false, |scope| matches!(scope, Scope::Cell(_))),
+    let kinds: [(&str, bool, ScopeFilter); 4] = [
+        ("By workload", true, |scope| matches!(scope, SummaryScope::Workload(_))),
+        ("By perturbation", true, |scope| matches!(scope, SummaryScope::Perturbation(_))),
+        ("By function", true, |scope| matches!(scope, SummaryScope::Function(_))),
+        ("By cell: function, workload and perturbation", false, |scope| matches!(scope, SummaryScope::Cell(_))),
     ];
     let mut out = String::new();
     for (title, open, like) in kinds {
@@ -130,7 +116,7 @@ fn panels(results: &Results, summary: &Summary) -> String {
 }
 
 /// Whether a part is of one kind.
-type Like = fn(&Scope) -> bool;
+type ScopeFilter = fn(&SummaryScope) -> bool;
 
 /// Greatest number of competitors with their own colour.
 const COLOURS: usize = 8;
@@ -190,14 +176,4 @@ fn method(results: &Results, summary: &Summary) -> String {
          ignores the worst quarter of the runs, so verdicts use the mean as well.</p>\n",
         marked(&sentences::method(results, summary))
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_stays_text() {
-        assert_eq!(escape("<a href=\"x\" b='y'>&\u{1b}"), "&lt;a href=&quot;x&quot; b=&#39;y&#39;&gt;&amp; ");
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::html::escape;
+use super::escape::escape;
 use super::number::digits;
 
 /// Mapping of values to positions on an axis.

@@ -1,4 +1,5 @@
-//! Text tables with aligned columns. Owns widths and padding; must not know the content. Not `comfy-table`: columns are dropped by priority to fit the width.
+//! Text tables with aligned columns. Owns widths and padding; must not know the content. Not `comfy-table`: columns are
+//! dropped by priority to fit the width.
 
 use std::fmt::Write;
 

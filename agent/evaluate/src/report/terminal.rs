@@ -4,10 +4,10 @@ use super::number::{NOTHING, range, short, shown, tenths};
 use super::sentences::{self, headline};
 use super::table::{Column, TableEntry, Tone, clean, lay_out, wrapped};
 use crate::results::{Measure, Results, Variant};
-use crate::statistics::{ComparisonVerdict, Scope, Summary, SummaryLine, SummaryPart};
+use crate::statistics::{ComparisonVerdict, Summary, SummaryLine, SummaryPart, SummaryScope};
 
 /// Whether a part is of one kind.
-type Like = fn(&Scope) -> bool;
+type ScopeFilter = fn(&SummaryScope) -> bool;
 
 /// Longest name of a competitor that is shown in full, and of a part.
 const NAME: usize = 22;
@@ -15,8 +15,8 @@ const PART: usize = 14;
 /// Least width of a table.
 const LEAST_WIDTH: usize = 40;
 
-/// The report in at most `width` columns, if possible (from 80): a table over all cells, the findings, then violations and cost by perturbation and by workload.
-/// Colours are ECMA-48 sequences, only if `colour`.
+/// The report in at most `width` columns, if possible (from 80): a table over all cells, the findings, then violations
+/// and cost by perturbation and by workload. Colours are ECMA-48 sequences, only if `colour`.
 #[must_use]
 pub fn terminal(results: &Results, summary: &Summary, width: usize, colour: bool) -> String {
     let width = width.max(LEAST_WIDTH);
@@ -29,10 +29,10 @@ pub fn terminal(results: &Results, summary: &Summary, width: usize, colour: bool
     for sentence in headline(results, summary) {
         out.push_str(&wrapped(&clean(&sentence, usize::MAX), width));
     }
-    let kinds: [(&str, Like); 3] = [
-        ("By perturbation", |scope| matches!(scope, Scope::Perturbation(_))),
-        ("By workload", |scope| matches!(scope, Scope::Workload(_))),
-        ("By function", |scope| matches!(scope, Scope::Function(_))),
+    let kinds: [(&str, ScopeFilter); 3] = [
+        ("By perturbation", |scope| matches!(scope, SummaryScope::Perturbation(_))),
+        ("By workload", |scope| matches!(scope, SummaryScope::Workload(_))),
+        ("By function", |scope| matches!(scope, SummaryScope::Function(_))),
     ];
     let price = Price::of(results, summary);
     for (title, like) in kinds {

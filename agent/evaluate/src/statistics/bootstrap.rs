@@ -1,8 +1,9 @@
 //! The stratified percentile bootstrap. Owns resampling; must not know the meaning of strata.
 //!
-//! A stratum is a cell: the runs of a cell are resampled from the runs of that cell, so every resample has the same number of each. An interval is the middle of the
-//! resampled statistics, by percentile (Efron 1979). Random numbers depend on a seed and the name of the estimate, so neither other competitors nor the order of
-//! estimates change an interval.
+//! A stratum is a cell: the runs of a cell are resampled from the runs of that cell, so every resample has the same
+//! number of each. An interval is the middle of the resampled statistics, by percentile (Efron 1979). Random numbers
+//! depend on a seed and the name of the estimate, so neither other competitors nor the order of estimates change an
+//! interval.
 
 use qscale_common::hash::fnv1a;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -86,8 +87,8 @@ impl Bootstrap {
         })
     }
 
-    /// Ratio of the sums of first and second elements of all pairs, with its interval. `None` without pairs, or if the sum of the second is not positive in the pairs
-    /// or in any resample, so that the ratio is meaningless.
+    /// Ratio of the sums of first and second elements of all pairs, with its interval. `None` without pairs, or if the
+    /// sum of the second is not positive in the pairs or in any resample, so that the ratio is meaningless.
     #[must_use]
     pub fn ratio(&self, strata: &[Vec<(f64, f64)>], name: &str) -> Option<(f64, Interval)> {
         let sum = |(first, second): (f64, f64), pair: &(f64, f64)| (first + pair.0, second + pair.1);

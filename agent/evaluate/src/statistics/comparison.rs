@@ -1,12 +1,13 @@
 //! Comparison of a competitor with a reference. Owns pairs, tests and the rule of the verdict; must not choose the reference.
 //!
-//! With one seed both have equal arrivals, so runs are compared in pairs of the same cell and seed. Intervals resample the pairs of each cell. Tests use one
-//! difference a seed, the mean over the cells, since the cells of a seed share their arrivals and are not independent.
+//! With one seed both have equal arrivals, so runs are compared in pairs of the same cell and seed. Intervals resample
+//! the pairs of each cell. Tests use one difference a seed, the mean over the cells, since the cells of a seed share
+//! their arrivals and are not independent.
 //!
 //! **Better means cheaper at equal or fewer violations, with intervals that exclude zero.** In detail:
 //! - *cheaper*: the intervals of the paired cost differences are below zero, for the interquartile mean and for the mean;
-//! - *equal or fewer*: the same two intervals of the violations end at most a registered margin above zero. The mean is included because most violations are in
-//!   the worst quarter, which an interquartile mean ignores.
+//! - *equal or fewer*: the same two intervals of the violations end at most a registered margin above zero. The mean is
+//!   included because most violations are in the worst quarter, which an interquartile mean ignores.
 //!
 //! *Worse* means that the reference is better. Everything else is a tie.
 

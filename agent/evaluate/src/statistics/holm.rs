@@ -1,6 +1,7 @@
 //! Holm's step-down correction. Owns the arithmetic of a family of tests; must not choose the family.
 
-/// The p-values corrected for multiple tests (Holm 1979), in order: rejecting those up to α keeps the probability of any false rejection at most α.
+/// The p-values corrected for multiple tests (Holm 1979), in order: rejecting those up to α keeps the probability of
+/// any false rejection at most α.
 #[must_use]
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();

@@ -54,8 +54,9 @@ impl Sample {
         self.0.iter().sum::<f64>() / self.0.len() as f64
     }
 
-    /// Mean of the middle half (Agarwal et al. 2021). If a quarter of the values is not an integer, the values at both ends count partially, so that exactly half the
-    /// weight remains; for multiples of four it is the 25 % trimmed mean.
+    /// Mean of the middle half (Agarwal et al. 2021). If a quarter of the values is not an integer, the values at both
+    /// ends count partially, so that exactly half the weight remains; for multiples of four it is the 25 % trimmed
+    /// mean.
     #[must_use]
     pub fn interquartile_mean(&self) -> f64 {
         weighted_middle(self.sorted().into_iter().map(|value| (value, 1)), self.0.len())

@@ -1,7 +1,7 @@
 //! The paired sign-flip test. Owns its null distribution; must not know the pairs.
 //!
-//! Under the null hypothesis both signs of a difference are equally likely. The p-value is the share of all choices of signs whose sum is at least as far from zero
-//! as the observed one.
+//! Under the null hypothesis both signs of a difference are equally likely. The p-value is the share of all choices of
+//! signs whose sum is at least as far from zero as the observed one.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, SeedableRng};
@@ -13,8 +13,8 @@ const EXACT: usize = 32;
 /// Random choices for more differences.
 const DRAWN: u32 = 19_999;
 
-/// Two-sided p of `differences`: exact for up to 32 non-zero differences; beyond that from 19,999 draws and the observed choice, so that it is never zero (Phipson
-/// and Smyth 2010).
+/// Two-sided p of `differences`: exact for up to 32 non-zero differences; beyond that from 19,999 draws and the
+/// observed choice, so that it is never zero (Phipson and Smyth 2010).
 #[must_use]
 pub fn sign_flip(differences: &Sample, seed: u64) -> f64 {
     // Zeros have no sign.
@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn it_agrees_with_scipy() {
-        // SciPy 1.17.1: scipy.stats.permutation_test((d,), sum, permutation_type="samples", n_resamples=inf). Darwin's maize (Fisher 1935), in eighths of an inch.
+        // SciPy 1.17.1: scipy.stats.permutation_test((d,), sum, permutation_type="samples", n_resamples=inf). Darwin's
+        // maize (Fisher 1935), in eighths of an inch.
         check(&[6.0, 8.0, 14.0, 16.0, 23.0, 24.0, 28.0, 29.0, 41.0, -48.0, 49.0, 56.0, 60.0, -67.0, 75.0], 0.052_673_339_843_75);
         check(&[0.952, -0.147, 1.022, 0.43, 0.62, 0.59, 0.49, -0.08, 0.01], 0.027_343_75);
         check(&[0.2, -0.1, 0.4, 0.3], 0.25);

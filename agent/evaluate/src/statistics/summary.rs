@@ -1,5 +1,5 @@
-//! The summary of an evaluation: every competitor over all cells, and over each workload, perturbation, function and cell. Owns the parts and the choice of the
-//! reference; must not run anything or format numbers.
+//! The summary of an evaluation: every competitor over all cells, and over each workload, perturbation, function and
+//! cell. Owns the parts and the choice of the reference; must not run anything or format numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,8 +31,8 @@ pub struct SummaryOptions {
     pub bootstrap: Bootstrap,
     /// Share of the intervals, 0 to 1, by which violations may exceed the reference's and still count as equal.
     pub margin: f64,
-    /// Label of the reference, which all others are compared with. If absent: the tuned policy with the least mean loss, or without tuning the default with the
-    /// least. The choice on test runs favours the reference.
+    /// Label of the reference, which all others are compared with. If absent: the tuned policy with the least mean
+    /// loss, or without tuning the default with the least. The choice on test runs favours the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
 }
@@ -83,7 +83,7 @@ impl Summary {
     }
 
     /// The parts of one kind, in the order of the suite.
-    pub fn parts_like(&self, like: fn(&Scope) -> bool) -> impl Iterator<Item = &SummaryPart> {
+    pub fn parts_like(&self, like: fn(&SummaryScope) -> bool) -> impl Iterator<Item = &SummaryPart> {
         self.parts.iter().filter(move |part| like(&part.scope))
     }
 }
@@ -91,7 +91,7 @@ impl Summary {
 /// Cells of a part.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "of", content = "name", rename_all = "snake_case")]
-pub enum Scope {
+pub enum SummaryScope {
     /// All cells.
     All,
     /// Cells of one workload.
@@ -104,7 +104,7 @@ pub enum Scope {
     Cell(String),
 }
 
-impl Scope {
+impl SummaryScope {
     /// Kind, as a word.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -127,7 +127,7 @@ impl Scope {
     }
 }
 
-impl fmt::Display for Scope {
+impl fmt::Display for SummaryScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind(), self.name())
     }
@@ -137,7 +137,7 @@ impl fmt::Display for Scope {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SummaryPart {
     /// The cells.
-    pub scope: Scope,
+    pub scope: SummaryScope,
     /// Indices into the cells.
     pub cells: Vec<usize>,
     /// One line for each competitor, in order.
@@ -167,33 +167,33 @@ pub struct SummaryLine {
 /// An unknown reference.
 pub fn summarise(results: &Results, options: &SummaryOptions) -> Result<Summary, UnknownReference> {
     let runs = Runs::new(results);
-    let ends = Ends { reference: runs.reference(options)?, baseline: runs.baseline(), bound: runs.first(Variant::Bound) };
+    let roles = Roles { reference: runs.reference(options)?, baseline: runs.baseline(), bound: runs.first(Variant::Bound) };
     let mut parts = Vec::new();
     for (scope, cells) in scopes(results) {
-        parts.push(runs.part(scope, cells, &ends, options)?);
+        parts.push(runs.part(scope, cells, &roles, options)?);
     }
     // Two families of comparisons: the table of all cells, and all other parts.
     let overall = parts.len().min(1);
     let (overall, others) = parts.split_at_mut(overall);
     correct(overall);
     correct(others);
-    Ok(Summary { options: options.clone(), reference: ends.reference, baseline: ends.baseline, bound: ends.bound, parts })
+    Ok(Summary { options: options.clone(), reference: roles.reference, baseline: roles.baseline, bound: roles.bound, parts })
 }
 
 /// All cells, then the parts of each kind with several members.
-fn scopes(results: &Results) -> Vec<(Scope, Vec<usize>)> {
-    let mut scopes = vec![(Scope::All, (0..results.cells.len()).collect())];
-    let kinds: [fn(&crate::results::Cell) -> Scope; 4] = [
-        |cell| Scope::Workload(cell.workload.clone()),
-        |cell| Scope::Perturbation(cell.perturbation.clone()),
-        |cell| Scope::Function(cell.function.clone()),
-        |cell| Scope::Cell(cell.name.clone()),
+fn scopes(results: &Results) -> Vec<(SummaryScope, Vec<usize>)> {
+    let mut scopes = vec![(SummaryScope::All, (0..results.cells.len()).collect())];
+    let kinds: [fn(&crate::results::Cell) -> SummaryScope; 4] = [
+        |cell| SummaryScope::Workload(cell.workload.clone()),
+        |cell| SummaryScope::Perturbation(cell.perturbation.clone()),
+        |cell| SummaryScope::Function(cell.function.clone()),
+        |cell| SummaryScope::Cell(cell.name.clone()),
     ];
     for kind in kinds {
         let mut seen = BTreeSet::new();
-        let all: Vec<Scope> = results.cells.iter().map(kind).filter(|scope| seen.insert(scope.clone())).collect();
+        let all: Vec<SummaryScope> = results.cells.iter().map(kind).filter(|scope| seen.insert(scope.clone())).collect();
         if all.len() > 1 {
-            let within = |scope: &Scope| (0..results.cells.len()).filter(|index| kind(&results.cells[*index]) == *scope).collect();
+            let within = |scope: &SummaryScope| (0..results.cells.len()).filter(|index| kind(&results.cells[*index]) == *scope).collect();
             scopes.extend(all.into_iter().map(|scope| (scope.clone(), within(&scope))));
         }
     }
@@ -216,7 +216,7 @@ fn correct(parts: &mut [SummaryPart]) {
 }
 
 /// Roles of competitors.
-struct Ends {
+struct Roles {
     reference: Option<usize>,
     baseline: Option<usize>,
     bound: Option<usize>,
@@ -275,10 +275,16 @@ impl<'a> Runs<'a> {
         found
     }
 
-    fn part(&self, scope: Scope, cells: Vec<usize>, ends: &Ends, options: &SummaryOptions) -> Result<SummaryPart, StatisticsError> {
+    fn part(
+        &self,
+        scope: SummaryScope,
+        cells: Vec<usize>,
+        roles: &Roles,
+        options: &SummaryOptions,
+    ) -> Result<SummaryPart, StatisticsError> {
         let mut lines = Vec::new();
         for competitor in 0..self.results.competitors.len() {
-            lines.push(self.line(&scope, &cells, competitor, ends, options)?);
+            lines.push(self.line(&scope, &cells, competitor, roles, options)?);
         }
         let point =
             |line: &SummaryLine| Some((line.measures.get(&Measure::CostPerHour)?.iqm, line.measures.get(&Measure::ViolatedShare)?.iqm));
@@ -291,26 +297,26 @@ impl<'a> Runs<'a> {
 
     fn line(
         &self,
-        scope: &Scope,
+        scope: &SummaryScope,
         cells: &[usize],
         competitor: usize,
-        ends: &Ends,
+        roles: &Roles,
         options: &SummaryOptions,
     ) -> Result<SummaryLine, StatisticsError> {
         let bootstrap = &options.bootstrap;
         let described = &self.results.competitors[competitor];
         let name = |what: &str| format!("{scope}, {}, {what}", described.label());
-        let measures = if *scope == Scope::All { &Measure::ALL[..] } else { &KEY_MEASURES[..] };
+        let measures = if *scope == SummaryScope::All { &Measure::ALL[..] } else { &KEY_MEASURES[..] };
         let mut estimates = BTreeMap::new();
         for &measure in measures {
             let strata = strata(cells.iter().map(|cell| self.values(competitor, *cell, measure).iter().flatten().copied()))?;
             estimates.extend(bootstrap.estimate(&strata, &name(measure.name())).map(|estimate| (measure, estimate)));
         }
-        let gap_closed = ends.baseline.zip(ends.bound).and_then(|(baseline, bound)| {
+        let gap_closed = roles.baseline.zip(roles.bound).and_then(|(baseline, bound)| {
             let losses: Vec<_> = cells.iter().map(|cell| self.losses(*cell, competitor, baseline, bound)).collect();
             share_of_gap(bootstrap, &losses, &name("gap"))
         });
-        let against = match ends.reference {
+        let against = match roles.reference {
             Some(reference) if reference != competitor && described.variant != Variant::Bound => {
                 let differences = [Measure::CostPerHour, Measure::ViolatedShare, GAP_MEASURE]
                     .map(|measure| self.differences(cells, competitor, reference, measure));

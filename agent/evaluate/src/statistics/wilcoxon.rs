@@ -18,8 +18,9 @@ pub struct Wilcoxon {
     pub p: f64,
 }
 
-/// Tests whether `differences` are symmetric about zero. Zeros are dropped (Wilcoxon 1945), ties share their mean rank. Exact, including ties, for up to 50 non-zero
-/// differences; beyond that by the normal distribution with corrections for ties and continuity.
+/// Tests whether `differences` are symmetric about zero. Zeros are dropped (Wilcoxon 1945), ties share their mean rank.
+/// Exact, including ties, for up to 50 non-zero differences; beyond that by the normal distribution with corrections
+/// for ties and continuity.
 #[must_use]
 pub fn wilcoxon(differences: &Sample) -> Wilcoxon {
     let ranked = doubled_ranks(differences.values());
@@ -30,7 +31,8 @@ pub fn wilcoxon(differences: &Sample) -> Wilcoxon {
     Wilcoxon { positive: positive as f64 / 2.0, negative: negative as f64 / 2.0, p }
 }
 
-/// For each non-zero difference, whether it is positive, and twice its rank, which is an integer even for shared ranks. In rising order of size.
+/// For each non-zero difference, whether it is positive, and twice its rank, which is an integer even for shared ranks.
+/// In rising order of size.
 fn doubled_ranks(differences: &[f64]) -> Vec<(bool, usize)> {
     let mut sizes: Vec<f64> = differences.iter().copied().filter(|value| *value != 0.0).collect();
     sizes.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
@@ -103,7 +105,8 @@ mod tests {
         // SciPy 1.17.1: scipy.stats.wilcoxon(d, method="exact")
         check(&DEPRESSION, 5.0, 0.039_062_5);
         check(&MAIZE, 24.0, 0.041_259_765_625);
-        // With ties, zeros left out: scipy.stats.wilcoxon(d[d != 0], method=scipy.stats.PermutationMethod(n_resamples=10**7)), which counts all signs
+        // With ties, zeros left out: scipy.stats.wilcoxon(d[d != 0],
+        // method=scipy.stats.PermutationMethod(n_resamples=10**7)), which counts all signs
         check(&TIED, 9.0, 0.066_406_25);
     }
 

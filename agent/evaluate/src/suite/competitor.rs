@@ -46,8 +46,8 @@ impl CompetitorEntry {
         self.name.as_deref().unwrap_or(&self.policy)
     }
 
-    /// All settings: the default, then the default with each combination of the grid, the last parameter varying fastest. A combination equal to the default is
-    /// skipped.
+    /// All settings: the default, then the default with each combination of the grid, the last parameter varying
+    /// fastest. A combination equal to the default is skipped.
     ///
     /// # Errors
     /// A parameter whose values are not a list, or an empty one.

@@ -101,7 +101,8 @@ impl Suite {
         Ok(CompetitorEntry { name: Some(text.to_owned()), params, grid: Value::Object(Map::new()), ..base })
     }
 
-    /// The suite with a tick for each competitor whose policy decides more often than the suite's tick: the policy's own if it divides the interval, else a second.
+    /// The suite with a tick for each competitor whose policy decides more often than the suite's tick: the policy's
+    /// own if it divides the interval, else a second.
     #[must_use]
     pub fn with_natural_ticks(mut self, policy_set: &dyn PolicySet) -> Self {
         for entry in self.competitors.iter_mut().filter(|entry| entry.tick.is_none()) {

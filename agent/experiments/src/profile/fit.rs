@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Mebibytes};
-use qscale_sim::profile::{Memory, Startup};
+use qscale_sim::profile::{MemoryProfile, Startup};
 use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos};
 
 use super::measure::{BURSTS, Measurements};
@@ -37,7 +37,10 @@ pub fn profile(name: &str, day: &str, measured: &Measurements) -> (FunctionProfi
         startup: Startup { cpu: starts(|start| start.1), waiting: starts(|start| start.0.saturating_sub(start.1)) },
         workers: 1,
         parallelism: 1,
-        memory: Memory { base_mib: Mebibytes((mib(measured.idle_memory).ceil() as u32).max(1)), request_kib: a_request.round() as u32 },
+        memory: MemoryProfile {
+            base_mib: Mebibytes((mib(measured.idle_memory).ceil() as u32).max(1)),
+            request_kib: a_request.round() as u32,
+        },
     };
     if measured.idle_cores > IDLE_CORES {
         let millicores = measured.idle_cores * 1000.0;

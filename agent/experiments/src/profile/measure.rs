@@ -140,7 +140,7 @@ fn steady(pattern: String, length: Duration) -> LoadPlan {
 async fn pilot(testbed: &mut Testbed) -> anyhow::Result<Duration> {
     let plan = steady("8".into(), Duration::from_secs(1));
     let sent = testbed.run(&plan).await?;
-    let mut latencies: Vec<Duration> = sent.requests.iter().filter_map(super::testbed::Request::latency).collect();
+    let mut latencies: Vec<Duration> = sent.requests.iter().filter_map(super::testbed::TimedRequest::latency).collect();
     ensure!(
         latencies.len() * 2 > sent.requests.len(),
         "only {} of {} requests succeeded, sent as {} with {}; use another --protocol or --input",
@@ -261,7 +261,8 @@ async fn overhead(testbed: &mut Testbed, allocation: Allocation) -> anyhow::Resu
     testbed.replace(&spec, form, allocation).await?;
     let plan = steady("60".into(), Duration::from_secs(2));
     let sent = testbed.run(&plan).await?;
-    let mut latencies: Vec<Duration> = sent.requests.iter().skip(PILOT as usize).filter_map(super::testbed::Request::latency).collect();
+    let mut latencies: Vec<Duration> =
+        sent.requests.iter().skip(PILOT as usize).filter_map(super::testbed::TimedRequest::latency).collect();
     latencies.sort_unstable();
     Ok(latencies.get(latencies.len() / 2).copied())
 }
@@ -270,7 +271,7 @@ async fn overhead(testbed: &mut Testbed, allocation: Allocation) -> anyhow::Resu
 mod tests {
     use qscale_common::time::Timestamp;
 
-    use super::super::testbed::Request;
+    use super::super::testbed::TimedRequest;
     use super::*;
 
     fn ms(ms: u64) -> Duration {
@@ -284,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_request_gets_the_cpu_time_between_its_own_readings() {
-        let request = |due, answered| Request { due: ms(due), answered: Some(ms(answered)) };
+        let request = |due, answered| TimedRequest { due: ms(due), answered: Some(ms(answered)) };
         let sent = LoadResult { void: None, started: Timestamp(1000), requests: vec![request(0, 10), request(50, 65), request(100, 120)] };
         let samples = [sample(990, 5.0), sample(1020, 12.0), sample(1040, 13.0), sample(1110, 25.0), sample(1130, 33.0)];
         // Without a reading between the second and the third, neither has a CPU time.

@@ -51,19 +51,19 @@ pub struct LoadResult {
     /// Start of the load.
     pub started: Timestamp,
     /// All requests, by due time.
-    pub requests: Vec<Request>,
+    pub requests: Vec<TimedRequest>,
 }
 
 /// One request of a load; times are since the start of the load.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Request {
+pub struct TimedRequest {
     /// Due time.
     pub due: Duration,
     /// Time of its answer, if it succeeded.
     pub answered: Option<Duration>,
 }
 
-impl Request {
+impl TimedRequest {
     /// Time from due time to answer.
     pub fn latency(&self) -> Option<Duration> {
         self.answered.map(|answered| answered.saturating_sub(self.due))
@@ -262,7 +262,7 @@ impl Testbed {
         let summary: LoadSummary =
             serde_json::from_str(&read_text(&sending.summary, MAX_STATE)?).context("invalid summary of the load generator")?;
         let text = read_text(&sending.requests, MAX_REQUESTS)?;
-        let mut requests: Vec<Request> =
+        let mut requests: Vec<TimedRequest> =
             text.lines().skip(1).map(request).collect::<Option<_>>().context("invalid row in the requests of the load generator")?;
         requests.sort_by_key(|request| request.due);
         let void = summary.void.then(|| summary.void_reasons.join("; "));
@@ -339,11 +339,11 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
 }
 
 /// Parses a row: function,intended_us,sent_us,replied_us,status,connection,valid,...
-fn request(row: &str) -> Option<Request> {
+fn request(row: &str) -> Option<TimedRequest> {
     let cells: Vec<&str> = row.split(',').collect();
     let micros = |cell: &&str| cell.parse().ok().map(Duration::from_micros);
     let well = cells.get(4) == Some(&"ok") && cells.get(6) == Some(&"true");
-    Some(Request { due: micros(cells.get(1)?)?, answered: if well { Some(micros(cells.get(3)?)?) } else { None } })
+    Some(TimedRequest { due: micros(cells.get(1)?)?, answered: if well { Some(micros(cells.get(3)?)?) } else { None } })
 }
 
 #[cfg(test)]
@@ -355,7 +355,7 @@ mod tests {
         let ms = Duration::from_millis;
         let row = |row: &str| request(row).expect("a row");
         let fine = row("default/f,1000,1010,5000,ok,new,true,0,,0,0,0,0");
-        assert_eq!(fine, Request { due: ms(1), answered: Some(ms(5)) });
+        assert_eq!(fine, TimedRequest { due: ms(1), answered: Some(ms(5)) });
         assert_eq!(fine.latency(), Some(ms(4)));
         assert_eq!(row("default/f,1000,1010,5000,ok,new,false,0,,0,0,0,0").answered, None);
         assert_eq!(row("default/f,1000,,,not_sent,,,0,,0,0,0,0").answered, None);

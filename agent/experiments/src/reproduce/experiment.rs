@@ -9,7 +9,7 @@ use qscale_common::time::{Span, TickLength};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_common::workload::{Gaps, Pattern};
 use qscale_dqn::actions::Scope;
-use qscale_sim::profile::{Memory, Startup};
+use qscale_sim::profile::{MemoryProfile, Startup};
 use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Distribution, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
 use rand::{Rng, RngExt};
@@ -152,7 +152,8 @@ impl Experiment {
         }
     }
 
-    /// Lowest, usual and highest rate, requests/s. One replica with a full core handles about 630 requests/s in the simulator and 800 on this machine.
+    /// Lowest, usual and highest rate, requests/s. One replica with a full core handles about 630 requests/s in the
+    /// simulator and 800 on this machine.
     fn rates(self) -> [u32; 3] {
         let rates = match self.kind {
             ExperimentKind::Horizontal => [100, 332, 1000],
@@ -225,7 +226,7 @@ impl Experiment {
             source: "what one request and one start of the native function take on a usual machine".to_owned(),
             cpu: constant(Duration::from_micros(1250)),
             startup: Startup { cpu: constant(Duration::from_millis(10)), waiting: constant(Duration::from_millis(50)) },
-            memory: Memory { base_mib: Mebibytes(8), request_kib: 64 },
+            memory: MemoryProfile { base_mib: Mebibytes(8), request_kib: 64 },
             ..FunctionProfile::fibonacci_python()
         }
     }
@@ -261,7 +262,8 @@ impl Experiment {
         }
     }
 
-    /// Training world `number` for `ticks`: the same function under loads of the same kinds with other rates and a random initial allocation.
+    /// Training world `number` for `ticks`: the same function under loads of the same kinds with other rates and a
+    /// random initial allocation.
     pub fn world(self, number: u64, ticks: u32) -> Setup {
         let mut rng = stream(number, 0, Purpose::Policy);
         let [low, _, high] = self.rates().map(f64::from);

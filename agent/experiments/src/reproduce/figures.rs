@@ -1,42 +1,43 @@
-//! Figures of the study: time series under each load, and learning curves. Owns what is drawn; axes and colours belong to `qscale_evaluate::report`.
+//! Figures of the study: time series under each load, and learning curves. Owns what is drawn; axes and colours belong
+//! to `qscale_evaluate::report`.
 
 use qscale_evaluate::report::{Curve, Panel, chart};
 
 use super::experiment::{EPISODE, Experiment, ExperimentKind, Site, StudyLoad};
-use super::results::{LearningCurve, StudyRun};
-use super::run::TimeSeries;
+use super::learn::LearningCurve;
+use super::run::{StudyRun, TimeSeries};
 
 /// Largest latency drawn, in multiples of the objective, so that values near it remain visible.
 const DRAWN: f64 = 4.0;
 
 /// Time series of all entrants under `load`, means over seeds, as SVG; `None` without runs.
-pub fn courses(experiment: Experiment, load: &StudyLoad, entrants: &[&'static str], runs: &[StudyRun]) -> Option<String> {
+pub fn time_series(experiment: Experiment, load: &StudyLoad, entrants: &[&'static str], runs: &[StudyRun]) -> Option<String> {
     let policy = experiment.policy();
     let end_of = |tick: usize| (tick + 1) as f64 * experiment.tick().as_secs_f64();
     let (percentile, bound_ms) = (policy.objective.percentile.get(), policy.objective.latency.get().as_secs_f64() * 1000.0);
     let of = |entrant: &str| {
-        runs.iter().filter(|run| run.load == load.name && run.entrant == entrant).map(|run| &run.course).collect::<Vec<_>>()
+        runs.iter().filter(|run| run.load == load.name && run.entrant == entrant).map(|run| &run.series).collect::<Vec<_>>()
     };
     let each = |column: &dyn Fn(&TimeSeries, usize) -> Option<f64>| {
         let curve = |entrant: &&'static str| {
-            let courses = of(entrant);
+            let of_runs = of(entrant);
             let points =
-                (0..experiment.ticks() as usize).map(|tick| (end_of(tick), mean(courses.iter().filter_map(|course| column(course, tick)))));
+                (0..experiment.ticks() as usize).map(|tick| (end_of(tick), mean(of_runs.iter().filter_map(|series| column(series, tick)))));
             Curve { name: (*entrant).to_owned(), points: points.collect() }
         };
         entrants.iter().filter(|entrant| !of(entrant).is_empty()).map(curve).collect::<Vec<_>>()
     };
     let any = runs.iter().find(|run| run.load == load.name)?;
-    let offered = any.course.offered_rps.iter().enumerate().map(|(tick, rate)| (end_of(tick), *rate)).collect();
+    let offered = any.series.offered_rps.iter().enumerate().map(|(tick, rate)| (end_of(tick), *rate)).collect();
     let objective = Curve { name: "objective".into(), points: vec![(0.0, bound_ms), (end_of(experiment.ticks() as usize - 1), bound_ms)] };
-    let mut latency = each(&|course, tick| course.latency_ms.get(tick).copied().flatten().map(|ms| ms.min(DRAWN * bound_ms)));
+    let mut latency = each(&|series, tick| series.latency_ms.get(tick).copied().flatten().map(|ms| ms.min(DRAWN * bound_ms)));
     latency.push(objective);
-    let mut throughput = each(&|course, tick| course.throughput_rps.get(tick).copied());
+    let mut throughput = each(&|series, tick| series.throughput_rps.get(tick).copied());
     throughput.push(Curve { name: "offered".into(), points: offered });
     let allocated = match experiment.kind {
-        ExperimentKind::Horizontal => Panel { label: "replicas".into(), curves: each(&|course, tick| course.replicas.get(tick).copied()) },
+        ExperimentKind::Horizontal => Panel { label: "replicas".into(), curves: each(&|series, tick| series.replicas.get(tick).copied()) },
         ExperimentKind::Vertical => {
-            Panel { label: "CPU limit, cores".into(), curves: each(&|course, tick| course.cores.get(tick).copied()) }
+            Panel { label: "CPU limit, cores".into(), curves: each(&|series, tick| series.cores.get(tick).copied()) }
         }
     };
     let panels = [
@@ -93,6 +94,6 @@ mod tests {
         assert_eq!((path(0), path(1)), (Some(1), Some(2)));
         assert!(!svg.contains("absent"));
         let experiment = Experiment { kind: ExperimentKind::Vertical, site: Site::Simulator };
-        assert_eq!(courses(experiment, &experiment.loads()[0], &["rule"], &[]), None);
+        assert_eq!(time_series(experiment, &experiment.loads()[0], &["rule"], &[]), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Findings: means over seeds with confidence intervals, and significant differences from the rule. Owns the statistics and their wording; pure.
+//! Findings: means over seeds with confidence intervals, and significant differences from the rule. Owns the statistics
+//! and their wording; pure.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +7,7 @@ use qscale_common::text::number;
 use qscale_evaluate::results::rounded;
 use serde::Serialize;
 
-use super::results::StudyRun;
-use super::run::RunMetric;
+use super::run::{RunMetric, StudyRun};
 
 /// A mean over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -235,7 +235,7 @@ mod tests {
             RunMetric::CostPerHour => (figure, cost),
             _ => (figure, 1.0),
         });
-        StudyRun { entrant, load, seed, figures: figures.into(), course: TimeSeries::default(), remarks: Vec::new() }
+        StudyRun { entrant, load, seed, figures: figures.into(), series: TimeSeries::default(), remarks: Vec::new() }
     }
 
     #[test]

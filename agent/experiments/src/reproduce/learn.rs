@@ -19,7 +19,7 @@ use super::experiment::{EPISODE, Experiment, ExperimentKind};
 use super::run::TickCounter;
 
 /// Cost of a violated tick in training: the default of [`qscale_dqn::policy::ViolationCost`].
-const CAUTION: f64 = 100.0;
+const VIOLATION_COST: f64 = 100.0;
 
 /// Amount of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -37,6 +37,18 @@ impl TrainingBudget {
     }
 }
 
+/// Mean reward a tick of an entrant by episode of its training; one value if it does not learn here.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LearningCurve {
+    /// The entrant.
+    #[serde(rename = "contestant")]
+    pub entrant: &'static str,
+    /// The seed.
+    pub seed: u64,
+    /// Mean training reward a tick, by episode.
+    pub reward: Vec<f64>,
+}
+
 /// Trains a table; returns it with its mean reward a tick by episode.
 ///
 /// # Errors
@@ -50,7 +62,7 @@ pub fn table(
 ) -> anyhow::Result<(Tabular, Vec<f64>)> {
     let parameters = TabularParameters { step, scope: experiment.kind.scope(), ..TabularParameters::default() };
     let mut agent = Tabular::new(parameters, seed);
-    let earned = live(&mut agent, experiment, budget.episodes, 1, EPISODE, seed, counter)?;
+    let earned = run_episodes(&mut agent, experiment, budget.episodes, 1, EPISODE, seed, counter)?;
     Ok((agent, earned))
 }
 
@@ -67,14 +79,15 @@ pub fn network(
     let actions = Actions::new(ActionSet::Step, experiment.kind.scope());
     let mut agent = DqnAgent::new(hyperparameters(experiment.kind, budget), actions, REPLAY_RATIO, seed, &cpu())?;
     // Worlds are as long as evaluation runs, so that the network sees histories of the same length.
-    let earned = live(&mut agent, experiment, budget.episodes, budget.worlds, experiment.ticks(), seed, counter)?;
+    let earned = run_episodes(&mut agent, experiment, budget.episodes, budget.worlds, experiment.ticks(), seed, counter)?;
     Ok((agent.checkpoint(Some(TrainingReward::default()), "qscale reproduce")?.model(None), earned))
 }
 
 /// Updates per tick of a function.
 const REPLAY_RATIO: f64 = 0.05;
 
-/// Layers, exploration and target rate are those of the study; the rest is that of `qscale train --trainer means`, with fewer and smaller updates.
+/// Layers, exploration and target rate are those of the study; the rest is that of `qscale train --trainer means`, with
+/// fewer and smaller updates.
 fn hyperparameters(kind: ExperimentKind, budget: TrainingBudget) -> Hyperparameters {
     let ticks = budget.ticks(budget.worlds);
     Hyperparameters {
@@ -96,24 +109,24 @@ fn hyperparameters(kind: ExperimentKind, budget: TrainingBudget) -> Hyperparamet
 /// # Errors
 /// [`super::run::Stopped`] when stopped.
 pub fn earned(experiment: Experiment, policy: &dyn Policy, worlds: usize, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<f64> {
-    let worth = TrainingReward::default();
+    let training_reward = TrainingReward::default();
     let mut sum = 0.0;
     for number in 0..worlds as u64 {
         let number = world_number(seed, number);
-        let mut lane = Env::new(Simulation::new(experiment.world(number, experiment.ticks()), number, 0), CAUTION, None);
+        let mut env = Env::new(Simulation::new(experiment.world(number, experiment.ticks()), number, 0), VIOLATION_COST, None);
         let (mut memory, mut rng) = (Memory::default(), stream(number, 0, Purpose::Policy));
         for _ in 0..experiment.ticks() {
             counter.tick(1)?;
-            let state = lane.state();
+            let state = env.state();
             let wanted = policy.decide(state, &mut memory, state.observed_at_ms, &mut rng).wanted();
-            sum += lane.step(wanted, None, &worth).reward;
+            sum += env.step(wanted, None, &training_reward).reward;
         }
     }
     Ok(sum / f64::from(experiment.ticks()) / worlds as f64)
 }
 
 /// Trains `agent` for `episodes` in `worlds` parallel worlds of `lasts` ticks each; returns the mean reward a tick by episode.
-fn live<A: Agent>(
+fn run_episodes<A: Agent>(
     agent: &mut A,
     experiment: Experiment,
     episodes: u32,
@@ -122,35 +135,35 @@ fn live<A: Agent>(
     seed: u64,
     counter: &TickCounter<'_>,
 ) -> anyhow::Result<Vec<f64>> {
-    let worth = TrainingReward::default();
+    let training_reward = TrainingReward::default();
     let actions = agent.actions().cloned();
     let world = |drawn: u64| {
         let number = world_number(seed, drawn);
-        Env::new(Simulation::new(experiment.world(number, lasts), number, 0), CAUTION, actions.as_ref())
+        Env::new(Simulation::new(experiment.world(number, lasts), number, 0), VIOLATION_COST, actions.as_ref())
     };
-    let mut lanes: Vec<Env> = (0..worlds as u64).map(world).collect();
+    let mut envs: Vec<Env> = (0..worlds as u64).map(world).collect();
     // Worlds end at different times, so that no episode consists of starts only.
-    let mut left: Vec<u32> = (0..worlds).map(|lane| lasts - (lane as u32 * lasts / worlds as u32) / EPISODE * EPISODE).collect();
+    let mut left: Vec<u32> = (0..worlds).map(|env| lasts - (env as u32 * lasts / worlds as u32) / EPISODE * EPISODE).collect();
     let mut drawn = worlds as u64;
     let mut earned = Vec::with_capacity(episodes as usize);
     for _ in 0..episodes {
         let mut sum = 0.0;
         for _ in 0..EPISODE {
             counter.tick(worlds as u64)?;
-            let acts = agent.actor().act(0, &lanes)?;
+            let acts = agent.actor().act(0, &envs)?;
             agent.learn(worlds)?;
             let mut outcomes = Vec::with_capacity(worlds);
-            for ((lane, act), left) in lanes.iter_mut().zip(acts).zip(&mut left) {
-                let reward = lane.step(act.requested, actions.as_ref(), &worth).reward;
+            for ((env, act), left) in envs.iter_mut().zip(acts).zip(&mut left) {
+                let reward = env.step(act.requested, actions.as_ref(), &training_reward).reward;
                 sum += reward;
                 *left -= 1;
                 // Functions do not end; the end of a world is a truncation.
                 let ending = if *left == 0 { StepEnd::Truncated } else { StepEnd::Continues };
                 outcomes.push(EnvStep { action: act, reward: Some(reward), end: ending });
             }
-            agent.observe(&lanes, &outcomes);
-            for (lane, left) in lanes.iter_mut().zip(&mut left).filter(|(_, left)| **left == 0) {
-                (*lane, *left) = (world(drawn), lasts);
+            agent.observe(&envs, &outcomes);
+            for (env, left) in envs.iter_mut().zip(&mut left).filter(|(_, left)| **left == 0) {
+                (*env, *left) = (world(drawn), lasts);
                 drawn += 1;
             }
         }

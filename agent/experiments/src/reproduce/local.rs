@@ -28,22 +28,22 @@ use super::run::{RunMetric, RunRecord, Stopped, TimeSeries};
 pub const SYSTEM: &str = "qscale-system";
 
 /// An entrant's agent.
-pub struct Agent {
+pub struct StudyAgent {
     /// Name of the entrant, its agent and its function.
     pub name: &'static str,
     /// Configuration of the agent.
     pub configuration: Map<String, Value>,
 }
 
-/// Runs all of `agents` at the same time under `load`, each on a copy of the function; returns their results in order. The system's state is in `folder`,
-/// which is deleted first, so that no agent remembers another run.
+/// Runs all of `agents` at the same time under `load`, each on a copy of the function; returns their results in order.
+/// The system's state is in `folder`, which is deleted first, so that no agent remembers another run.
 ///
 /// # Errors
 /// [`Stopped`] once `token` is cancelled; when the system does not start or nothing is measured.
 pub async fn run(
     experiment: Experiment,
     load: &StudyLoad,
-    agents: &[Agent],
+    agents: &[StudyAgent],
     seed: u64,
     folder: &Path,
     token: &CancellationToken,
@@ -52,22 +52,22 @@ pub async fn run(
     let plan = plan(experiment, load, agents, seed)?;
     let limits = experiment.kind == ExperimentKind::Vertical;
     let look = ViewOptions { draw: false, print: false, require_limits: limits, duration: Some(Span(experiment.length())) };
-    let lived = qscale_up::run_until_done(&plan, &StateDir::new(folder)?, look, token).await;
+    let result = qscale_up::run_until_done(&plan, &StateDir::new(folder)?, look, token).await;
     anyhow::ensure!(!token.is_cancelled(), Stopped);
-    let lived = lived?;
-    let all = lived.load.as_ref();
+    let result = result?;
+    let all = result.load.as_ref();
     let void =
         all.filter(|load| load.void).map(|load| format!("the load generator declares the run void: {}", load.void_reasons.join("; ")));
     let of = |planned: &PlannedFunction| {
-        let its = lived.load_of(&planned.id).with_context(|| format!("no summary of the load on {}", planned.id))?;
-        let mut lived = record_of(experiment, planned, &lived.dashboard, its)?;
-        lived.remarks.extend(void.clone());
-        Ok(lived)
+        let its = result.load_of(&planned.id).with_context(|| format!("no summary of the load on {}", planned.id))?;
+        let mut result = record_of(experiment, planned, &result.dashboard, its)?;
+        result.remarks.extend(void.clone());
+        Ok(result)
     };
     plan.functions.iter().map(of).collect()
 }
 
-fn plan(experiment: Experiment, load: &StudyLoad, agents: &[Agent], seed: u64) -> anyhow::Result<Plan> {
+fn plan(experiment: Experiment, load: &StudyLoad, agents: &[StudyAgent], seed: u64) -> anyhow::Result<Plan> {
     let spec = function_spec(experiment.function())?;
     let Allocation { replicas, cpu_millicores, memory_mib } = experiment.beginning();
     let allocation = InitialAllocation { replicas, cpu_millicores, memory_mib };
@@ -133,7 +133,7 @@ fn record_of(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dash
         remarks.push(format!("{} ticks without a State: the machine was overloaded", summary.missed_ticks));
     }
     let figures = RunMetric::ALL.into_iter().map(|each| (each, rounded(figure(each)))).collect();
-    Ok(RunRecord { figures, course: course(experiment, entry), remarks })
+    Ok(RunRecord { figures, series: time_series(experiment, entry), remarks })
 }
 
 fn known<'a>(dashboard: &'a Dashboard, id: &FunctionId) -> anyhow::Result<&'a FunctionRecord> {
@@ -142,7 +142,7 @@ fn known<'a>(dashboard: &'a Dashboard, id: &FunctionId) -> anyhow::Result<&'a Fu
 }
 
 /// Measurements of each tick since the start of the load.
-fn course(experiment: Experiment, entry: &FunctionRecord) -> TimeSeries {
+fn time_series(experiment: Experiment, entry: &FunctionRecord) -> TimeSeries {
     // A Load covers the second before it.
     let began = entry.offered.front().map_or(Timestamp(0), |(at, _)| at.minus(Duration::from_secs(1)));
     let ticks = experiment.ticks() as usize;
@@ -240,12 +240,12 @@ mod tests {
         let mut entry = FunctionRecord::default();
         (entry.offered, entry.achieved) = (series(&[(11_000, 5.0), (12_000, 6.0), (14_000, 7.0)]), series(&[(11_000, 5.0), (12_000, 6.0)]));
         (entry.latency, entry.replicas) = (series(&[(9_000, 80.0), (12_500, 90.0)]), series(&[(11_500, 3.0), (12_400, 4.0)]));
-        let course = course(experiment, &entry);
-        assert_eq!(course.offered_rps, [5.0, 6.0, 6.0, 7.0, 7.0]);
-        assert_eq!(course.throughput_rps, [5.0, 6.0, 6.0, 6.0, 6.0]);
-        assert_eq!(course.latency_ms, [None, None, Some(90.0), None, None]);
-        assert_eq!(course.replicas, [1.0, 3.0, 4.0, 4.0, 4.0]);
-        assert_eq!(course.cores, [0.05; 5]);
+        let series = time_series(experiment, &entry);
+        assert_eq!(series.offered_rps, [5.0, 6.0, 6.0, 7.0, 7.0]);
+        assert_eq!(series.throughput_rps, [5.0, 6.0, 6.0, 6.0, 6.0]);
+        assert_eq!(series.latency_ms, [None, None, Some(90.0), None, None]);
+        assert_eq!(series.replicas, [1.0, 3.0, 4.0, 4.0, 4.0]);
+        assert_eq!(series.cores, [0.05; 5]);
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
         for kind in [ExperimentKind::Horizontal, ExperimentKind::Vertical] {
             let experiment = Experiment { kind, site: Site::local(Duration::from_secs(60)) };
             let configuration = Map::from_iter([("policy".to_owned(), Value::from("threshold"))]);
-            let agents = ["threshold", "tabular-q"].map(|name| Agent { name, configuration: configuration.clone() });
+            let agents = ["threshold", "tabular-q"].map(|name| StudyAgent { name, configuration: configuration.clone() });
             let plan = plan(experiment, &experiment.loads()[3], &agents, 7).expect("a plan");
             let names: Vec<String> = plan.functions.iter().map(|planned| planned.id.to_string()).collect();
             assert_eq!(names, ["reproduce/threshold", "reproduce/tabular-q"]);

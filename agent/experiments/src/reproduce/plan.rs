@@ -18,14 +18,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::entrant::{Entrant, TrainedEntrant, rule};
 use super::experiment::{Experiment, Site, StudyLoad};
-use super::learn::{self, TrainingBudget};
-use super::results::{LearningCurve, StudyResults, StudyRun, StudySettings, VERSION, write_file};
-use super::run::{self, RunRecord, Stopped, TickCounter};
+use super::files::write_file;
+use super::learn::{self, LearningCurve, TrainingBudget};
+use super::results::{StudyResults, StudySettings, VERSION};
+use super::run::{self, RunRecord, Stopped, StudyRun, TickCounter};
 use super::{LOCAL, LOCAL_QUICK, LONGEST, ReproduceOptions, SHORTEST, findings, local};
 use crate::journal::Journal;
 
 /// Stores the results of finished jobs.
-pub(super) struct JobStore {
+pub(super) struct StudyStore {
     pub(super) out: PathBuf,
     pub(super) journal: Journal<JobResult>,
 }
@@ -134,13 +135,13 @@ impl Plan {
     }
 
     /// Trains all entrants and runs them in the simulator, until done or stopped. Finished jobs are read from the journal.
-    pub(super) fn run(&self, threads: NonZeroUsize, store: &mut JobStore, counter: &TickCounter<'_>) -> anyhow::Result<CompletedJobs> {
+    pub(super) fn run(&self, threads: NonZeroUsize, store: &mut StudyStore, counter: &TickCounter<'_>) -> anyhow::Result<CompletedJobs> {
         let mut done = CompletedJobs::new();
         let mut jobs = Vec::new();
         for job in self.jobs() {
             let StudyJob::Contest(seed, entrant) = job else { continue };
             let kept = entrant.model(self.experiment.kind, seed, &store.out).filter(|_| self.experiment.site != Site::Simulator);
-            let finished = store.journal.recall(&job.key(self.experiment)).filter(|_| kept.is_none_or(|model| model.exists()));
+            let finished = store.journal.stored(&job.key(self.experiment)).filter(|_| kept.is_none_or(|model| model.exists()));
             match finished {
                 Some(part) => {
                     counter.add(self.ticks_of(entrant));
@@ -183,7 +184,8 @@ impl Plan {
         }
     }
 
-    /// Trains one entrant with one seed and, in the simulator, runs it under each load; returns the content of its model file for this machine.
+    /// Trains one entrant with one seed and, in the simulator, runs it under each load; returns the content of its
+    /// model file for this machine.
     pub(super) fn contest(&self, entrant: Entrant, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<(JobResult, Vec<u8>)> {
         let experiment = self.experiment;
         let (learned, reward) = match entrant {
@@ -218,23 +220,28 @@ impl Plan {
     }
 
     /// Runs all entrants on this machine, until done or stopped. Finished jobs are read from the journal.
-    pub(super) async fn run_local(&self, store: &mut JobStore, done: &mut CompletedJobs, token: &CancellationToken) -> anyhow::Result<()> {
+    pub(super) async fn run_local(
+        &self,
+        store: &mut StudyStore,
+        done: &mut CompletedJobs,
+        token: &CancellationToken,
+    ) -> anyhow::Result<()> {
         let experiment = self.experiment;
         let (jobs, loads) = (self.local_jobs(), experiment.loads());
         for (number, job) in jobs.iter().enumerate() {
             let StudyJob::Local(seed, load) = *job else { continue };
             let key = job.key(experiment);
-            let part = match store.journal.recall(&key) {
+            let part = match store.journal.stored(&key) {
                 Some(part) => part,
                 None if token.is_cancelled() => return Ok(()),
                 None => {
                     let load = &loads[load];
                     eprintln!("run {} of {}: load {} for {}, seed {seed}", number + 1, jobs.len(), load.name, Span(experiment.length()));
-                    let agent = |entrant: Entrant| local::Agent {
+                    let agent = |entrant: Entrant| local::StudyAgent {
                         name: entrant.name(experiment.kind),
                         configuration: entrant.agent_configuration(experiment, seed, &store.out),
                     };
-                    let agents: Vec<local::Agent> = Entrant::all(experiment.kind).into_iter().map(agent).collect();
+                    let agents: Vec<local::StudyAgent> = Entrant::all(experiment.kind).into_iter().map(agent).collect();
                     let runs = match local::run(experiment, load, &agents, seed, &store.out.join(local::SYSTEM), token).await {
                         Ok(runs) => runs,
                         Err(error) if error.is::<Stopped>() => return Ok(()),
@@ -284,19 +291,19 @@ impl Plan {
         let loads = self.loads();
         let (mut learning, mut runs) = (Vec::new(), Vec::new());
         for (job, part) in done {
-            let run = |entrant, load, seed, lived: RunRecord| {
-                let RunRecord { figures, course, remarks } = lived;
-                StudyRun { entrant, load, seed, figures, course, remarks }
+            let run = |entrant, load, seed, record: RunRecord| {
+                let RunRecord { figures, series, remarks } = record;
+                StudyRun { entrant, load, seed, figures, series, remarks }
             };
             match job {
                 StudyJob::Contest(seed, entrant) => {
                     let entrant = entrant.name(kind);
                     learning.push(LearningCurve { entrant, seed, reward: part.reward });
-                    runs.extend(loads.iter().zip(part.runs).map(|(load, lived)| run(entrant, load.name, seed, lived)));
+                    runs.extend(loads.iter().zip(part.runs).map(|(load, record)| run(entrant, load.name, seed, record)));
                 }
                 StudyJob::Local(seed, load) => {
                     let load = self.experiment.loads()[load].name;
-                    runs.extend(entrants.iter().zip(part.runs).map(|(entrant, lived)| run(entrant, load, seed, lived)));
+                    runs.extend(entrants.iter().zip(part.runs).map(|(entrant, record)| run(entrant, load, seed, record)));
                 }
             }
         }

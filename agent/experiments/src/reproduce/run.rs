@@ -139,8 +139,30 @@ pub struct RunRecord {
     /// Its metrics.
     pub figures: BTreeMap<RunMetric, f64>,
     /// Its time series.
-    pub course: TimeSeries,
+    #[serde(rename = "course")]
+    pub series: TimeSeries,
     /// Remarks on its figures.
+    pub remarks: Vec<String>,
+}
+
+/// One run of one entrant.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StudyRun {
+    /// The entrant.
+    #[serde(rename = "contestant")]
+    pub entrant: &'static str,
+    /// The load.
+    pub load: &'static str,
+    /// The seed.
+    pub seed: u64,
+    /// Its figures.
+    #[serde(flatten)]
+    pub figures: BTreeMap<RunMetric, f64>,
+    /// Its time series, one value per tick.
+    #[serde(rename = "course")]
+    pub series: TimeSeries,
+    /// Remarks on its figures.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
 }
 
@@ -150,10 +172,10 @@ pub struct RunRecord {
 /// [`Stopped`] when stopped.
 pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<RunRecord> {
     let setup = experiment.setup(&experiment.loads()[load].pattern, experiment.beginning());
-    let stretch = MeasurementSpan { interval: experiment.tick(), warm_up: 0, measured: experiment.ticks() };
-    let yardstick = Criteria::new(&setup, stretch, REVERSAL_WITHIN);
+    let span = MeasurementSpan { interval: experiment.tick(), warm_up: 0, measured: experiment.ticks() };
+    let criteria = Criteria::new(&setup, span, REVERSAL_WITHIN);
     let (prices, weights) = (setup.policy.prices.clone(), setup.policy.reward);
-    let mut meter = RunMeter::new(&yardstick, &[], true);
+    let mut meter = RunMeter::new(&criteria, &[], true);
     let index = load as u64 + 1;
     let mut cell = Simulation::new(setup, seed, index);
     let (mut memory, mut rng) = (Memory::default(), stream(seed, index, Purpose::Policy));
@@ -173,26 +195,26 @@ pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, 
         throughput.push(rounded(interval.completed as f64 / experiment.tick().as_secs_f64()));
         meter.interval(&interval, cell.function().allocation().replicas.0, cell.function().queued());
     }
-    let (tally, course) = meter.finish();
-    let (measures, course) = (tally.measures(&weights), course.unwrap_or_default().rounded());
+    let (sums, series) = meter.finish();
+    let (measures, series) = (sums.measures(&weights), series.unwrap_or_default().rounded());
     let measured = |measure| measures.get(measure).unwrap_or(0.0);
     let mean = |values: &[f64]| rounded(values.iter().sum::<f64>() / values.len().max(1) as f64);
     let figure = |figure| match figure {
         RunMetric::P95Ms => measured(Measure::P95Ms),
         RunMetric::LateShare => measured(Measure::LateShare),
         RunMetric::ThroughputRps => mean(&throughput),
-        RunMetric::Replicas => mean(&course.replicas),
-        RunMetric::Cores => mean(&course.cores),
+        RunMetric::Replicas => mean(&series.replicas),
+        RunMetric::Cores => mean(&series.cores),
         RunMetric::CostPerHour => measured(Measure::CostPerHour),
         RunMetric::ChangesPerHour => measured(Measure::ActionsPerHour),
     };
     let figures = RunMetric::ALL.into_iter().map(|each| (each, figure(each))).collect();
-    let course = TimeSeries {
-        offered_rps: course.rate_rps,
+    let series = TimeSeries {
+        offered_rps: series.rate_rps,
         throughput_rps: throughput,
-        latency_ms: course.latency_ms,
-        replicas: course.replicas,
-        cores: course.cores,
+        latency_ms: series.latency_ms,
+        replicas: series.replicas,
+        cores: series.cores,
     };
-    Ok(RunRecord { figures, course, remarks: Vec::new() })
+    Ok(RunRecord { figures, series, remarks: Vec::new() })
 }

@@ -8,9 +8,9 @@ use qscale_tests::Folder;
 
 use super::entrant::Entrant;
 use super::experiment::{EPISODE, Experiment, Site};
+use super::files::csv;
 use super::learn::TrainingBudget;
 use super::plan::JobResult;
-use super::results::csv;
 use super::run::RunMetric;
 use super::*;
 
@@ -20,9 +20,9 @@ fn tiny(kind: ExperimentKind) -> Plan {
 }
 
 /// A store in `folder`, which may hold finished jobs.
-fn store(plan: &Plan, folder: &Folder) -> JobStore {
+fn store(plan: &Plan, folder: &Folder) -> StudyStore {
     let journal = Journal::open(folder.path(), "experiment", &plan.identity().expect("an identity"), false, false).expect("opened");
-    JobStore { out: folder.path().to_owned(), journal }
+    StudyStore { out: folder.path().to_owned(), journal }
 }
 
 fn run(plan: &Plan, threads: usize, folder: &Folder, counter: &TickCounter<'_>) -> StudyResults {
@@ -61,12 +61,12 @@ fn every_entrant_runs_under_every_load_with_every_seed() {
         assert_eq!(results.findings.len(), (entrants - 1) * 2);
         for run in &results.runs {
             assert!(run.figures[&RunMetric::CostPerHour] > 0.0 && run.figures[&RunMetric::ThroughputRps] > 0.0, "{}", run.entrant);
-            assert!(run.course.latency_ms.len() == 120 && run.course.throughput_rps.len() == 120);
+            assert!(run.series.latency_ms.len() == 120 && run.series.throughput_rps.len() == 120);
             let (replicas, cores) = (run.figures[&RunMetric::Replicas], run.figures[&RunMetric::Cores]);
             let kept = match kind {
                 // Terminating replicas exist a little longer than they are allocated.
                 ExperimentKind::Horizontal => (cores / replicas - 0.5).abs() < 0.02,
-                ExperimentKind::Vertical => run.course.replicas.iter().all(|replicas| *replicas == 1.0),
+                ExperimentKind::Vertical => run.series.replicas.iter().all(|replicas| *replicas == 1.0),
             };
             assert!(kept, "{} changes what the experiment keeps", run.entrant);
         }
@@ -74,7 +74,7 @@ fn every_entrant_runs_under_every_load_with_every_seed() {
         assert_eq!(text.lines().count(), 1 + results.runs.len());
         assert!(text.lines().all(|line| line.split(',').count() == 3 + RunMetric::ALL.len()));
         for load in &results.loads {
-            let svg = figures::courses(plan.experiment, load, &results.entrants, &results.runs).expect("it was run");
+            let svg = figures::time_series(plan.experiment, load, &results.entrants, &results.runs).expect("it was run");
             assert!(results.entrants.iter().all(|entrant| svg.contains(entrant)) && !svg.contains("NaN"));
         }
     }

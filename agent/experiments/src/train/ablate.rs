@@ -15,7 +15,7 @@ use qscale_train::config::TrainingConfig;
 use qscale_train::evaluate::Score;
 use serde_json::json;
 
-use super::{TrainContext, TrainEvent, Trained, train_network};
+use super::{TrainContext, TrainEvent, TrainedModel, train_network};
 
 /// Options of an ablation.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ pub const VARIANTS: [Variant; 22] = [
     ("layer-norm", "without layer normalisation", |recipe| recipe.hyperparameters.layer_norm = false),
     ("normalise", "without normalisation of observations", |recipe| recipe.hyperparameters.normalise = false),
     ("settling", "constant step size", |recipe| recipe.hyperparameters.decay_over = u64::MAX),
-    ("corner", "Huber loss with delta 30", |recipe| recipe.hyperparameters.huber_delta = 30.0),
+    ("huber-delta", "Huber loss with delta 30", |recipe| recipe.hyperparameters.huber_delta = 30.0),
     ("horizon", "discount 0.97: a horizon of 33 ticks instead of 10", |recipe| recipe.hyperparameters.discount = 0.97),
     ("narrow", "two layers of 128", |recipe| recipe.hyperparameters.hidden = vec![128, 128]),
     ("wide", "two layers of 512", |recipe| recipe.hyperparameters.hidden = vec![512, 512]),
@@ -80,7 +80,7 @@ pub const VARIANTS: [Variant; 22] = [
     ("plain-small", "double DQN with a replay of 50,000 transitions", |recipe| {
         recipe.hyperparameters = Hyperparameters { capacity: 50_000, ..Hyperparameters::plain() };
     }),
-    ("plain-corner", "double DQN, Huber loss with delta 1", |recipe| {
+    ("plain-huber-delta", "double DQN, Huber loss with delta 1", |recipe| {
         recipe.hyperparameters = Hyperparameters { huber_delta: 1.0, ..Hyperparameters::plain() };
     }),
 ];
@@ -142,7 +142,7 @@ pub fn ablate(
     Ok(Some(lines))
 }
 
-fn line(name: &str, what: &str, trained: &[Trained]) -> AblationResult {
+fn line(name: &str, what: &str, trained: &[TrainedModel]) -> AblationResult {
     let scores: Vec<Score> = trained.iter().map(|trained| trained.test).collect();
     AblationResult {
         name: name.to_owned(),

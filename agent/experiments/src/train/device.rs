@@ -1,5 +1,5 @@
-//! The device that computes a training: as requested, or as measured. Owns the probe, which runs in a process of its own because a driver may end the process
-//! that opens it.
+//! The device that computes a training: as requested, or as measured. Owns the probe, which runs in a process of its
+//! own because a driver may end the process that opens it.
 
 use std::str::FromStr;
 

@@ -108,10 +108,10 @@ impl TrainingFolder {
     fn resume(&mut self) -> anyhow::Result<()> {
         self.last = self.checkpoint("last.dqn")?;
         let Some(last) = &self.last else { return Ok(()) };
-        let lived = last.header.actions_taken;
+        let ticks = last.header.actions_taken;
         let rows: Option<Vec<CurvePoint>> = self.read("curves.json")?;
         // Points after the last checkpoint are computed again.
-        self.rows = rows.unwrap_or_default().into_iter().filter(|row| row.ticks <= lived).collect();
+        self.rows = rows.unwrap_or_default().into_iter().filter(|row| row.ticks <= ticks).collect();
         self.seconds = self.rows.last().map_or(0.0, |row| row.seconds);
         if let (Some(model), Some(BestInfo { ticks, score })) = (self.checkpoint("model.dqn")?, self.read("best.json")?) {
             self.kept = Some(ticks);
@@ -136,13 +136,15 @@ impl TrainingFolder {
         replace(&self.path.join(name), bytes)
     }
 
-    /// The best tuned rule on the validation worlds of `course`, from the folder or tuned now; `None` if stopped.
-    pub fn rule(&self, course: &TrainingRun, context: &TrainContext<'_>) -> anyhow::Result<Option<BaselineRule>> {
+    /// The best tuned rule on the validation worlds of `run`, from the folder or tuned now; `None` if stopped.
+    pub fn rule(&self, run: &TrainingRun, context: &TrainContext<'_>) -> anyhow::Result<Option<BaselineRule>> {
         if let Some(rule) = self.read("rule.json")? {
             return Ok(Some(rule));
         }
-        let court = course.evaluator(Split::Validation);
-        let Some(rule) = context.known(&court).or_else(|| rules::best(&court, context.progress, context.stop)) else { return Ok(None) };
+        let evaluator = run.evaluator(Split::Validation);
+        let Some(rule) = context.known(&evaluator).or_else(|| rules::best(&evaluator, context.progress, context.stop)) else {
+            return Ok(None);
+        };
         self.ruled(&rule)?;
         Ok(Some(rule))
     }
@@ -153,22 +155,22 @@ impl TrainingFolder {
     }
 
     /// Adds a validation to the curves.
-    pub fn judged(&mut self, judgement: &Validation, rule: &BaselineRule) -> anyhow::Result<()> {
-        let mean = &judgement.score.mean;
+    pub fn add_validation(&mut self, validation: &Validation, rule: &BaselineRule) -> anyhow::Result<()> {
+        let mean = &validation.score.mean;
         self.rows.push(CurvePoint {
-            ticks: judgement.ticks,
+            ticks: validation.ticks,
             seconds: self.seconds,
-            updates: judgement.updates,
-            epsilon: judgement.epsilon,
-            loss: judgement.updates_since.loss,
-            value: judgement.updates_since.value,
-            exploring_reward: judgement.explored.mean.reward,
+            updates: validation.updates,
+            epsilon: validation.epsilon,
+            loss: validation.updates_since.loss,
+            value: validation.updates_since.value,
+            exploring_reward: validation.explored.mean.reward,
             reward: mean.reward,
             violation: mean.violation,
             cost: mean.cost,
             reversal: mean.reversal,
             kills: mean.kills,
-            best: judgement.best,
+            best: validation.best,
         });
         self.write("curves.json", &serde_json::to_vec(&self.rows)?)?;
         self.write("curves.csv", csv(&self.rows).as_bytes())?;
@@ -176,9 +178,9 @@ impl TrainingFolder {
     }
 
     /// Writes the checkpoint to resume from, and the best network, with the card of `with_card`, if it is new.
-    pub fn keep(&mut self, course: &TrainingRun, with_card: impl Fn(&Best) -> Checkpoint) -> anyhow::Result<()> {
-        self.write("last.dqn", &course.last()?.to_bytes())?;
-        if let Some(best) = course.best().filter(|best| self.kept != Some(best.ticks)) {
+    pub fn keep(&mut self, run: &TrainingRun, with_card: impl Fn(&Best) -> Checkpoint) -> anyhow::Result<()> {
+        self.write("last.dqn", &run.last()?.to_bytes())?;
+        if let Some(best) = run.best().filter(|best| self.kept != Some(best.ticks)) {
             self.write("model.dqn", &with_card(best).to_bytes())?;
             self.write("best.json", &serde_json::to_vec(&BestInfo { ticks: best.ticks, score: best.score })?)?;
             self.kept = Some(best.ticks);

@@ -1,4 +1,5 @@
-//! The baseline of a training: the rule with the best setting on its validation worlds. Owns the tuning; the settings are data of `qscale_evaluate`.
+//! The baseline of a training: the rule with the best setting on its validation worlds. Owns the tuning; the settings
+//! are data of `qscale_evaluate`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -48,8 +49,8 @@ fn settings() -> Vec<(String, Value)> {
     rules.competitors.iter().flat_map(|entry| settings(entry).into_iter().map(|setting| (entry.policy.clone(), setting))).collect()
 }
 
-/// The setting with the highest reward on the worlds of `court`; `None` if stopped.
-pub fn best(court: &Evaluator, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool) -> Option<BaselineRule> {
+/// The setting with the highest reward on the worlds of `evaluator`; `None` if stopped.
+pub fn best(evaluator: &Evaluator, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicBool) -> Option<BaselineRule> {
     let settings = settings();
     let mut best: Option<BaselineRule> = None;
     for (number, (policy, params)) in settings.iter().enumerate() {
@@ -58,7 +59,7 @@ pub fn best(court: &Evaluator, progress: &dyn Fn(TrainEvent<'_>), stop: &AtomicB
         }
         progress(TrainEvent::Tuning { setting: number, settings: settings.len() });
         let mut rule = BaselineRule { policy: policy.clone(), params: params.clone(), validation: Score::default(), test: None };
-        rule.validation = Score::of(&court.rule(&*rule.policy()));
+        rule.validation = Score::of(&evaluator.rule(&*rule.policy()));
         if best.as_ref().is_none_or(|best| rule.validation.mean.reward > best.validation.mean.reward) {
             best = Some(rule);
         }

@@ -10,7 +10,7 @@ use qscale_up::LoadPlan;
 
 use super::machine::{MachineCpu, OtherLoad};
 use super::scenario::Scenario;
-use crate::profile::testbed::{Request, Testbed};
+use crate::profile::testbed::{Testbed, TimedRequest};
 
 /// Time for replicas to settle after they become ready.
 const REST: Duration = Duration::from_millis(300);
@@ -21,7 +21,7 @@ pub struct MeasuredRun {
     /// Why the result is void, if the load generator could not keep its schedule.
     pub void: Option<String>,
     /// All requests.
-    pub sent: Vec<Request>,
+    pub sent: Vec<TimedRequest>,
     /// Changes of the allocation, by time since the start of the load.
     pub changes: Vec<(Duration, Allocation)>,
     /// CPU time of the function, seconds.
@@ -38,7 +38,7 @@ impl MeasuredRun {
 
     /// Latencies of successful requests, ascending.
     pub fn latencies(&self) -> Vec<Duration> {
-        let mut latencies: Vec<Duration> = self.sent.iter().filter_map(Request::latency).collect();
+        let mut latencies: Vec<Duration> = self.sent.iter().filter_map(TimedRequest::latency).collect();
         latencies.sort_unstable();
         latencies
     }

@@ -89,13 +89,13 @@ mod tests {
     use super::super::machine::OtherLoad;
     use super::super::scenario;
     use super::*;
-    use crate::profile::testbed::Request;
+    use crate::profile::testbed::TimedRequest;
 
     fn simulated(changes: Vec<(Duration, Allocation)>, allocation: Allocation) -> SimulatedRun {
         let profile = FunctionProfile::simple("f", Distribution::constant(Nanos::millis(10)));
         let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"x\"]\nconcurrency = 1\ntimeout = \"1s\"", Format::Toml).expect("valid");
         let scenario = Scenario { allocation, changes: Vec::new(), ..scenario::all(&profile, Duration::from_secs(6)).remove(0) };
-        let sent = (0..100).map(|number| Request { due: Duration::from_millis(number * 20), answered: None }).collect();
+        let sent = (0..100).map(|number| TimedRequest { due: Duration::from_millis(number * 20), answered: None }).collect();
         let real = MeasuredRun { void: None, sent, changes, cpu_seconds: 0.0, others: OtherLoad::default() };
         run(&profile, &spec, &scenario, &real)
     }

@@ -6,9 +6,10 @@ use crate::fixtures;
 
 const BEGIN: Timestamp = Timestamp(1_700_000_000_000);
 
-/// Requests of 100 ms of CPU, `rates` a second in each second; a replica starts within 5 s, works on any number at once and can use one core.
+/// Requests of 100 ms of CPU, `rates` a second in each second; a replica starts within 5 s, works on any number at once
+/// and can use one core.
 fn forecast(rates: &[f64]) -> Forecast {
-    let coming = |rate: &f64| Coming { arrivals: *rate, cpu_seconds: rate * 0.1, waiting_seconds: 0.0 };
+    let coming = |rate: &f64| IntervalLoad { arrivals: *rate, cpu_seconds: rate * 0.1, waiting_seconds: 0.0 };
     let function = Facts {
         request_cpu: Span::millis(100),
         request_waiting: Span::default(),

@@ -12,7 +12,8 @@ pub(super) struct Gaps {
     pub idle_slots: u32,
     /// Probability of a request in a slot right after one with a request.
     pub stay_chance: f64,
-    /// Probability of a request in the current slot, and in the next one if the current one has none: the share that ended then, of the gaps that were as long.
+    /// Probability of a request in the current slot, and in the next one if the current one has none: the share that
+    /// ended then, of the gaps that were as long.
     pub wake_chances: [f64; 2],
     /// Share of the observed slots among the last 60 that have a request.
     pub active_60: f64,

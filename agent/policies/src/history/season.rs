@@ -1,7 +1,8 @@
 //! Seasonality of a series and its forecast. Owns the search for a period; must not decide.
 //!
-//! The period is the lag of 2 to 119 slots at which the series, on a logarithmic scale, is most similar to itself over the last slots. The trust is the share of the
-//! variation around the mean that the lag explains. The forecast is the value one period ago.
+//! The period is the lag of 2 to 119 slots at which the series, on a logarithmic scale, is most similar to itself over
+//! the last slots. The trust is the share of the variation around the mean that the lag explains. The forecast is the
+//! value one period ago.
 
 use super::{SLOTS, Track};
 
@@ -26,14 +27,14 @@ pub(super) struct Season {
 impl Season {
     pub(super) fn of(track: &Track, slot: u64) -> Self {
         // The newest first; a slot without a measurement ends the series.
-        let course: Vec<f32> = track.closed(slot, SLOTS).map_while(|(mean, _)| mean.get()).map(|mean| (mean + 0.01).ln() as f32).collect();
+        let series: Vec<f32> = track.closed(slot, SLOTS).map_while(|(mean, _)| mean.get()).map(|mean| (mean + 0.01).ln() as f32).collect();
         let mut best = (0, 0.0f32);
         for period in 2..=LONGEST {
             let window = period.max(FEWEST);
-            if course.len() < period + window {
+            if series.len() < period + window {
                 break;
             }
-            let trust = likeness(&course, period, window);
+            let trust = similarity(&series, period, window);
             // A multiple of a period explains as much as the period; the shorter one has more repetitions.
             if trust > best.1 + 0.02 {
                 best = (period, trust);
@@ -52,9 +53,10 @@ impl Season {
     }
 }
 
-/// Share of the variation in the last `window` slots that the slots one period before explain: 1 minus the ratio of differences, at least 0.
-fn likeness(course: &[f32], period: usize, window: usize) -> f32 {
-    let (recent, before) = (&course[..window], &course[period..period + window]);
+/// Share of the variation in the last `window` slots that the slots one period before explain: 1 minus the ratio of
+/// differences, at least 0.
+fn similarity(series: &[f32], period: usize, window: usize) -> f32 {
+    let (recent, before) = (&series[..window], &series[period..period + window]);
     let mean = recent.iter().sum::<f32>() / window as f32;
     let apart: f32 = recent.iter().zip(before).map(|(one, other)| (one - other).abs()).sum();
     let spread: f32 = recent.iter().map(|value| (value - mean).abs()).sum();

@@ -18,7 +18,7 @@ fn state(tick: u64, tick_ms: u64, rate: Option<f64>) -> State {
 
 fn seen(tick_ms: u64, ticks: std::ops::Range<u64>, rate: impl Fn(u64) -> f64) -> History {
     let mut history = History::default();
-    ticks.for_each(|tick| history.see(&state(tick, tick_ms, Some(rate(tick)))));
+    ticks.for_each(|tick| history.add(&state(tick, tick_ms, Some(rate(tick)))));
     history
 }
 
@@ -86,13 +86,13 @@ fn a_full_replica_shows_its_limit() {
     let mut history = History::default();
     let mut full = state(1, 5000, Some(3.0));
     full.windows.tick.concurrency = Some(4.0);
-    history.see(&full);
+    history.add(&full);
     assert_eq!(history.summary().limit, None, "no request queued");
     full.tick = Tick(2);
     full.windows.tick.queued = Some(3.0);
-    history.see(&full);
+    history.add(&full);
     assert_eq!(history.summary().limit, Some(4.0));
-    (3..3000).for_each(|tick| history.see(&state(tick, 5000, Some(1.0))));
+    (3..3000).for_each(|tick| history.add(&state(tick, 5000, Some(1.0))));
     assert_eq!(history.summary().limit, None, "it may have changed since");
 }
 
@@ -100,10 +100,10 @@ fn a_full_replica_shows_its_limit() {
 fn ignores_an_old_state_and_restarts_with_another_tick_length() {
     let mut history = seen(5000, 0..50, |_| 10.0);
     let before = history.clone();
-    history.see(&state(49, 5000, Some(99.0)));
-    history.see(&state(20, 5000, Some(99.0)));
+    history.add(&state(49, 5000, Some(99.0)));
+    history.add(&state(20, 5000, Some(99.0)));
     assert_eq!(history, before);
-    history.see(&state(1_000, 1000, Some(3.0)));
+    history.add(&state(1_000, 1000, Some(3.0)));
     assert_eq!(history.summary().rate_peaks.peak_60, Level::of(3.0).get().expect("measured"));
 }
 
@@ -132,7 +132,7 @@ proptest! {
         states.extend((1..=reach).map(|more| state(tick + more, tick_ms, Some((more % 13) as f64))));
         let summary = |from: usize| {
             let mut history = History::default();
-            states[from..].iter().for_each(|state| history.see(state));
+            states[from..].iter().for_each(|state| history.add(state));
             history.summary()
         };
         prop_assert_eq!(summary(0), summary(late));
@@ -141,7 +141,7 @@ proptest! {
     #[test]
     fn survives_serialisation(rates in proptest::collection::vec(proptest::option::weighted(0.8, 0.0..500.0f64), 1..300)) {
         let mut history = History::default();
-        rates.iter().enumerate().for_each(|(tick, rate)| history.see(&state(tick as u64, 5000, *rate)));
+        rates.iter().enumerate().for_each(|(tick, rate)| history.add(&state(tick as u64, 5000, *rate)));
         let text = serde_json::to_string(&history).expect("written");
         let read: History = serde_json::from_str(&text).expect("read");
         prop_assert_eq!(read.summary(), history.summary());

@@ -1,4 +1,5 @@
-//! Holt-Winters exponential smoothing as the predictive HPA uses it from statsmodels: given smoothing factors, heuristic initial values, one step ahead.
+//! Holt-Winters exponential smoothing as the predictive HPA uses it from statsmodels: given smoothing factors,
+//! heuristic initial values, one step ahead.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

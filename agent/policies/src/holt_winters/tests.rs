@@ -50,7 +50,7 @@ fn history_shorter_than_its_seasons_is_kept() {
     // Seven of a season of three are two whole ones and a beginning: nothing goes until the third is whole.
     let policy = HoltWinters { seasonal_periods: 3, stored_seasons: 2, ..HoltWinters::default() };
     let mut history = Vec::new();
-    let lengths: Vec<usize> = (1..=10).map(|wish| (policy.forecast_next(&mut history, wish), history.len()).1).collect();
+    let lengths: Vec<usize> = (1..=10).map(|proposal| (policy.forecast_next(&mut history, proposal), history.len()).1).collect();
     assert_eq!(lengths, [1, 2, 3, 4, 5, 6, 7, 8, 6, 7]);
 }
 
@@ -90,7 +90,7 @@ fn linear_regression() {
 
 #[test]
 fn decision_types() {
-    let check = |decision: DecisionType, wishes: &[u32], expected| assert_eq!(decision.decide(wishes), expected);
+    let check = |decision: DecisionType, proposals: &[u32], expected| assert_eq!(decision.decide(proposals), expected);
     check(DecisionType::Maximum, &[3, 9, 5], 9);
     check(DecisionType::Minimum, &[3, 9, 5], 3);
     check(DecisionType::Mean, &[3, 9, 5], 5);
@@ -104,8 +104,8 @@ fn history_is_pruned_by_whole_seasons() {
     let policy = HoltWinters { seasonal_periods: 3, stored_seasons: 2, ..HoltWinters::default() };
     let kept = |as_shipped: bool| {
         let (policy, mut history) = (HoltWinters { as_shipped, ..policy.clone() }, Vec::new());
-        (1..=9).for_each(|wish| {
-            policy.forecast_next(&mut history, wish);
+        (1..=9).for_each(|proposal| {
+            policy.forecast_next(&mut history, proposal);
         });
         history
     };
@@ -119,7 +119,7 @@ fn as_shipped_reverses_the_history() {
     let shipped = HoltWinters { as_shipped: true, ..ordered.clone() };
     let last = |policy: &HoltWinters| {
         let mut history = Vec::new();
-        (1..=30).map(|wish| policy.forecast_next(&mut history, wish)).last().expect("some")
+        (1..=30).map(|proposal| policy.forecast_next(&mut history, proposal)).last().expect("some")
     };
     assert!((30..=32).contains(&last(&ordered)), "a rising series is extrapolated to {}", last(&ordered));
     assert!(!(30..=32).contains(&last(&shipped)), "{}", last(&shipped));

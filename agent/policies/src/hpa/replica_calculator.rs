@@ -1,4 +1,5 @@
-//! The HPA's replica calculator: replicas that one metric asks for. Owns classes of pods and the arithmetic of ratios; must not know history or bounds.
+//! The HPA's replica calculator: replicas that one metric asks for. Owns classes of pods and the arithmetic of ratios;
+//! must not know history or bounds.
 //!
 //! Deviation: metrics of pods that are not in the list cannot be expressed. The original ignores them for utilization.
 
@@ -164,7 +165,7 @@ impl Calculator {
             let percent = (usage * 100 / requested).clamp(0, i128::from(i32::MAX)) as i64;
             Ok((percent as f64 / f64::from(target), percent))
         };
-        self.judge(current, kind, pods, now, fallback, measure)
+        self.propose(current, kind, pods, now, fallback, measure)
     }
 
     /// Replicas that bring the mean over the pods to `target`, which is at least 1; both in thousandths.
@@ -180,11 +181,11 @@ impl Calculator {
             let mean = (sum / metrics.len() as i128) as i64;
             Ok((mean as f64 / target as f64, mean))
         };
-        self.judge(current, kind, pods, now, |_| target, measure)
+        self.propose(current, kind, pods, now, |_| target, measure)
     }
 
     /// Applies `measure` to the pods with assumptions for those without measurement; `fallback` is the greatest usage of such a pod.
-    fn judge(
+    fn propose(
         &self,
         current: u32,
         kind: Kind,
@@ -265,7 +266,8 @@ impl Calculator {
         Proposal { replicas, measured: usage }
     }
 
-    /// Replicas that bring `usage` of the whole workload to `target` each; both in thousandths, `target` at least 1. `existing` is the current number.
+    /// Replicas that bring `usage` of the whole workload to `target` each; both in thousandths, `target` at least 1.
+    /// `existing` is the current number.
     #[must_use]
     pub fn average_value(&self, existing: u32, usage: i64, target: i64) -> Proposal {
         let ratio = usage as f64 / (target as f64 * f64::from(existing));

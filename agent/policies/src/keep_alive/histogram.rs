@@ -1,8 +1,9 @@
-//! The hybrid histogram policy: keep-alive and prewarming by the distribution of idle times. Owns the bins and the choice between its three branches.
+//! The hybrid histogram policy: keep-alive and prewarming by the distribution of idle times. Owns the bins and the
+//! choice between its three branches.
 //!
-//! Where public re-implementations differ, this one uses: the population's standard deviation; the end of the tail's bin; times counted from the end of the last
-//! execution; no prewarming if the bins are not representative. Idle times beyond the bins are forecast by a first-order autoregression instead of the
-//! unpublished ARIMA.
+//! Where public re-implementations differ, this one uses: the population's standard deviation; the end of the tail's
+//! bin; times counted from the end of the last execution; no prewarming if the bins are not representative. Idle times
+//! beyond the bins are forecast by a first-order autoregression instead of the unpublished ARIMA.
 
 use std::time::Duration;
 

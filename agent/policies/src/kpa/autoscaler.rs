@@ -1,5 +1,5 @@
-//! Knative's autoscaler: pods that a revision needs. Owns panic mode and scale-down delay; must not know bounds or scaling to zero. The original's number of
-//! activators has no use here.
+//! Knative's autoscaler: pods that a revision needs. Owns panic mode and scale-down delay; must not know bounds or
+//! scaling to zero. The original's number of activators has no use here.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ impl Autoscaler {
             let pods = need.max(fewest).min(most) as u32;
             if need > 0.0 && spec.activation_scale > 1 { pods.max(spec.activation_scale) } else { pods }
         };
-        self.judge_panic(spec, panic_need / ready >= spec.panic_threshold, now);
+        self.update_panic(spec, panic_need / ready >= spec.panic_threshold, now);
         let mut desired = within(stable_need);
         if self.panic_since.is_some() {
             self.max_panic_pods = self.max_panic_pods.max(desired).max(within(panic_need));
@@ -93,7 +93,7 @@ impl Autoscaler {
         ScaleResult { desired, excess_burst_capacity: excess(spec, ready_pods, panic) }
     }
 
-    fn judge_panic(&mut self, spec: &DeciderSpec, over: bool, now: Timestamp) {
+    fn update_panic(&mut self, spec: &DeciderSpec, over: bool, now: Timestamp) {
         if over {
             self.panic_since = Some(now);
         } else if self.panic_since.is_some_and(|since| since.plus(spec.stable_window) < now) {

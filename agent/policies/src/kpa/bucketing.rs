@@ -51,7 +51,8 @@ impl Buckets {
         self.written.is_none_or(|(_, last)| now.saturating_sub(last) > self.values.len() as u64)
     }
 
-    /// Mean of the window that ends with second `now`, rounded to six digits: over the seconds since the first that was written, without those after the last.
+    /// Mean of the window that ends with second `now`, rounded to six digits: over the seconds since the first that was
+    /// written, without those after the last.
     #[must_use]
     pub fn window_average(&self, now: u64) -> f64 {
         let Some((first, last)) = self.written else { return 0.0 };

@@ -84,11 +84,11 @@ impl Activity {
         self.condition
     }
 
-    /// Decides on `desired` pods (`None` without metrics) and updates the condition. `excess` is the excess burst capacity; below zero the activator stays in the
-    /// path.
+    /// Decides on `desired` pods (`None` without metrics) and updates the condition. `excess` is the excess burst
+    /// capacity; below zero the activator stays in the path.
     pub fn reconcile(&mut self, spec: &ZeroSpec, desired: Option<u32>, pods: Counted, excess: i32, now: Timestamp) -> Applied {
         let (applied, want) = match desired {
-            Some(desired) => self.judge_zero(spec, desired, now),
+            Some(desired) => self.decide_zero(spec, desired, now),
             None => (Applied::Keep, None),
         };
         self.settle(want, pods, now);
@@ -108,7 +108,7 @@ impl Activity {
     }
 
     /// Requested pods, and the pods wanted in the end, if known.
-    fn judge_zero(&self, spec: &ZeroSpec, desired: u32, now: Timestamp) -> (Applied, Option<u32>) {
+    fn decide_zero(&self, spec: &ZeroSpec, desired: u32, now: Timestamp) -> (Applied, Option<u32>) {
         let passed = now.since(self.since);
         if desired > 0 {
             return (Applied::Scale(desired), Some(desired));

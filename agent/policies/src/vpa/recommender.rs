@@ -147,8 +147,8 @@ impl Aggregate {
         self.peak(recommender, bytes, at, false)
     }
 
-    /// Adds an out-of-memory kill at `at` of a container that requested `requested` bytes: it needs more than its request and its peak. Returns false for a kill in a
-    /// window before the newest sample.
+    /// Adds an out-of-memory kill at `at` of a container that requested `requested` bytes: it needs more than its
+    /// request and its peak. Returns false for a kill in a window before the newest sample.
     pub fn add_oom(&mut self, recommender: &Recommender, requested: i64, at: Timestamp) -> bool {
         let outdated = self.peaks.window_end.is_some() && at < self.peaks.last.minus(recommender.memory_window);
         !outdated && self.peak(recommender, oom_need(recommender, requested, self.peaks.used), at, true)

@@ -422,7 +422,8 @@ fn run(policy: &Vpa, mut allocation: Allocation, load: impl Fn(u64) -> (Option<f
 
 #[test]
 fn resizes_up_soon_and_down_late() {
-    // A replica that needs 400m of 200m: the lower bound passes the request within a few minutes, the upper one falls below it after days only.
+    // A replica that needs 400m of 200m: the lower bound passes the request within a few minutes, the upper one falls
+    // below it after days only.
     let short = run(&Vpa::default(), Allocation::new(2, 200, 256), |_| (Some(400.0), 100.0), 30);
     let first = short.iter().position(|allocation| allocation.cpu_millicores.0 > 400).expect("raised");
     assert!(first < 15, "{first}");

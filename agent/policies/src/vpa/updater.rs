@@ -1,5 +1,5 @@
-//! The VPA's updater: whether a recommendation is applied to a pod. Owns the thresholds. The original's order of evictions has no use here, since all replicas
-//! are resized at once.
+//! The VPA's updater: whether a recommendation is applied to a pod. Owns the thresholds. The original's order of
+//! evictions has no use here, since all replicas are resized at once.
 
 use std::time::Duration;
 
@@ -34,12 +34,12 @@ pub struct Priority {
 }
 
 impl Priority {
-    /// Significance of changing the containers of a pod from their requests to their targets, for the resources that are `heeded` (CPU, memory).
+    /// Significance of changing the containers of a pod from their requests to their targets, for CPU and memory, each if `enabled`.
     #[must_use]
-    pub fn of(containers: &[(Amounts, Recommendation)], heeded: [bool; 2]) -> Self {
+    pub fn of(containers: &[(Amounts, Recommendation)], enabled: [bool; 2]) -> Self {
         let mut priority = Self { outside: false, diff: 0.0 };
         let resources: [fn(&Amounts) -> i64; 2] = [|amounts| amounts.cpu_millicores, |amounts| amounts.memory_bytes];
-        for amount in resources.into_iter().zip(heeded).filter_map(|(amount, heeded)| heeded.then_some(amount)) {
+        for amount in resources.into_iter().zip(enabled).filter_map(|(amount, enabled)| enabled.then_some(amount)) {
             let (mut requested, mut recommended) = (0i64, 0i64);
             for (requests, Recommendation { target, lower, upper }) in containers {
                 let (request, target) = (amount(requests), amount(target));
@@ -54,7 +54,8 @@ impl Priority {
 }
 
 impl Updater {
-    /// Whether a pod of `priority` is updated. `age` is the time since its start, `oom_after` its age when it was killed for memory, if it was.
+    /// Whether a pod of `priority` is updated. `age` is the time since its start, `oom_after` its age when it was
+    /// killed for memory, if it was.
     #[must_use]
     pub fn eligible(&self, priority: &Priority, age: Duration, oom_after: Option<Duration>) -> bool {
         let quick_oom = oom_after.is_some_and(|after| after < self.evict_after_oom) && priority.diff > 0.0;

@@ -55,12 +55,12 @@ fn a_candidate_passes_the_gates_one_after_the_other() {
     assert_eq!(promotion.due(NOON, &rules), Due::Round);
     promotion.shadow(TRIAL, settings(10.0), "cheaper", NOON);
     assert_eq!(promotion.due(NOON, &rules), Due::Wait(after(30)));
-    assert_eq!(promotion.due(after(30), &rules), Due::JudgeShadow(TRIAL, NOON));
+    assert_eq!(promotion.due(after(30), &rules), Due::EvaluateShadow(TRIAL, NOON));
     assert_eq!(promotion.may_use(after(30), &rules), Ok(()));
     promotion.watch(TRIAL, 7, burn(0.0, 60.0), "in distribution", after(30), &rules);
     assert_eq!(promotion.due(after(30), &rules), Due::PutInUse(TRIAL, 7));
     promotion.started(after(30), &rules);
-    assert_eq!(promotion.due(after(31), &rules), Due::Look(TRIAL, after(30)));
+    assert_eq!(promotion.due(after(31), &rules), Due::EvaluateTrial(TRIAL, after(30)));
     assert_eq!(promotion.look(Some(4), burn(0.0, 59.0), after(89), &rules), CanaryVerdict::Continue);
     let verdict = promotion.look(Some(4), burn(0.0, 60.0), after(90), &rules);
     assert!(matches!(verdict, CanaryVerdict::Promote(_)), "{verdict:?}");
@@ -138,7 +138,7 @@ fn another_process_continues_from_the_record() {
     let written = serde_json::to_string(&promotion).expect("writes");
     let mut read: Promotion = serde_json::from_str(&written).expect("reads");
     assert_eq!(read, promotion);
-    assert_eq!(read.due(after(31), &rules(100.0)), Due::Look(TRIAL, NOON));
+    assert_eq!(read.due(after(31), &rules(100.0)), Due::EvaluateTrial(TRIAL, NOON));
     assert!(matches!(look(&mut read, 100.0, 3.0, 40), CanaryVerdict::RollBack(_)));
     assert_eq!(read.budget.spent_minutes, 3.0);
 }
@@ -149,7 +149,7 @@ fn the_watch_has_its_full_length_once_the_candidate_is_in_use() {
     promotion.watch(TRIAL, 7, Burn::default(), "passed", NOON, &rules);
     assert_eq!(promotion.due(after(90), &rules), Due::PutInUse(TRIAL, 7), "recorded, and not carried out");
     promotion.started(after(90), &rules);
-    assert_eq!(promotion.due(after(90), &rules), Due::Look(TRIAL, after(90)));
+    assert_eq!(promotion.due(after(90), &rules), Due::EvaluateTrial(TRIAL, after(90)));
     assert_eq!(promotion.look(Some(4), burn(0.0, 59.0), after(149), &rules), CanaryVerdict::Continue);
 }
 
@@ -167,7 +167,7 @@ fn a_record_of_an_earlier_release_is_continued() {
     assert_eq!(promotion.log[0].reason, "a reason");
     assert_eq!(promotion.budget, DailyBudget { day: 0, spent_minutes: 0.5, rolled_back: true });
     let (settings, candidate) = promotion.plan(&PromotionRequest::default()).expect("a trial is watched without any request");
-    assert_eq!((promotion.due(Timestamp(1500), &settings.rules), candidate), (Due::Look(TRIAL, Timestamp(1000)), None));
+    assert_eq!((promotion.due(Timestamp(1500), &settings.rules), candidate), (Due::EvaluateTrial(TRIAL, Timestamp(1000)), None));
     assert_eq!(promotion.look(Some(4), burn(0.5, 20.0), Timestamp(1500), &settings.rules), CanaryVerdict::Continue);
 }
 

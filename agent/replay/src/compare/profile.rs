@@ -3,7 +3,7 @@
 use qscale_common::contract::State;
 use qscale_common::text::latency;
 use qscale_common::units::Mebibytes;
-use qscale_sim::profile::{Memory, Startup};
+use qscale_sim::profile::{MemoryProfile, Startup};
 use qscale_sim::{Distribution, FunctionProfile, Nanos};
 use thiserror::Error;
 
@@ -65,26 +65,27 @@ fn estimate(states: &[State]) -> anyhow::Result<(FunctionProfile, Vec<String>)> 
         startup,
         workers: cores,
         parallelism: cores,
-        memory: memory.map_or_else(Memory::default, |mib| Memory { base_mib: Mebibytes((mib.ceil() as u32).max(1)), request_kib: 0 }),
+        memory: memory
+            .map_or_else(MemoryProfile::default, |mib| MemoryProfile { base_mib: Mebibytes((mib.ceil() as u32).max(1)), request_kib: 0 }),
     };
     Ok((profile, assumptions))
 }
 
 /// CPU time per request, seconds: from ticks without a starting replica if there are any.
 fn request_cpu(states: &[State]) -> Option<f64> {
-    let measured = |state: &State| Use::of(state).map(|used| (used.cpu_s / used.requests, used.requests));
+    let measured = |state: &State| CpuUse::of(state).map(|used| (used.cpu_s / used.requests, used.requests));
     let starting = |state: &State| state.replicas.is_none_or(|counts| counts.pending.0 > 0) || state.changes.horizontal_ticks == Some(0);
     let settled = states.windows(2).filter(|pair| !starting(&pair[0]) && !starting(&pair[1]));
     middle(settled.filter_map(|pair| measured(&pair[1])).collect()).or_else(|| middle(states.iter().filter_map(measured).collect()))
 }
 
 /// CPU time used and requests completed in a tick.
-struct Use {
+struct CpuUse {
     cpu_s: f64,
     requests: f64,
 }
 
-impl Use {
+impl CpuUse {
     /// `None` if either is unknown or no request completed.
     fn of(state: &State) -> Option<Self> {
         let window = &state.windows.tick;
@@ -128,7 +129,7 @@ fn startup(states: &[State], request_cpu: f64, assumptions: &mut Vec<String>) ->
     };
     let replicas = states.iter().filter_map(|state| state.allocation).map(|given| given.replicas.0);
     let starts: u32 = replicas.clone().zip(replicas.skip(1)).map(|(before, after)| after.saturating_sub(before)).sum();
-    let beyond: f64 = states.iter().filter_map(Use::of).map(|used| used.cpu_s - used.requests * request_cpu).sum();
+    let beyond: f64 = states.iter().filter_map(CpuUse::of).map(|used| used.cpu_s - used.requests * request_cpu).sum();
     let cpu = (beyond / f64::from(starts.max(1))).clamp(0.0, whole * given);
     assumptions.push(format!(
         "startup uses {} of CPU time: the CPU use not explained by requests, over {starts} starts; with {:.0}m it takes the observed {}",

@@ -1,4 +1,5 @@
-//! Simulation of recorded arrivals against a profiled function behind its guard. Owns what a tick contributes to the figures, recorded or simulated; pure.
+//! Simulation of recorded arrivals against a profiled function behind its guard. Owns what a tick contributes to the
+//! figures, recorded or simulated; pure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,8 +80,8 @@ pub struct RecordedSimulation {
 }
 
 impl RecordedSimulation {
-    /// The simulation of `states` and the assumptions it makes. States before `since` only warm up, those before `warm_up` are left out. Each State is one tick;
-    /// ticks without a State are left out.
+    /// The simulation of `states` and the assumptions it makes. States before `since` only warm up, those before
+    /// `warm_up` are left out. Each State is one tick; ticks without a State are left out.
     ///
     /// # Errors
     /// Arrival rates that no pattern can express.

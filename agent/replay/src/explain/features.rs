@@ -19,7 +19,8 @@ pub struct FeatureSnapshot {
     pub next_rps: Option<f64>,
     /// Cores busy at that rate.
     pub next_cores: Option<f64>,
-    /// Peak arrival rates over the last 5 minutes, 15 minutes, hour and four hours, requests/s; over as many ticks if a tick is longer than a minute.
+    /// Peak arrival rates over the last 5 minutes, 15 minutes, hour and four hours, requests/s; over as many ticks if a
+    /// tick is longer than a minute.
     pub peaks_rps: [f64; 4],
     /// CPU time per request, seconds.
     pub request_seconds: Option<f64>,

@@ -7,7 +7,7 @@ use qscale_common::time::{Tick, Timestamp};
 use qscale_dqn::decider::Decider;
 use serde::Serialize;
 
-use crate::session::{Answer, ReplaySession};
+use crate::session::{ReplaySession, ReplayedAnswer};
 
 /// Comparison of a recorded answer with the replayed one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +48,9 @@ pub struct ReplayedDecision {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fallback: bool,
     /// Recorded answer; `None` if none was recorded.
-    pub recorded: Option<Answer>,
+    pub recorded: Option<ReplayedAnswer>,
     /// Replayed answer; `None` if an agent would publish nothing.
-    pub now: Option<Answer>,
+    pub now: Option<ReplayedAnswer>,
 }
 
 impl ReplayedDecision {
@@ -77,8 +77,9 @@ pub struct Replayed {
 
 /// Decides with `decider` on the `states` since `since`; earlier ones only rebuild its memory.
 ///
-/// With `as_agent` the memory is that of the agent that published `actions`. An instance that answered before and after a State, but not that State, did not see
-/// it: the State was late, or dropped. A new instance started with the States that the stream held then, and trusted its network.
+/// With `as_agent` the memory is that of the agent that published `actions`. An instance that answered before and after
+/// a State, but not that State, did not see it: the State was late, or dropped. A new instance started with the States
+/// that the stream held then, and trusted its network.
 #[must_use]
 pub fn decide_again(
     decider: &Decider,
@@ -119,8 +120,16 @@ pub fn decide_again(
         let (epoch, tick, at) = (state.epoch, state.tick, state.observed_at_ms);
         let configuration = action.as_ref().map(|action| action.provenance.configuration.clone());
         let fallback = as_agent && action.as_ref().is_some_and(|action| action.provenance.fallback.is_some());
-        let recorded = action.map(Answer::from);
-        replayed.decisions.push(ReplayedDecision { epoch, tick, at, configuration, fallback, recorded, now: Answer::of(state, decision) });
+        let recorded = action.map(ReplayedAnswer::from);
+        replayed.decisions.push(ReplayedDecision {
+            epoch,
+            tick,
+            at,
+            configuration,
+            fallback,
+            recorded,
+            now: ReplayedAnswer::of(state, decision),
+        });
     }
     replayed
 }
@@ -165,7 +174,7 @@ mod tests {
         for state in shown {
             let now = state.observed_at_ms.plus(std::time::Duration::from_millis(3));
             let decided = session.decide_with_reason(state, now);
-            let Some(answer) = Answer::of(state, decided.decision).filter(|_| answered(state)) else { continue };
+            let Some(answer) = ReplayedAnswer::of(state, decided.decision).filter(|_| answered(state)) else { continue };
             let mut action = action(decider, state, answer, now, instance);
             action.provenance.fallback = decided.fallback;
             actions.insert(state.state_id(), action);
@@ -278,7 +287,7 @@ mod tests {
         session.restart(&all[..302], all[302].observed_at_ms);
         for state in &all[302..] {
             let decided = session.decide_with_reason(state, state.observed_at_ms);
-            let answer = Answer::of(state, decided.decision).expect("the current allocation is known");
+            let answer = ReplayedAnswer::of(state, decided.decision).expect("the current allocation is known");
             let mut action = action(&policy, state, answer, state.observed_at_ms, "two");
             action.provenance.fallback = decided.fallback;
             actions.insert(state.state_id(), action);

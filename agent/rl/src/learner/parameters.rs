@@ -1,4 +1,5 @@
-//! Hyperparameters of the learner. Owns their defaults, ranges and sources. EXPERIMENTS.md of the training crate records the measurements behind them.
+//! Hyperparameters of the learner. Owns their defaults, ranges and sources. EXPERIMENTS.md of the training crate
+//! records the measurements behind them.
 
 use serde::{Deserialize, Serialize};
 
@@ -125,8 +126,9 @@ impl Hyperparameters {
     pub fn plain() -> Self {
         Self {
             quantiles: 1,
-            // Mnih et al., Nature 2015, clip errors to 1, the size of their rewards. Violations are rare here and cost many times as much as any allocation:
-            // with a smaller delta the estimate would be the median rather than the mean.
+            // Mnih et al., Nature 2015, clip errors to 1, the size of their rewards. Violations are rare here and cost
+            // many times as much as any allocation: with a smaller delta the estimate would be the median rather than
+            // the mean.
             huber_delta: 30.0,
             ..Self::default()
         }

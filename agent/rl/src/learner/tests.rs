@@ -6,8 +6,8 @@ use crate::fixtures::{STATES, one_hot, small};
 use crate::loss::Munchausen;
 use crate::replay::StepEnd;
 
-/// Learns an environment whose state is to be named: reward 1 for the right action, 0 for another. The next state is random. Returns the share of states
-/// whose best action is right, and the learner.
+/// Learns an environment whose state is to be named: reward 1 for the right action, 0 for another. The next state is
+/// random. Returns the share of states whose best action is right, and the learner.
 fn identity(parameters: Hyperparameters, seed: u64, steps: usize) -> (f64, Learner) {
     let mut learner = Learner::new(parameters, STATES, STATES, seed, &cpu()).expect("valid");
     let mut worlds = SmallRng::seed_from_u64(seed);

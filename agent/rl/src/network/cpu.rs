@@ -1,7 +1,8 @@
 //! The network on one core of the CPU: hand-written loops around a matrix product. Owns its forward pass and its gradient.
 //!
-//! Written by hand for speed: normalisation, rectifier and head are one pass over memory each, where a tensor library makes several, allocates between them
-//! and records a graph. `qscale-burn` tests every value and gradient against automatic differentiation.
+//! Written by hand for speed: normalisation, rectifier and head are one pass over memory each, where a tensor library
+//! makes several, allocates between them and records a graph. `qscale-burn` tests every value and gradient against
+//! automatic differentiation.
 
 use gemm::{Parallelism, gemm};
 
@@ -262,8 +263,8 @@ fn add_product(sum: &mut [f32], left: &[f32], left_side: Side, right: &[f32], ri
     if sum.is_empty() || inner == 0 {
         return;
     }
-    // SAFETY: the assertions above keep every index within its slice, as strides are those of whole rows; the sum overlaps neither factor, being borrowed
-    // mutably.
+    // SAFETY: the assertions above keep every index within its slice, as strides are those of whole rows; the sum
+    // overlaps neither factor, being borrowed mutably.
     unsafe {
         gemm(
             rows,

@@ -1,12 +1,13 @@
-//! The head: turns the outputs of the last layer into the quantiles of each action's value. Owns its forward and backward pass and its matrix; a new kind of
-//! head changes this file, [`Architecture`] and the hyperparameters that ask for it.
+//! The head: turns the outputs of the last layer into the quantiles of each action's value. Owns its forward and
+//! backward pass and its matrix; a new kind of head changes this file, [`Architecture`] and the hyperparameters that
+//! ask for it.
 
 use super::weights::Architecture;
 
 /// A head: for each quantile the value of the state where it is dueling, then the advantages of each branch.
 ///
-/// Q = V + A - mean(A) (Wang et al., ICML 2016); with branches, the sum of that over the branches (Tavakoli et al., AAAI 2018). It is linear and the same
-/// for each quantile.
+/// Q = V + A - mean(A) (Wang et al., ICML 2016); with branches, the sum of that over the branches (Tavakoli et al.,
+/// AAAI 2018). It is linear and the same for each quantile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     actions: usize,
@@ -25,7 +26,8 @@ struct Branch {
 }
 
 impl Branch {
-    /// Indices of its advantages among the outputs of a quantile. Consecutive actions take each for `stride` actions, then start again at the first.
+    /// Indices of its advantages among the outputs of a quantile. Consecutive actions take each for `stride` actions,
+    /// then start again at the first.
     fn outputs(self) -> std::ops::Range<usize> {
         self.first..self.first + self.size
     }
@@ -110,7 +112,8 @@ impl Head {
         }
     }
 
-    /// The matrix of one quantile, [`Head::outputs_of_quantile`] rows by as many columns as there are actions: for libraries of tensors, which multiply by it.
+    /// The matrix of one quantile, [`Head::outputs_of_quantile`] rows by as many columns as there are actions: for
+    /// libraries of tensors, which multiply by it.
     #[must_use]
     pub fn matrix(&self) -> Vec<f32> {
         let height = self.outputs_of_quantile();

@@ -1,4 +1,7 @@
 //! Weights as plain numbers, and the architecture that gives them their order. Owns initialisation; must not compute values.
+//!
+//! Imports [`super::head`] and is imported by it: the head determines the size of the last layer, and follows from the
+//! architecture.
 
 use half::f16;
 use rand::{Rng, RngExt};
@@ -18,14 +21,15 @@ pub struct Architecture {
     pub actions: usize,
     /// Whether the head separates the value of a state from the advantages of actions (Wang et al., ICML 2016).
     pub dueling: bool,
-    /// Whether each hidden layer is normalised before its rectifier (Ba et al., 2016), which stabilises learning without a slow target network (Gallici et al.,
-    /// PQN, ICLR 2025).
+    /// Whether each hidden layer is normalised before its rectifier (Ba et al., 2016), which stabilises learning
+    /// without a slow target network (Gallici et al., PQN, ICLR 2025).
     pub layer_norm: bool,
     /// Quantiles of each action's return, 1 to 64 (Dabney et al., AAAI 2018); 1 is the mean.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub quantiles: usize,
-    /// Sizes of the branches, if an action is a combination of one element of each branch, valued by the sum of their advantages (Tavakoli et al., AAAI 2018;
-    /// Seyde et al., ICLR 2023). The element of the last branch changes fastest with the index of the action. Empty if each action has its own advantage.
+    /// Sizes of the branches, if an action is a combination of one element of each branch, valued by the sum of their
+    /// advantages (Tavakoli et al., AAAI 2018; Seyde et al., ICLR 2023). The element of the last branch changes fastest
+    /// with the index of the action. Empty if each action has its own advantage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub branches: Vec<usize>,
 }
@@ -47,8 +51,8 @@ impl Architecture {
     /// Most quantiles.
     pub const FINEST: usize = 64;
 
-    /// Rows and columns of each tensor: weights and bias of each hidden layer, followed by gain and offset if it is normalised; then weights and bias of the
-    /// head.
+    /// Rows and columns of each tensor: weights and bias of each hidden layer, followed by gain and offset if it is
+    /// normalised; then weights and bias of the head.
     #[must_use]
     pub fn shapes(&self) -> Vec<[usize; 2]> {
         let mut shapes = Vec::new();

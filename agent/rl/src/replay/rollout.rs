@@ -1,4 +1,5 @@
-//! Rollouts: the latest steps of all environments, learned from together once there are enough, then dropped. Owns λ-returns; must not sample.
+//! Rollouts: the latest steps of all environments, learned from together once there are enough, then dropped. Owns
+//! λ-returns; must not sample.
 
 use super::{Batch, StepEnd, Transition};
 use crate::mask::Mask;
@@ -6,12 +7,12 @@ use crate::mask::Mask;
 /// The latest steps of all environments.
 #[derive(Debug, Clone, Default)]
 pub struct RolloutBuffer {
-    environments: Vec<Vec<Step>>,
+    environments: Vec<Vec<RolloutStep>>,
     steps: usize,
 }
 
 #[derive(Debug, Clone)]
-struct Step {
+struct RolloutStep {
     observation: Vec<f32>,
     mask: Mask,
     action: u8,
@@ -31,7 +32,7 @@ impl RolloutBuffer {
             self.environments.resize_with(environment + 1, Vec::new);
         }
         self.steps += 1;
-        self.environments[environment].push(Step {
+        self.environments[environment].push(RolloutStep {
             observation: observation.to_vec(),
             mask,
             action,
@@ -65,8 +66,9 @@ impl RolloutBuffer {
     /// Empties the buffer into a batch whose rewards are λ-returns and whose rows have no bootstrap. `values` are the action values of
     /// [`RolloutBuffer::nexts`].
     ///
-    /// A return is the reward plus the discounted blend of the following step's return, weighted `lambda`, and the best value there (Peng and Williams,
-    /// Machine Learning 1996; for networks without a target network Gallici et al., ICLR 2025).
+    /// A return is the reward plus the discounted blend of the following step's return, weighted `lambda`, and the best
+    /// value there (Peng and Williams, Machine Learning 1996; for networks without a target network Gallici et al.,
+    /// ICLR 2025).
     #[must_use]
     pub fn take(&mut self, values: &[f32], actions: usize, discount: f32, lambda: f32) -> Batch {
         let mut batch = Batch::default();

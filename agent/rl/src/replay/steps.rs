@@ -10,12 +10,12 @@ use crate::mask::Mask;
 pub struct NStepBuffer {
     length: usize,
     discount: f32,
-    pending: VecDeque<Step>,
+    pending: VecDeque<PendingStep>,
     spare: Vec<Vec<f32>>,
 }
 
 #[derive(Debug, Clone)]
-struct Step {
+struct PendingStep {
     observation: Vec<f32>,
     mask: Mask,
     action: u8,
@@ -39,7 +39,7 @@ impl NStepBuffer {
         let mut kept = self.spare.pop().unwrap_or_default();
         kept.clear();
         kept.extend_from_slice(observation);
-        self.pending.push_back(Step { observation: kept, mask, action, reward: 0.0, factor: 1.0, rewards: 0 });
+        self.pending.push_back(PendingStep { observation: kept, mask, action, reward: 0.0, factor: 1.0, rewards: 0 });
         for step in &mut self.pending {
             step.reward += step.factor * reward;
             step.factor *= self.discount;

@@ -7,7 +7,8 @@ fn uniform(capacity: usize) -> Replay {
     Replay::new(1, capacity, Sampling::Uniform)
 }
 
-/// Pushes steps 0, 1, 2, ... with rewards 1, 10, 100, ..., the last one ending so, and gives (observation, reward, bootstrap, next) of what results.
+/// Pushes steps 0, 1, 2, ... with rewards 1, 10, 100, ..., the last one ending so, and gives (observation, reward,
+/// bootstrap, next) of what results.
 #[track_caller]
 fn stored(length: usize, steps: u8, end: StepEnd) -> Vec<(f32, f32, f32, f32)> {
     let mut replay = uniform(64);

@@ -1,8 +1,9 @@
-//! CPU of one replica on an overcommitted node: a share of a core for each of its cores, as the node's scheduler gives it, under the same quota as in
-//! [`super`]. Owns the arithmetic; must not know other replicas.
+//! CPU of one replica on an overcommitted node: a share of a core for each of its cores, as the node's scheduler gives
+//! it, under the same quota as in [`super`]. Owns the arithmetic; must not know other replicas.
 //!
-//! Shares are constant between two events, so every question is answered in closed form. Spending the quota and regaining it are events here, since they change
-//! the shares of others. With whole cores it counts the same as [`super::Cpu`].
+//! Shares are constant between two events, so every question is answered in closed form. Spending the quota and
+//! regaining it are events here, since they change the shares of others. With whole cores it counts the same as
+//! [`super::Cpu`].
 
 use qscale_common::scrape::{CpuCounters, CpuPeriods};
 use qscale_common::units::Millicores;

@@ -1,14 +1,15 @@
-//! Lifecycle of the replicas of a function: starts, stops, crashes, restarts and placement. Owns the platform's own behaviour; must not decide the number of
-//! replicas.
+//! Lifecycle of the replicas of a function: starts, stops, crashes, restarts and placement. Owns the platform's own
+//! behaviour; must not decide the number of replicas.
 //!
-//! As on the local platform, a replica that ends by itself restarts after a back-off that doubles, keeps its limits and its CPU counter, and loses its requests.
-//! Deviations: a memory limit set below the usage kills the replica, as the kernel does, where the local platform refuses and retries; starts have no timeout.
+//! As on the local platform, a replica that ends by itself restarts after a back-off that doubles, keeps its limits and
+//! its CPU counter, and loses its requests. Deviations: a memory limit set below the usage kills the replica, as the
+//! kernel does, where the local platform refuses and retries; starts have no timeout.
 
 use qscale_common::units::{Allocation, Replicas};
 use rand::RngExt;
 use rand_distr::Exp1;
 
-use super::reading::Taken;
+use super::reading::TakenCounters;
 use super::{Function, NO_ROOM};
 use crate::nanos::Nanos;
 use crate::node::ReplicaLimits;
@@ -21,7 +22,7 @@ const SPARE: usize = 32;
 
 /// Why a process ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Death {
+pub(super) enum ExitCause {
     /// A crash.
     Crash,
     /// More memory used than its limit.
@@ -30,12 +31,12 @@ pub(super) enum Death {
 
 /// Sum of the limits of all placed replicas.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Held {
+pub(super) struct PlacedLimits {
     millicores: u64,
     mebibytes: u64,
 }
 
-impl Held {
+impl PlacedLimits {
     pub(super) fn add(&mut self, limits: ReplicaLimits) {
         self.millicores += u64::from(limits.cpu.0);
         self.mebibytes += u64::from(limits.memory.0);
@@ -210,7 +211,7 @@ impl Function {
     fn ready(&mut self, slot: usize, now: Nanos) {
         let Some(replica) = &mut self.slots[slot] else { return };
         if !replica.fits(&self.profile.memory) {
-            return self.end(slot, Death::OutOfMemory, now);
+            return self.end(slot, ExitCause::OutOfMemory, now);
         }
         self.startup_time += replica.become_ready(now);
         self.totals.became_ready += 1;
@@ -233,22 +234,22 @@ impl Function {
         let now = self.next_crash;
         let due = |replica: &Option<Replica>| replica.as_ref().is_some_and(|replica| replica.crash_at <= now);
         if let Some(slot) = self.slots.iter().position(due) {
-            self.end(slot, Death::Crash, now);
+            self.end(slot, ExitCause::Crash, now);
         }
         self.next_crash = self.replicas().map(|replica| replica.crash_at).min().unwrap_or(Nanos::NEVER);
     }
 
     /// Ends the process of the replica of `slot` with its requests.
     #[cold]
-    pub(super) fn end(&mut self, slot: usize, death: Death, now: Nanos) {
+    pub(super) fn end(&mut self, slot: usize, death: ExitCause, now: Nanos) {
         let Some(replica) = &mut self.slots[slot] else { return };
         let draining = replica.phase == Phase::Draining;
         let first = u64::from(replica.first.take().is_some());
         self.failed_at_gateway += first;
         self.totals.failed += u64::from(replica.crash(now)) + first;
         match death {
-            Death::Crash => self.totals.crashes += 1,
-            Death::OutOfMemory => {
+            ExitCause::Crash => self.totals.crashes += 1,
+            ExitCause::OutOfMemory => {
                 replica.oom_kills += 1;
                 self.totals.oom_kills += 1;
             }
@@ -279,7 +280,7 @@ impl Function {
         let Some(replica) = &mut self.slots[slot] else { return };
         replica.resize(wanted, &self.profile.memory, now);
         if replica.phase == Phase::Ready && !replica.fits(&self.profile.memory) {
-            return self.end(slot, Death::OutOfMemory, now);
+            return self.end(slot, ExitCause::OutOfMemory, now);
         }
         self.update(slot, now);
     }
@@ -339,11 +340,11 @@ impl Function {
         self.next_crash = Nanos::NEVER;
         self.pool.iter_mut().for_each(|pool| pool.clear());
         self.contention.iter_mut().for_each(|contention| contention.clear());
-        self.held = Held::default();
+        self.held = PlacedLimits::default();
         self.failed_at_gateway = 0;
         (self.startup_time, self.summed) = (Nanos::ZERO, Nanos::ZERO);
         self.totals.clear();
-        self.taken = Taken::default();
+        self.taken = TakenCounters::default();
     }
 
     /// Node `node` fails at `now` with all its replicas; replacements start at once where there is room.

@@ -1,13 +1,15 @@
-//! Functions without a scaler: a request that finds no replica with room starts one for itself, and an idle replica is removed after a keep-alive, as in clouds
-//! and in the keep-alive literature (Shahrad et al., USENIX ATC 2020). Owns these two rules.
+//! Functions without a scaler: a request that finds no replica with room starts one for itself, and an idle replica is
+//! removed after a keep-alive, as in clouds and in the keep-alive literature (Shahrad et al., USENIX ATC 2020). Owns
+//! these two rules.
 
 use super::Function;
 use crate::nanos::Nanos;
 use crate::replica::{Phase, Request};
 
 impl Function {
-    /// Lets requests start missing replicas, each kept for `keep_alive` after its last request; only before the function has replicas. Nothing queues at the gateway
-    /// or is refused then. A request whose start outlasts the gateway's timeout counts as timed out when the start is done.
+    /// Lets requests start missing replicas, each kept for `keep_alive` after its last request; only before the
+    /// function has replicas. Nothing queues at the gateway or is refused then. A request whose start outlasts the
+    /// gateway's timeout counts as timed out when the start is done.
     #[must_use]
     pub fn on_demand(mut self, keep_alive: Nanos) -> Self {
         self.keep_alive = Some(keep_alive.min(Nanos::LONGEST));

@@ -24,14 +24,14 @@ pub struct Reading {
 
 /// Counters of taken totals, which Scrapes still show.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Taken {
+pub(super) struct TakenCounters {
     arrived: u64,
     became_ready: u64,
     crashes: u64,
     oom_kills: u64,
 }
 
-impl Taken {
+impl TakenCounters {
     /// The sum with `totals`.
     fn with(&self, totals: &Totals) -> Self {
         Self {
@@ -74,20 +74,19 @@ impl Function {
 
     /// Reads the platform's own part, which is never late, at the current instant with timestamp `at`.
     pub fn read_platform(&self, at: Timestamp, reading: &mut Reading) {
-        let Taken { became_ready, crashes, oom_kills, .. } = self.taken.with(&self.totals);
+        let TakenCounters { became_ready, crashes, oom_kills, .. } = self.taken.with(&self.totals);
         let phase = |wanted: fn(Phase) -> bool| Replicas(self.replicas().filter(|replica| wanted(replica.phase)).count() as u32);
-        reading.scrape.platform = Some(PlatformReading {
-            at,
-            allocation: Some(self.allocation),
-            replicas: Some(PlatformReplicas {
-                desired: self.allocation.replicas,
-                ready: phase(|phase| phase == Phase::Ready),
-                pending: phase(|phase| matches!(phase, Phase::Pending | Phase::Starting { .. } | Phase::BackOff { .. })),
-            }),
-            crashes: Some(crashes),
-            oom_kills: Some(oom_kills),
-            startups: Some((became_ready, self.startup_time.0 / 1_000_000)),
+        // Values that only other platforms report stay absent.
+        let mut platform = PlatformReading::new(at);
+        platform.allocation = Some(self.allocation);
+        platform.replicas = Some(PlatformReplicas {
+            desired: self.allocation.replicas,
+            ready: phase(|phase| phase == Phase::Ready),
+            pending: phase(|phase| matches!(phase, Phase::Pending | Phase::Starting { .. } | Phase::BackOff { .. })),
         });
+        (platform.crashes, platform.oom_kills) = (Some(crashes), Some(oom_kills));
+        platform.startups = Some((became_ready, self.startup_time.0 / 1_000_000));
+        reading.scrape.platform = Some(platform);
         reading.headroom = self.pool.as_deref().map(|pool| pool.headroom(self.allocation));
     }
 }

@@ -4,7 +4,7 @@ use qscale_common::units::{Mebibytes, Millicores, Replicas};
 
 use super::*;
 use crate::distribution::Distribution;
-use crate::profile::{Memory, Startup};
+use crate::profile::{MemoryProfile, Startup};
 
 const SECOND: u64 = 1000;
 
@@ -154,7 +154,7 @@ fn a_scrape_counts_up_to_its_instant() {
 /// A function whose replicas take 10 MiB and 1 MiB a request, each of which takes 100 ms; four at once.
 fn hungry(replicas: u32, memory: u32) -> Function {
     let startup = Startup { cpu: Distribution::ZERO, waiting: Distribution::constant(ms(SECOND)) };
-    let memory_of = Memory { base_mib: Mebibytes(10), request_kib: 1024 };
+    let memory_of = MemoryProfile { base_mib: Mebibytes(10), request_kib: 1024 };
     let profile = FunctionProfile {
         startup,
         workers: 0,
@@ -230,7 +230,7 @@ fn a_drained_replica_that_is_killed_does_not_come_back() {
     let mut function = hungry(1, 12).crashing(0.0);
     (0..2).for_each(|_| function.arrive(ms(0)));
     function.allocate(Allocation::new(0, 4000, 12), ms(1));
-    function.end(0, Death::Crash, ms(2));
+    function.end(0, ExitCause::Crash, ms(2));
     assert_eq!((function.replicas().count(), function.totals(ms(3)).failed), (0, 2));
 }
 

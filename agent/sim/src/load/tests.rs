@@ -89,7 +89,7 @@ fn single_invocations_arrive_when_they_began_and_last_as_long_as_they_did() {
 fn a_reset_load_equals_a_new_one() {
     let pattern = Load::Pattern { pattern: "bursty:5..100/30s/3s".parse().expect("a pattern"), gaps: Gaps::Poisson };
     for load in [pattern, load(Scale::default())] {
-        let take = |source: &mut Source| (0..500).map(|_| source.take()).collect::<Vec<_>>();
+        let take = |source: &mut LoadSource| (0..500).map(|_| source.take()).collect::<Vec<_>>();
         let mut source = load.source(stream(9, 0, Purpose::Arrivals));
         assert_ne!(take(&mut source), take(&mut load.source(rng())));
         load.reset(&mut source, rng());

@@ -9,7 +9,8 @@ pub struct Claim {
     pub weight: u32,
 }
 
-/// Weighted fair sharing, as the kernel's scheduler divides CPU among groups: in proportion to weight, with unused shares given to the others.
+/// Weighted fair sharing, as the kernel's scheduler divides CPU among groups: in proportion to weight, with unused
+/// shares given to the others.
 #[derive(Debug, Clone)]
 pub struct Contention {
     /// Cores of one node.

@@ -1,10 +1,11 @@
 //! Derivation of the table from the published profile. Owns the arithmetic from a pod's average CPU to the CPU time of a request.
 //!
-//! A request was sent every five seconds; after a longer one, at the next multiple of five seconds. A pod's average CPU above that of an idle pod, times the time
-//! between requests, is the CPU time of a request: for fibonacci-python at 100,000 it is (84.5 - 48.4) thousandths of a core x 5 s = 180 ms of its 186 ms.
+//! A request was sent every five seconds; after a longer one, at the next multiple of five seconds. A pod's average CPU
+//! above that of an idle pod, times the time between requests, is the CPU time of a request: for fibonacci-python at
+//! 100,000 it is (84.5 - 48.4) thousandths of a core x 5 s = 180 ms of its 186 ms.
 //!
-//! Limits: CPU was read in whole thousandths of a core, 5 ms a request. Some functions that only compute show 35 to 60 % of their duration as CPU time at medium
-//! inputs and all of it at large ones; the table keeps the published figures.
+//! Limits: CPU was read in whole thousandths of a core, 5 ms a request. Some functions that only compute show 35 to 60
+//! % of their duration as CPU time at medium inputs and all of it at large ones; the table keeps the published figures.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

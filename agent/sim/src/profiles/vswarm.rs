@@ -4,14 +4,15 @@ use qscale_common::units::Mebibytes;
 
 use crate::distribution::Distribution;
 use crate::nanos::Nanos;
-use crate::profile::{FunctionProfile, Memory, Startup};
+use crate::profile::{FunctionProfile, MemoryProfile, Startup};
 
 const TABLE: &str = include_str!("../../profiles/vswarm.csv");
 
 /// Factor of the spread of single requests over the published spread.
 ///
-/// The published percentiles are of running means, as 2.86, 2.97, 2.98, 2.99 converging to 3. Running means of about 130 independent requests spread a fifth as
-/// wide as the requests; with drift alone they spread as wide. The data do not show which, so the factor is the geometric middle of 1 and 5.
+/// The published percentiles are of running means, as 2.86, 2.97, 2.98, 2.99 converging to 3. Running means of about
+/// 130 independent requests spread a fifth as wide as the requests; with drift alone they spread as wide. The data do
+/// not show which, so the factor is the geometric middle of 1 and 5.
 const WIDENED: f64 = 2.24;
 /// Standard deviations between the 5th and the 95th percentile of a normal distribution.
 const DEVIATIONS: f64 = 3.29;
@@ -75,7 +76,8 @@ impl Language {
 
     /// CPU time and waiting of a start: medians, milliseconds, and the sigma of both.
     ///
-    /// Python and Node: measured with vSwarm's functions, 0.5 to 0.9 s and 0.5 to 1.1 s from process start to first reply on whole cores. The others are assumed.
+    /// Python and Node: measured with vSwarm's functions, 0.5 to 0.9 s and 0.5 to 1.1 s from process start to first
+    /// reply on whole cores. The others are assumed.
     fn startup(self) -> (u64, u64, f64) {
         match self {
             Language::Python => (450, 250, 0.15),
@@ -125,8 +127,9 @@ impl Row {
         })
     }
 
-    /// The profile. The duration without CPU time is waiting; a request without a significant CPU time is assumed to compute throughout. A request that computes on
-    /// several cores at once has all of its CPU time on one core, which gives the right duration for limits up to one core.
+    /// The profile. The duration without CPU time is waiting; a request without a significant CPU time is assumed to
+    /// compute throughout. A request that computes on several cores at once has all of its CPU time on one core, which
+    /// gives the right duration for limits up to one core.
     pub fn profile(&self) -> FunctionProfile {
         let [p5, p50, p95] = self.duration_ms;
         // Three digits, the precision of the figures.
@@ -144,7 +147,8 @@ impl Row {
     }
 }
 
-/// vSwarm's function that only waits, for calls of a store or another function. Round trip and memory are those of the smallest Go function.
+/// vSwarm's function that only waits, for calls of a store or another function. Round trip and memory are those of the
+/// smallest Go function.
 pub fn sleeping() -> FunctionProfile {
     const SLEEP_MS: f64 = 50.0;
     const ROUND_TRIP_MS: f64 = 0.71;
@@ -163,7 +167,7 @@ fn profile(name: &str, source: String, language: Language, [cpu, waiting]: [Dist
         startup: Startup { cpu: log_normal(start_cpu as f64, sigma), waiting: log_normal(start_waiting as f64, sigma) },
         workers,
         parallelism,
-        memory: Memory { base_mib: Mebibytes(memory_mib.round() as u32), ..Memory::default() },
+        memory: MemoryProfile { base_mib: Mebibytes(memory_mib.round() as u32), ..MemoryProfile::default() },
         ..FunctionProfile::simple(name, Distribution::ZERO).with_source(source)
     }
 }

@@ -1,5 +1,5 @@
-//! A replica on an overcommitted node, slowed down by the others there. Owns its requests, as [`super::shared`], and its throttling; must not know other
-//! replicas.
+//! A replica on an overcommitted node, slowed down by the others there. Owns its requests, as [`super::shared`], and
+//! its throttling; must not know other replicas.
 
 use qscale_common::scrape::CpuCounters;
 use qscale_common::units::Millicores;

@@ -1,5 +1,5 @@
-//! A replica that serves one request at a time, first come first served. Each event follows from the one before (Kiefer-Wolfowitz recursion), so no event queue is
-//! needed. Owns the requests of one replica.
+//! A replica that serves one request at a time, first come first served. Each event follows from the one before
+//! (Kiefer-Wolfowitz recursion), so no event queue is needed. Owns the requests of one replica.
 
 use std::collections::VecDeque;
 
@@ -10,13 +10,13 @@ use crate::nanos::Nanos;
 /// The request in service, and its backlog.
 #[derive(Debug, Clone, Default)]
 pub struct Sequential {
-    current: Option<Current>,
+    current: Option<CurrentRequest>,
     /// Requests not begun, none of them timed out.
     backlog: VecDeque<Request>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Current {
+struct CurrentRequest {
     arrived: Nanos,
     /// CPU time left at the accounted instant.
     left: Nanos,
@@ -40,7 +40,7 @@ impl Sequential {
         // It waits before it computes, and blocks the replica meanwhile.
         cpu.idle(now + request.demand.waiting);
         let left = request.demand.cpu;
-        self.current = Some(Current { arrived: request.arrived, left, end: cpu.end(left, 1), timed_out: false });
+        self.current = Some(CurrentRequest { arrived: request.arrived, left, end: cpu.end(left, 1), timed_out: false });
     }
 
     /// Time of the next event.
@@ -56,7 +56,7 @@ impl Sequential {
     /// Processes the event at `now`; returns the outcome of a request, if one ended.
     #[inline]
     pub fn step(&mut self, cpu: &mut Cpu, now: Nanos) -> Option<Ending> {
-        let Current { arrived, end, timed_out, .. } = self.current?;
+        let CurrentRequest { arrived, end, timed_out, .. } = self.current?;
         if end > now {
             return Some(self.time_out());
         }

@@ -1,7 +1,8 @@
 //! A replica that serves several requests that share its CPU evenly: processor sharing under a quota. Owns the requests of one replica.
 //!
-//! Virtual time is the CPU time that each computing request has received since the replica was last idle. A request is done when virtual time reaches its value at
-//! the request's start plus the demand. An arrival or an end moves virtual time once for all requests, so an event costs logarithmic time.
+//! Virtual time is the CPU time that each computing request has received since the replica was last idle. A request is
+//! done when virtual time reaches its value at the request's start plus the demand. An arrival or an end moves virtual
+//! time once for all requests, so an event costs logarithmic time.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

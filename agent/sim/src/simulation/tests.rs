@@ -7,7 +7,7 @@ use qscale_common::workload::Gaps;
 use super::*;
 use crate::distribution::Distribution;
 use crate::perturbation::{LostNode, NoisyNeighbour, Payload};
-use crate::profile::{Memory, Startup};
+use crate::profile::{MemoryProfile, Startup};
 
 fn setup(rate: &str, perturbation: Perturbation) -> Setup {
     let mut policy = ScalingPolicy::new("default/f".parse().expect("a function"));
@@ -173,7 +173,7 @@ fn crashes_are_seen() {
 #[test]
 fn out_of_memory_kills_appear_in_state_and_reward() {
     let mut setup = setup("20", Perturbation::default());
-    let memory = Memory { base_mib: Mebibytes(60), request_kib: 64 };
+    let memory = MemoryProfile { base_mib: Mebibytes(60), request_kib: 64 };
     setup.profile = Arc::new(FunctionProfile { memory, ..FunctionProfile::simple("f", Distribution::constant(Nanos::millis(20))) });
     setup.policy.bounds.memory_mib = Range::new(Mebibytes(50), Mebibytes(100)).expect("a range");
     setup.allocation = Allocation::new(2, 500, 59);

@@ -70,7 +70,7 @@ fn a_table_learns_in_the_same_worlds() {
 fn too_little_violates_and_too_much_costs() {
     // The first world whose load asks for something: the same ticks with next to nothing, with enough, and with all that is allowed.
     let reward = TrainingReward::default();
-    let lived = |wanted: fn(&State) -> qscale_common::units::Allocation| {
+    let run = |wanted: fn(&State) -> qscale_common::units::Allocation| {
         let mut score = Score::default();
         for number in 0..20 {
             let mut env = Env::new(Simulation::new(draw(&config().tasks, Split::Test, number).setup, number, 0), 200.0, None);
@@ -81,11 +81,11 @@ fn too_little_violates_and_too_much_costs() {
         }
         score.mean
     };
-    let least = lived(|state| {
+    let least = run(|state| {
         let bounds = &state.bounds;
         qscale_common::units::Allocation::new(1, bounds.cpu_millicores.min().0, bounds.memory_mib.max().0)
     });
-    let most = lived(|state| state.bounds.largest());
+    let most = run(|state| state.bounds.largest());
     assert!(least.violation > 0.1 && most.violation < least.violation / 2.0, "{least:?} {most:?}");
     assert!(most.cost > 2.0 * least.cost, "{least:?} {most:?}");
 }
@@ -94,7 +94,7 @@ fn too_little_violates_and_too_much_costs() {
 fn unavoidable_violations_are_not_part_of_the_reward() {
     let (reward, cost) = (TrainingReward::default(), 500.0);
     let tasks = config().tasks.of(FunctionClass::Sparse);
-    let lived = |wanted: fn(&State) -> qscale_common::units::Allocation| {
+    let run = |wanted: fn(&State) -> qscale_common::units::Allocation| {
         let (mut violation, mut beyond_cost) = (0.0, 0.0f64);
         for number in 0..30 {
             let mut env = Env::new(Simulation::new(draw(&tasks, Split::Test, number).setup, number, 0), cost, None);
@@ -108,9 +108,9 @@ fn unavoidable_violations_are_not_part_of_the_reward() {
         }
         (violation, beyond_cost)
     };
-    let (violation, beyond_cost) = lived(|state| state.bounds.largest());
+    let (violation, beyond_cost) = run(|state| state.bounds.largest());
     assert!(violation > 1.0 && beyond_cost.abs() < 1e-9, "{violation} {beyond_cost}");
-    let (_, beyond_cost) = lived(|state| state.bounds.clamp(qscale_common::units::Allocation::new(0, 1000, 256)));
+    let (_, beyond_cost) = run(|state| state.bounds.clamp(qscale_common::units::Allocation::new(0, 1000, 256)));
     assert!(beyond_cost < -1.0, "what is too little is: {beyond_cost}");
 }
 
@@ -135,17 +135,17 @@ fn a_run_keeps_the_best_of_its_validations_and_resumes() {
     let threads = NonZeroUsize::new(2).expect("at least one");
     let begin = |last: Option<&Checkpoint>| TrainingRun::new(training(), 7, last, &cpu(), threads).expect("a valid configuration");
     let mut whole = begin(None);
-    let mut judgements = Vec::new();
+    let mut validations = Vec::new();
     let mut cut = None;
     while !whole.is_over() {
-        judgements.extend(whole.advance().expect("the CPU does not fail"));
-        if judgements.len() == 2 && cut.is_none() {
+        validations.extend(whole.advance().expect("the CPU does not fail"));
+        if validations.len() == 2 && cut.is_none() {
             cut = Some(whole.last().expect("the CPU does not fail"));
         }
     }
-    assert_eq!(judgements.iter().map(|judged| judged.ticks).collect::<Vec<_>>(), [2500, 5000, 7500, 10_000]);
-    let best = whole.best().expect("it was judged");
-    let most = judgements.iter().map(|judged| judged.score.mean.reward).fold(f64::NEG_INFINITY, f64::max);
+    assert_eq!(validations.iter().map(|validation| validation.ticks).collect::<Vec<_>>(), [2500, 5000, 7500, 10_000]);
+    let best = whole.best().expect("it was validated");
+    let most = validations.iter().map(|validation| validation.score.mean.reward).fold(f64::NEG_INFINITY, f64::max);
     assert_eq!(best.score.mean.reward, most);
     assert_eq!(Score::of(&whole.evaluate(best, Split::Validation).expect("the CPU does not fail")), best.score);
     let mut resumed = begin(cut.as_ref());
@@ -154,18 +154,18 @@ fn a_run_keeps_the_best_of_its_validations_and_resumes() {
     while !resumed.is_over() {
         later.extend(resumed.advance().expect("the CPU does not fail"));
     }
-    assert_eq!(later.iter().map(|judged| judged.ticks).collect::<Vec<_>>(), [7500, 10_000]);
+    assert_eq!(later.iter().map(|validation| validation.ticks).collect::<Vec<_>>(), [7500, 10_000]);
 }
 
 #[test]
 fn evaluation_does_not_depend_on_the_number_of_threads() {
-    let judged = |threads| {
+    let validation = |threads| {
         let run = TrainingRun::new(training(), 7, None, &cpu(), NonZeroUsize::new(threads).expect("at least one")).expect("valid");
         let rule = qscale_policies::by_name("hpa", &serde_json::Value::Null).expect("a rule");
         run.evaluator(Split::Validation).rule(&*rule)
     };
-    assert_eq!(judged(1), judged(2));
-    assert!(judged(1).iter().all(|score| score.ticks > 20));
+    assert_eq!(validation(1), validation(2));
+    assert!(validation(1).iter().all(|score| score.ticks > 20));
 }
 
 #[test]

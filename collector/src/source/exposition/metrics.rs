@@ -47,15 +47,16 @@ names! {
     }
 }
 
-/// Declares the configuration keys with their default names, and for each key the metrics that are read under that name, with a suffix where the
-/// exposition adds one.
+/// Declares the configuration keys with their default names, and for each key the metrics that are read under that
+/// name, with a suffix where the exposition adds one.
 macro_rules! metric_table {
     ($($subject:ident($metrics:ident) {
         $($(#[$doc:meta])* $key:ident = $default:expr => $($metric:ident $($suffix:literal)?),+;)*
     })*) => {
         names! {
-            /// Names of the metrics of a source; a metric with an empty name is not read. The defaults are those of Knative's queue-proxy and
-            /// activator, cAdvisor and kube-state-metrics, and the local platform's own where those have none.
+            /// Names of the metrics of a source; a metric with an empty name is not read. The defaults are those of
+            /// Knative's queue-proxy and activator, cAdvisor and kube-state-metrics, and the local platform's own where
+            /// those have none.
             MetricNames { $($($(#[$doc])* $key = $default,)*)* }
         }
 

@@ -1,4 +1,5 @@
-//! From lines to rows: sorts the samples of an exposition by replica and function. Owns the meaning of labels; must not know what a row's values say.
+//! From lines to rows: sorts the samples of an exposition by replica and function. Owns the meaning of labels; must not
+//! know what a row's values say.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -119,8 +120,8 @@ struct Sorter<'a> {
     seen: HashSet<u64>,
     /// The replica whose histogram the last bucket was added to, and the hash of its series; `None` if it was not added.
     bucket_of: Option<(usize, u64)>,
-    /// The common beginning of the lines of the last bucket's series, its replica and its hash. Most lines of an exposition are buckets, so their labels
-    /// are read once a series.
+    /// The common beginning of the lines of the last bucket's series, its replica and its hash. Most lines of an
+    /// exposition are buckets, so their labels are read once a series.
     series: Option<(&'a [u8], usize, u64)>,
 }
 
@@ -171,7 +172,8 @@ impl<'a> Sorter<'a> {
         }
     }
 
-    /// Hash of a metric and its labels in any order, but for a bucket's bound, for labels that name an observer, and for empty ones, which equal missing ones.
+    /// Hash of a metric and its labels in any order, but for a bucket's bound, for labels that name an observer, and
+    /// for empty ones, which equal missing ones.
     fn series(&self, metric: Metric, labels: &Labels<'a>) -> u64 {
         let replica = self.reader.labels.replica.as_bytes();
         let of_target = |name: &[u8]| match metric {

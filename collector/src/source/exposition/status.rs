@@ -3,9 +3,9 @@
 /// HTTP statuses of the 17 gRPC statuses, as Google's API guide maps them.
 const HTTP_OF_GRPC: [u16; 17] = [200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401];
 
-/// Whether a request with these statuses failed: not answered, not in time, or refused for lack of capacity. Failures are 408, 429, 499 (the client
-/// stopped waiting), everything from 500 on, and unknown statuses; a gRPC status counts as the HTTP status that it maps to. A client error (the other
-/// 4xx) and a request without a status did not fail.
+/// Whether a request with these statuses failed: not answered, not in time, or refused for lack of capacity. Failures
+/// are 408, 429, 499 (the client stopped waiting), everything from 500 on, and unknown statuses; a gRPC status counts
+/// as the HTTP status that it maps to. A client error (the other 4xx) and a request without a status did not fail.
 pub(super) fn is_failure(http: Option<&[u8]>, grpc: Option<&[u8]>) -> bool {
     http.is_some_and(|status| !status.is_empty() && http_failed(status))
         || grpc.is_some_and(|status| !status.is_empty() && grpc_failed(status))

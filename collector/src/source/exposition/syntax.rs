@@ -1,7 +1,8 @@
 //! Text expositions, Prometheus's and OpenMetrics', line by line, without copying. Owns the syntax; must not know what a metric means.
 //!
-//! The two published parsers of this format build owned strings and maps for every sample, one of them with regular expressions. A collector
-//! reads thousands of lines per tick for a hundred functions, and uses fewer than half of them.
+//! The two published parsers of this format build owned strings and maps for every sample, one of them with regular
+//! expressions. A collector reads thousands of lines per tick for a hundred functions, and uses fewer than half of
+//! them.
 
 use memchr::{memchr, memchr2};
 
@@ -183,8 +184,9 @@ impl<'a> Sample<'a> {
         after.starts_with(b"\"}").then_some(&self.rest[..begin])
     }
 
-    /// Reads a line that differs from an earlier one only in its last label and its value: that label's value as written, and the value. `before` is
-    /// [`Sample::before_last`] of the earlier line. `None` if the line differs in more, or is malformed.
+    /// Reads a line that differs from an earlier one only in its last label and its value: that label's value as
+    /// written, and the value. `before` is [`Sample::before_last`] of the earlier line. `None` if the line differs in
+    /// more, or is malformed.
     #[must_use]
     pub fn read_last(&self, before: &[u8]) -> Option<(&'a [u8], Value)> {
         let rest = self.rest.strip_prefix(before)?;

@@ -12,8 +12,8 @@ use crate::contract::{Message, TraceParent};
 use crate::runtime::clock;
 use crate::runtime::telemetry::RateLimit;
 
-/// Records messages in the order in which they are pushed, on a task of its own. If the bus is slower than the loop, the oldest messages are
-/// dropped and counted.
+/// Records messages in the order in which they are pushed, on a task of its own. If the bus is slower than the loop,
+/// the oldest messages are dropped and counted.
 #[derive(Debug)]
 pub struct Outbox<M> {
     queue: Arc<Queue<(M, TraceParent)>>,

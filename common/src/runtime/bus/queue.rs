@@ -1,5 +1,5 @@
-//! A bounded queue between one producer, which never waits, and one consumer. Owns order, bound and the choice of the dropped entries; must not know
-//! what an entry means.
+//! A bounded queue between one producer, which never waits, and one consumer. Owns order, bound and the choice of the
+//! dropped entries; must not know what an entry means.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,8 +11,8 @@ use crate::name::{FunctionId, Name};
 /// Content of a queue while its consumer lags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retention {
-    /// The newest entries, up to a total size. The consumer takes the entries of different senders in turn, and beyond the bound the sender with the most
-    /// loses its oldest, so that a flood costs its sender only.
+    /// The newest entries, up to a total size. The consumer takes the entries of different senders in turn, and beyond
+    /// the bound the sender with the most loses its oldest, so that a flood costs its sender only.
     All {
         /// Largest total size, in the unit of [`Queue::push`].
         capacity: usize,

@@ -1,4 +1,5 @@
-//! Reading of the messages that a stream retains, in order, for services that rebuild their memory. Owns the choice of the stream; must not interpret messages.
+//! Reading of the messages that a stream retains, in order, for services that rebuild their memory. Owns the choice of
+//! the stream; must not interpret messages.
 
 use anyhow::Context as _;
 use futures::TryStreamExt as _;
@@ -11,7 +12,8 @@ use crate::runtime::clock;
 use crate::time::Timestamp;
 
 impl Bus {
-    /// Calls `visit` with every message of kind `M` stored since `since` and before this call; returns their number. Malformed messages are skipped.
+    /// Calls `visit` with every message of kind `M` stored since `since` and before this call; returns their number.
+    /// Malformed messages are skipped.
     ///
     /// # Errors
     /// If a stream cannot be read to its end.
@@ -19,7 +21,8 @@ impl Bus {
         self.read_history_on(subject::all(M::TYPE), since, visit).await
     }
 
-    /// As [`Bus::read_history`], on `filter_subject` only. Of the Actions of several agents, those of one agent are followed by those of the next.
+    /// As [`Bus::read_history`], on `filter_subject` only. Of the Actions of several agents, those of one agent are
+    /// followed by those of the next.
     ///
     /// # Errors
     /// If a stream cannot be read to its end.

@@ -1,4 +1,5 @@
-//! Messages of the streams in order of time, first those that are stored, then new ones. Owns the merge of the streams; must not decode or filter.
+//! Messages of the streams in order of time, first those that are stored, then new ones. Owns the merge of the streams;
+//! must not decode or filter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -123,7 +124,8 @@ async fn by_stream(bus: &Bus, subjects: &[(EventType, String)]) -> anyhow::Resul
     Ok(by_stream)
 }
 
-/// Items of a source, forever. Merged with others it makes progress also while they have items: its `next` is never dropped before it completes.
+/// Items of a source, forever. Merged with others it makes progress also while they have items: its `next` is never
+/// dropped before it completes.
 fn items<'a, S: 'a, T: 'a>(source: S, next: impl AsyncFn(&mut S) -> T + Copy + 'a) -> LocalBoxStream<'a, T> {
     stream::unfold(source, move |mut source| async move {
         let item = next(&mut source).await;

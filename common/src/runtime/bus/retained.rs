@@ -1,5 +1,5 @@
-//! Messages that a stream retains, read by direct get: it needs no consumer, of which a stream has a limited number, and its answers reach only the
-//! connection that asked. Owns the requests; must not decode messages.
+//! Messages that a stream retains, read by direct get: it needs no consumer, of which a stream has a limited number,
+//! and its answers reach only the connection that asked. Owns the requests; must not decode messages.
 
 use std::time::Duration;
 
@@ -69,8 +69,8 @@ impl Bus {
         message(&answer.with_context(|| format!("stream {stream}"))?).with_context(|| format!("last message on {subject}"))
     }
 
-    /// Passes the messages of `stream` on `subject` (wildcards allowed) from `start` on to `visit`, in order. Messages stored after the call are left out: a
-    /// busy stream would never end. `visit` returns whether to continue.
+    /// Passes the messages of `stream` on `subject` (wildcards allowed) from `start` on to `visit`, in order. Messages
+    /// stored after the call are left out: a busy stream would never end. `visit` returns whether to continue.
     ///
     /// # Errors
     /// If the stream cannot be read to its end.

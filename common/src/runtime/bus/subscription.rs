@@ -13,8 +13,8 @@ use crate::contract::{DecodeError, Message, TraceParent, decode};
 use crate::runtime::clock;
 use crate::runtime::telemetry::RateLimit;
 
-/// Largest total size of the messages in a queue that keeps all of them, bytes: decoded size and size of the body. Beyond it the oldest are dropped.
-/// It holds 46,000 Actions with a body of 1 KiB.
+/// Largest total size of the messages in a queue that keeps all of them, bytes: decoded size and size of the body.
+/// Beyond it the oldest are dropped. It holds 46,000 Actions with a body of 1 KiB.
 pub(super) const CAPACITY: usize = 64 << 20;
 
 /// A message and the trace it belongs to.

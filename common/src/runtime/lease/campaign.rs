@@ -54,8 +54,8 @@ impl LeaseHandle {
     }
 }
 
-/// Takes part in the election for `key` until `token` is cancelled, then releases the lease. Processes that share a key replace one another; every
-/// group needs a key of its own.
+/// Takes part in the election for `key` until `token` is cancelled, then releases the lease. Processes that share a key
+/// replace one another; every group needs a key of its own.
 #[must_use]
 pub fn campaign(
     bus: Bus,

@@ -1,8 +1,9 @@
 //! The election rules as one candidate applies them. Owns when to renew, to take over and to stop leading; must not do I/O or read a clock.
 //!
-//! The lease is one entry of a bucket, written by compare-and-set. A candidate takes it over once the entry has not changed for the lease's TTL on
-//! the candidate's own clock, so clocks of different machines are never compared. Every new holder gets a higher fencing token. A system that
-//! checks the token refuses requests that a leader sent before it learned that it had been replaced.
+//! The lease is one entry of a bucket, written by compare-and-set. A candidate takes it over once the entry has not
+//! changed for the lease's TTL on the candidate's own clock, so clocks of different machines are never compared. Every
+//! new holder gets a higher fencing token. A system that checks the token refuses requests that a leader sent before it
+//! learned that it had been replaced.
 
 use std::time::Duration;
 

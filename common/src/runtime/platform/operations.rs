@@ -1,5 +1,7 @@
 //! Changes of a function, common to every platform. Owns the checks, the fencing by lease and the order of steps; a [`Platform`]
 //! does the work.
+//!
+//! Imports [`super::api`] and is imported by it: the API calls these operations, and they return its errors.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -56,8 +58,9 @@ impl OperationControl {
         std::mem::replace(&mut *self.lease(), lease)
     }
 
-    /// Runs `write` unless `lease` is below the highest one, both under one lock, so that no older writer comes between. Returns its result and
-    /// whether the lease is a new highest one. A write without a lease is an operator's and always allowed.
+    /// Runs `write` unless `lease` is below the highest one, both under one lock, so that no older writer comes
+    /// between. Returns its result and whether the lease is a new highest one. A write without a lease is an operator's
+    /// and always allowed.
     fn fenced<T>(&self, lease: Option<u64>, write: impl FnOnce() -> T) -> Result<(T, bool), Refused> {
         let mut highest = self.lease();
         if let Some(lease) = lease.filter(|lease| *lease < *highest) {

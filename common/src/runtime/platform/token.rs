@@ -1,4 +1,5 @@
-//! Token of a platform's API. Owns its file, how clients of the same user find it, and the comparison; [`super::api`] refuses requests without it.
+//! Token of a platform's API. Owns its file, how clients of the same user find it, and the comparison; [`super::api`]
+//! refuses requests without it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -39,8 +40,8 @@ pub(super) enum Unauthorized {
 }
 
 impl ApiToken {
-    /// A new token for the platform whose API listens on `address`, written to `state_dir`. A token of an earlier run is replaced, so that one that
-    /// leaked is of no use after a restart.
+    /// A new token for the platform whose API listens on `address`, written to `state_dir`. A token of an earlier run
+    /// is replaced, so that one that leaked is of no use after a restart.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -90,8 +91,8 @@ fn random() -> String {
     (0..LENGTH).map(|_| char::from(rng.sample(rand::distr::Alphanumeric))).collect()
 }
 
-/// File that holds the token of the platform at `host` and `port`, if a platform of this user noted it. Only for a loopback address: another
-/// machine must not get a token of this one.
+/// File that holds the token of the platform at `host` and `port`, if a platform of this user noted it. Only for a
+/// loopback address: another machine must not get a token of this one.
 pub(super) fn registered(host: &str, port: u16) -> Option<PathBuf> {
     let loopback = host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     named_by(&entry(port)).filter(|_| loopback)

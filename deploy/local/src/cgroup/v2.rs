@@ -11,7 +11,8 @@ use super::{Folders, LimitError, ResourceUsage, Version, files, remove_tree};
 /// Group for processes that would prevent their own group from enabling controllers for its children.
 const LEAF: &str = "qscale-host";
 
-/// Creates the folder `name` in the nearest group, from the platform's own upwards, that can enable the CPU and memory controllers for children.
+/// Creates the folder `name` in the nearest group, from the platform's own upwards, that can enable the CPU and memory
+/// controllers for children.
 pub fn make_base(mount: &Path, name: &Path) -> Result<Folders, String> {
     let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("cannot read /proc/self/cgroup: {error}"))?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
@@ -28,8 +29,8 @@ pub fn make_base(mount: &Path, name: &Path) -> Result<Folders, String> {
 
 fn make_below(parent: &Path, name: &Path, is_mount: bool) -> io::Result<PathBuf> {
     if let Err(error) = enable_controllers(parent) {
-        // In two cases the group's processes are moved into a leaf: when it holds the platform alone, like a service's group, and when it is
-        // the root of a container's view, as nested container engines do.
+        // In two cases the group's processes are moved into a leaf: when it holds the platform alone, like a service's
+        // group, and when it is the root of a container's view, as nested container engines do.
         let is_container_root = is_mount && parent.join("cgroup.type").exists();
         let holds_platform_alone = || files::read(parent, "cgroup.procs").is_ok_and(|pids| pids.trim() == std::process::id().to_string());
         if error.raw_os_error() != Some(libc::EBUSY) || !(is_container_root || holds_platform_alone()) {

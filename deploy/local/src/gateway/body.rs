@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::Sleep;
 
+use super::grpc_status;
 use super::measure::RequestMeasurement;
 use crate::admission::Permit;
 use crate::replica::ReadyReplica;
@@ -73,14 +74,14 @@ impl Relayed {
     /// Cuts the reply off. A gRPC client receives the reason in the trailers.
     fn cut_off(&mut self, error: RelayError) -> Option<Result<Frame<Bytes>, RelayError>> {
         let (status, message) = match error {
-            RelayError::Timeout => (super::reply::DEADLINE_EXCEEDED, "the request took longer than its timeout"),
-            RelayError::Replica(_) => (super::reply::UNAVAILABLE, "the replica failed within its reply"),
+            RelayError::Timeout => (grpc_status::DEADLINE_EXCEEDED, "the request took longer than its timeout"),
+            RelayError::Replica(_) => (grpc_status::UNAVAILABLE, "the replica failed within its reply"),
         };
         self.ended = true;
         self.measure.cut_off(status);
         self.connection = None;
         self.permit = None;
-        Some(if self.grpc { Ok(Frame::trailers(super::reply::trailers(status, message))) } else { Err(error) })
+        Some(if self.grpc { Ok(Frame::trailers(grpc_status::trailers(status, message))) } else { Err(error) })
     }
 }
 

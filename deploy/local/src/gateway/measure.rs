@@ -6,7 +6,7 @@ use std::time::Instant;
 use http::HeaderMap;
 use qscale_common::runtime::clock;
 
-use super::reply::{CANCELLED, UNKNOWN};
+use super::grpc_status::{self, CANCELLED, UNKNOWN};
 use crate::function::Function;
 use crate::latency::Ending;
 use crate::replica::Replica;
@@ -71,7 +71,7 @@ impl RequestMeasurement {
     pub fn cut_off(&mut self, status: u8) {
         match &mut self.ending.grpc {
             Some(grpc) => *grpc = status,
-            None => self.ending.http = super::reply::http_status(status).as_u16(),
+            None => self.ending.http = grpc_status::http_status(status).as_u16(),
         }
         self.settled = true;
     }

@@ -1,25 +1,11 @@
 //! Replies of the gateway itself. Owns the form of a refusal in HTTP and in gRPC.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 
 use super::body::ReplyBody;
-
-/// gRPC: the client disconnected.
-pub const CANCELLED: u8 = 1;
-/// gRPC: no status is known.
-pub const UNKNOWN: u8 = 2;
-/// gRPC: the request exceeded its timeout.
-pub const DEADLINE_EXCEEDED: u8 = 4;
-/// gRPC: the queue is full.
-pub const RESOURCE_EXHAUSTED: u8 = 8;
-/// gRPC: there is no such function; the mapping of HTTP 404.
-pub const UNIMPLEMENTED: u8 = 12;
-/// gRPC: the request is malformed; the mapping of HTTP 400.
-pub const INTERNAL: u8 = 13;
-/// gRPC: the replica failed.
-pub const UNAVAILABLE: u8 = 14;
+use super::grpc_status::{DEADLINE_EXCEEDED, INTERNAL, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, http_status, trailers};
 
 /// Reason why the gateway replies instead of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,16 +59,6 @@ impl GatewayRefusal {
     }
 }
 
-/// HTTP status equivalent to a gRPC status.
-#[must_use]
-pub fn http_status(grpc: u8) -> StatusCode {
-    match grpc {
-        UNIMPLEMENTED => StatusCode::NOT_FOUND,
-        DEADLINE_EXCEEDED => StatusCode::GATEWAY_TIMEOUT,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    }
-}
-
 /// Reply for a refusal; for gRPC with trailers only.
 #[must_use]
 pub fn refuse(refusal: GatewayRefusal, grpc: bool, message: &str) -> Response<ReplyBody> {
@@ -100,24 +76,6 @@ pub fn refuse(refusal: GatewayRefusal, grpc: bool, message: &str) -> Response<Re
     };
     response.headers_mut().insert("x-qscale-refusal", HeaderValue::from_static(refusal.reason()));
     response
-}
-
-/// gRPC trailers. Characters of the message other than printable ASCII are percent-encoded.
-#[must_use]
-pub fn trailers(status: u8, message: &str) -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(4);
-    trailers.insert("grpc-status", HeaderValue::from(u16::from(status)));
-    let mut encoded = String::with_capacity(message.len());
-    for byte in message.bytes() {
-        match byte {
-            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    if let Ok(value) = HeaderValue::from_str(&encoded) {
-        trailers.insert("grpc-message", value);
-    }
-    trailers
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Restrictions of a process between fork and exec. Owns their order; makes system calls only, because other threads of the platform may hold locks.
+//! Restrictions of a process between fork and exec. Owns their order; makes system calls only, because other threads of
+//! the platform may hold locks.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -93,8 +94,8 @@ fn drop_capabilities() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) })
 }
 
-/// Closes every descriptor but standard input and output when the program starts. Those of the platform are closed anyway; those that it inherited
-/// may not be.
+/// Closes every descriptor but standard input and output when the program starts. Those of the platform are closed
+/// anyway; those that it inherited may not be.
 fn close_on_exec() {
     // SAFETY: the calls take integers.
     unsafe {

@@ -1,5 +1,5 @@
-//! System calls that functions do not have: those that change the machine, look into other processes, or reach rarely used parts of the kernel, after
-//! the default of container engines. Owns the list and its compilation.
+//! System calls that functions do not have: those that change the machine, look into other processes, or reach rarely
+//! used parts of the kernel, after the default of container engines. Owns the list and its compilation.
 
 use std::collections::BTreeMap;
 use std::io;

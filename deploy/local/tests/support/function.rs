@@ -1,9 +1,10 @@
 //! A function with known behaviour, for the tests of the platform: HTTP/1.1 and HTTP/2 on the port in `PORT`.
 //!
-//! `/sleep?ms=` replies late, `/burn?ms=` uses CPU time, `/hold?mib=` keeps memory, `/crash` ends the process, `/host` replies with the header
-//! `Host` and `/headers` with all of them. `/process` describes the process, `/read` and `/create`, followed by a path, try a file, `/signal?pid=` and
-//! `/trace?pid=` another process, `/namespace` a new user namespace. Any other path echoes the body, or replies with the process id if it is empty.
-//! gRPC requests are echoed with trailers. `START_DELAY_MS` delays the start. With `RAW_REPLY` every connection gets these bytes.
+//! `/sleep?ms=` replies late, `/burn?ms=` uses CPU time, `/hold?mib=` keeps memory, `/crash` ends the process, `/host`
+//! replies with the header `Host` and `/headers` with all of them. `/process` describes the process, `/read` and
+//! `/create`, followed by a path, try a file, `/signal?pid=` and `/trace?pid=` another process, `/namespace` a new user
+//! namespace. Any other path echoes the body, or replies with the process id if it is empty. gRPC requests are echoed
+//! with trailers. `START_DELAY_MS` delays the start. With `RAW_REPLY` every connection gets these bytes.
 
 use std::convert::Infallible;
 use std::sync::Mutex;

@@ -1,16 +1,16 @@
-//! Results of an evaluation, as files and on the terminal. Owns the file names; tables and plots belong to `qscale_evaluate::report`.
+//! Results of an evaluation on the terminal. Tables belong to `qscale_evaluate::report`.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use qscale_common::time::Span;
+use qscale_evaluate::Suite;
 use qscale_evaluate::decision_latency::DecisionLatency;
-use qscale_evaluate::report::{csv_runs, csv_summary, front_svg, html, terminal};
+use qscale_evaluate::report::terminal;
 use qscale_evaluate::suite::SHIPPED;
-use qscale_evaluate::{Results, Suite, SummaryOptions, summarise};
+use qscale_experiments::evaluate::EvaluationReport;
 use serde_json::json;
 
 use crate::output;
@@ -18,42 +18,18 @@ use crate::output;
 /// Width of tables without a terminal, columns.
 const WIDTH: usize = 100;
 
-/// Writes the files of an evaluation, and prints the results and the duration.
-pub fn write(
-    out: &Path,
-    results: &Results,
-    paces: &BTreeMap<String, DecisionLatency>,
-    took: Duration,
-    as_json: bool,
-) -> anyhow::Result<()> {
-    let summary = summarise(results, &SummaryOptions::default())?;
-    let suite = serde_json::to_string_pretty(&results.suite.document)?;
-    let json = serde_json::to_string(results)?;
-    for (name, text) in [
-        ("suite.json", suite),
-        ("results.json", json),
-        ("results.csv", csv_runs(results)),
-        ("summary.json", serde_json::to_string_pretty(&summary)?),
-        ("summary.csv", csv_summary(results, &summary)),
-        ("report.html", html(results, &summary)),
-        ("front.svg", front_svg(results, &summary)),
-    ] {
-        let path = out.join(name);
-        // Renamed once complete, so that readers never see a partial file.
-        let part = out.join(format!("{name}.part"));
-        std::fs::write(&part, text)
-            .and_then(|()| std::fs::rename(&part, &path))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+/// Prints the results and the duration of an evaluation with its files in `out`.
+pub fn print(out: &Path, report: &EvaluationReport, as_json: bool) -> anyhow::Result<()> {
+    let EvaluationReport { results, summary, latencies, took } = report;
     if as_json {
         return output::json(
             &json!({ "folder": out, "command": results.settings.command, "competitors": results.competitors, "cells": results.cells, "summary": summary }),
         );
     }
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    output::line(terminal(results, &summary, width(), colour).trim_end())?;
+    output::line(terminal(results, summary, width(), colour).trim_end())?;
     output::line("")?;
-    output::line(pace(paces))?;
+    output::line(latency(latencies))?;
     let runs: usize = results.groups.len() * results.settings.seeds.len();
     output::line(format!("{runs} runs in {}; {}", Span(Duration::from_secs(took.as_secs())), results.settings.command))?;
     output::line(format!(
@@ -68,9 +44,10 @@ fn width() -> usize {
 }
 
 /// Decision latency, median and p99. It depends on the machine, so it is not in the files.
-fn pace(paces: &BTreeMap<String, DecisionLatency>) -> String {
-    let micros = |pace: &DecisionLatency, share: f64| pace.within(share).map(|time| format!("{:.1}", time.as_nanos() as f64 / 1000.0));
-    let shown = paces.iter().filter_map(|(name, pace)| Some(format!("{name} {}/{}", micros(pace, 0.5)?, micros(pace, 0.99)?)));
+fn latency(latencies: &BTreeMap<String, DecisionLatency>) -> String {
+    let micros =
+        |latency: &DecisionLatency, share: f64| latency.within(share).map(|time| format!("{:.1}", time.as_nanos() as f64 / 1000.0));
+    let shown = latencies.iter().filter_map(|(name, latency)| Some(format!("{name} {}/{}", micros(latency, 0.5)?, micros(latency, 0.99)?)));
     format!("decision latency on this machine, median/p99 in microseconds: {}", shown.collect::<Vec<_>>().join(", "))
 }
 

@@ -61,12 +61,12 @@ impl<'a> Card<'a> {
                     "trained on",
                     format!("{} ticks of simulated functions, in {} updates", thousands(card.ticks), thousands(header.updates)),
                 );
-                row("tasks", domain(&card.tasks));
+                row("tasks", tasks(&card.tasks));
                 if let Some(card) = &card.specialist {
                     row("specialist", "separate network for functions that always keep a replica".to_owned());
                     row("  trained by", card.command.clone());
                     row("  trained on", format!("{} ticks of simulated functions", thousands(card.ticks)));
-                    row("  tasks", domain(&card.tasks));
+                    row("  tasks", tasks(&card.tasks));
                 }
             }
         }
@@ -121,8 +121,8 @@ fn judged(judged: &[Evaluation]) -> Table {
     table
 }
 
-fn domain(domain: &TaskDistribution) -> String {
-    let TaskDistribution { ticks, most_rps, perturbed_share, sparse_share } = domain;
+fn tasks(tasks: &TaskDistribution) -> String {
+    let TaskDistribution { ticks, most_rps, perturbed_share, sparse_share } = tasks;
     let ticks: Vec<String> = ticks.iter().take(10).map(Span::to_string).collect();
     format!(
         "ticks of {}, up to {} requests/s; {:.0} % sparse functions, {:.0} % of tasks with perturbations",

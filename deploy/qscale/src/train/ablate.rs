@@ -13,8 +13,9 @@ use crate::system::Locate;
 
 /// Measure the effect of each part of training: the default training configuration, and variants that change one part.
 ///
-/// All variants are trained with the same seeds and number of ticks, and evaluated in the same worlds. The folder of --out contains a training for each variant and seed,
-/// and the table as ablations.json and ablations.csv. After Ctrl-C, run the same command to resume.
+/// All variants are trained with the same seeds and number of ticks, and evaluated in the same worlds. The folder of
+/// --out contains a training for each variant and seed, and the table as ablations.json and ablations.csv. After
+/// Ctrl-C, run the same command to resume.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale ablate                              all variants

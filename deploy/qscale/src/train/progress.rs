@@ -57,7 +57,7 @@ impl Shown {
                 output::note(format_args!("{}: evaluating {settings} settings of rules on the validation worlds", self.name));
             }
             (TrainEvent::Baseline(rule), _) => self.baseline(rule),
-            (TrainEvent::Judged(judgement), _) => self.judged(judgement),
+            (TrainEvent::Validated(validation), _) => self.validated(validation),
             (TrainEvent::Ticks(ticks), Some(bar)) => bar.set_position(*ticks),
             (TrainEvent::Testing, _) => output::note(format_args!("{}: evaluating the best network on the test worlds", self.name)),
             (TrainEvent::Ended, Some(bar)) => bar.finish_and_clear(),
@@ -74,23 +74,23 @@ impl Shown {
         }
     }
 
-    fn judged(&self, judgement: &Validation) {
-        let mean = &judgement.score.mean;
+    fn validated(&self, validation: &Validation) {
+        let mean = &validation.score.mean;
         let seconds = clock::since(self.began).as_secs_f64().max(1e-3);
         let line = format!(
             "{} ticks/s, loss {:.3}, return {:.3}; validation {:.2} % {:.2} {:.3}{}; {}",
-            number((judgement.ticks - self.from) as f64 / seconds),
-            judgement.updates_since.loss,
-            judgement.explored.mean.reward,
+            number((validation.ticks - self.from) as f64 / seconds),
+            validation.updates_since.loss,
+            validation.explored.mean.reward,
             mean.violation * 100.0,
             mean.cost,
             mean.reward,
-            if judgement.best { " (best)" } else { "" },
+            if validation.best { " (best)" } else { "" },
             self.rule
         );
         match &self.bar {
             Some(bar) => bar.set_message(line),
-            None => output::note(format_args!("{}: {:3.0} %, {line}", self.name, 100.0 * judgement.ticks as f64 / self.all as f64)),
+            None => output::note(format_args!("{}: {:3.0} %, {line}", self.name, 100.0 * validation.ticks as f64 / self.all as f64)),
         }
     }
 }

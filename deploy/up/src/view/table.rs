@@ -1,5 +1,5 @@
-//! The live view of many functions: totals, and a table that can be sorted and paged and whose rows can be opened. Owns the selection and the appearance; must
-//! not count anything.
+//! The live view of many functions: totals, and a table that can be sorted and paged and whose rows can be opened. Owns
+//! the selection and the appearance; must not count anything.
 
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;

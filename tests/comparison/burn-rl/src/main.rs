@@ -1,9 +1,9 @@
 //! Gradient updates and decisions a CPU second of burn-rl's DQN, in the lines that `agent/burn/examples/speed.rs` prints.
 //! `RAYON_NUM_THREADS=1 MATMUL_NUM_THREADS=1 comparison-burn-rl`.
 //!
-//! Its `DQN::train` on its `Memory`, with burn's ndarray backend: two forward passes, a mean squared error, AdamW with the clipping of its configuration,
-//! a soft target. The network and how the target follows it are the user's to write. One decision is `Agent::react`; several at once are the network's,
-//! since burn-rl has no call for them.
+//! Its `DQN::train` on its `Memory`, with burn's ndarray backend: two forward passes, a mean squared error, AdamW with
+//! the clipping of its configuration, a soft target. The network and how the target follows it are the user's to write.
+//! One decision is `Agent::react`; several at once are the network's, since burn-rl has no call for them.
 
 use burn::backend::{Autodiff, NdArray};
 use burn::module::{AutodiffModule, Module, Param};

@@ -1,7 +1,8 @@
 //! Runs a list of invocations through DSLab-FaaS: `comparison-dslab INVOCATIONS KEEP_ALIVE_S STARTUP_S`. Prints one line of JSON.
 //!
-//! One host without limits, one invocation a container, CPU contention ignored (DSLab's default and its fastest), its own fixed keep-alive, restarted
-//! after every invocation. Reading the list is not timed; passing it to the simulation is, because the simulation stores it.
+//! One host without limits, one invocation a container, CPU contention ignored (DSLab's default and its fastest), its
+//! own fixed keep-alive, restarted after every invocation. Reading the list is not timed; passing it to the simulation
+//! is, because the simulation stores it.
 
 use std::time::Duration;
 

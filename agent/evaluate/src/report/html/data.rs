@@ -28,7 +28,7 @@ pub(super) fn embedded(results: &Results, featured: &[usize]) -> String {
             |cell| json!({ "f": cell.function, "w": cell.workload, "p": cell.perturbation, "ms": cell.latency_ms, "pct": cell.percentile }),
         )
         .collect();
-    let (courses, loads) = courses(results);
+    let (time_series, loads) = time_series(results);
     let latencies: BTreeMap<String, Vec<Value>> = results
         .latencies
         .iter()
@@ -44,7 +44,7 @@ pub(super) fn embedded(results: &Results, featured: &[usize]) -> String {
         "currency": results.settings.currency,
         "warm": results.settings.warm_up_s,
         "loads": loads,
-        "courses": courses,
+        "courses": time_series,
         "shares": SHARES,
         "latencies": latencies,
         "runs": runs(results),
@@ -67,22 +67,22 @@ fn key(competitor: usize, cell: usize) -> String {
 }
 
 /// For each group replicas and latency; for each cell times and load, which are equal for all competitors.
-fn courses(results: &Results) -> (BTreeMap<String, Value>, BTreeMap<String, Value>) {
+fn time_series(results: &Results) -> (BTreeMap<String, Value>, BTreeMap<String, Value>) {
     let points = (COURSE_NUMBERS / (2 * results.timelines.len()).max(1)).clamp(LEAST_POINTS, MOST_POINTS);
-    let (mut courses, mut loads) = (BTreeMap::new(), BTreeMap::new());
+    let (mut all, mut loads) = (BTreeMap::new(), BTreeMap::new());
     for timeline in &results.timelines {
-        let course = &timeline.course;
+        let time_series = &timeline.time_series;
         let some = |values: &[f64]| values.iter().copied().map(Some).collect::<Vec<_>>();
         let thinned = |values: &[Option<f64>], of| thinned(values, points, of);
-        courses.insert(
+        all.insert(
             key(timeline.competitor, timeline.cell),
-            json!({ "seed": timeline.seed, "n": thinned(&some(&course.replicas), mean), "l": thinned(&course.latency_ms, greatest) }),
+            json!({ "seed": timeline.seed, "n": thinned(&some(&time_series.replicas), mean), "l": thinned(&time_series.latency_ms, greatest) }),
         );
-        loads
-            .entry(timeline.cell.to_string())
-            .or_insert_with(|| json!({ "t": thinned(&some(&course.until_s), greatest), "r": thinned(&some(&course.rate_rps), mean) }));
+        loads.entry(timeline.cell.to_string()).or_insert_with(
+            || json!({ "t": thinned(&some(&time_series.until_s), greatest), "r": thinned(&some(&time_series.rate_rps), mean) }),
+        );
     }
-    (courses, loads)
+    (all, loads)
 }
 
 /// Thins `values` to at most `points`, each `of` a chunk of them.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::escape;
+use crate::report::escape::escape;
 use crate::report::plot::{Frame, Scale};
 use crate::results::{Latencies, Results};
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::super::number::{range, shown};
-use super::escape;
+use crate::report::escape::escape;
 use crate::report::plot::{Frame, Scale};
 use crate::results::{Measure, Results, Variant};
 use crate::statistics::{Estimate, Summary, SummaryLine, SummaryPart};

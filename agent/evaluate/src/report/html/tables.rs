@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use super::super::number::{NOTHING, heading, p_value, range, short, shown, tenths};
 use super::super::sentences;
-use super::escape;
-use crate::results::{Measure, Results, Tried, Tuning};
-use crate::statistics::{Scope, Summary, SummaryLine, SummaryPart};
+use crate::report::escape::escape;
+use crate::results::{Measure, Results, ScoredSetting, Tuning};
+use crate::statistics::{Summary, SummaryLine, SummaryPart, SummaryScope};
 
 const SHOWN: [Measure; 8] = [
     Measure::ViolatedShare,
@@ -73,7 +73,7 @@ fn row(results: &Results, summary: &Summary, line: &SummaryLine) -> String {
 
 /// Violations and cost by cell, shaded.
 pub(super) fn heat(results: &Results, summary: &Summary) -> String {
-    let mut parts: Vec<&SummaryPart> = summary.parts_like(|scope| matches!(scope, Scope::Cell(_))).collect();
+    let mut parts: Vec<&SummaryPart> = summary.parts_like(|scope| matches!(scope, SummaryScope::Cell(_))).collect();
     if parts.is_empty() {
         parts.extend(summary.overall().filter(|part| part.cells.len() == 1));
     }
@@ -149,7 +149,7 @@ fn grid(results: &Results, tuning: &Tuning) -> String {
     out
 }
 
-fn setting(tried: &Tried, index: usize, chosen: bool) -> String {
+fn setting(tried: &ScoredSetting, index: usize, chosen: bool) -> String {
     let of = |measure: Measure| tried.measures.get(&measure).map_or_else(|| NOTHING.into(), |value| shown(measure, *value));
     let note = match (chosen, index) {
         (true, 0) => "chosen, default",

@@ -36,7 +36,8 @@ fn the_interval_of_a_mean_is_that_of_theory() {
 #[test]
 fn intervals_have_their_coverage() {
     let mut draws = Xoshiro256PlusPlus::seed_from_u64(7);
-    // The sum of twelve uniform draws is nearly normal, and symmetric about its centre in every stratum; so the truth is 0 for both centres.
+    // The sum of twelve uniform draws is nearly normal, and symmetric about its centre in every stratum; so the truth
+    // is 0 for both centres.
     let mut normal = || (0..12).map(|_| draws.random::<f64>() - 0.5).sum::<f64>();
     let rounds = 600;
     let (mut middles, mut means) = (0, 0);

@@ -1,8 +1,9 @@
 use super::super::{ComparisonVerdict, DifferenceSign};
 use super::*;
-use crate::results::{Cell, Competitor, Registered, Settings};
+use crate::results::{Cell, Competitor, EvaluationSettings, RegisteredSuite};
 
-/// Competitors by name and variant, cells by workload and perturbation, and for every run (competitor, cell, seed) its violations and cost; loss is their sum.
+/// Competitors by name and variant, cells by workload and perturbation, and for every run (competitor, cell, seed) its
+/// violations and cost; loss is their sum.
 fn results(
     competitors: &[(&str, Variant)],
     cells: &[(&str, &str)],
@@ -20,8 +21,8 @@ fn results(
     };
     Results {
         version: Results::VERSION.into(),
-        suite: Registered { name: "made up".into(), description: String::new(), document: serde_json::Value::Null },
-        settings: Settings {
+        suite: RegisteredSuite { name: "made up".into(), description: String::new(), document: serde_json::Value::Null },
+        settings: EvaluationSettings {
             command: String::new(),
             seeds: (0..seeds).collect(),
             validation_seeds: vec![],
@@ -144,7 +145,7 @@ fn every_kind_of_part_that_has_several_is_summarised() {
     let cells = CELLS.map(|(workload, perturbation)| format!("cell echo/{workload}/{perturbation}"));
     let others = ["all ", "workload step", "workload ramp", "perturbation none", "perturbation lag"].map(String::from);
     assert_eq!(names, [&others[..], &cells[..]].concat());
-    assert_eq!(summary.parts_like(|scope| matches!(scope, Scope::Workload(_))).nth(1).expect("ramp").cells, [2, 3]);
+    assert_eq!(summary.parts_like(|scope| matches!(scope, SummaryScope::Workload(_))).nth(1).expect("ramp").cells, [2, 3]);
     let single = summarise(&results(&FIELD, &CELLS[..1], 3, field), &options()).expect("a summary");
     assert_eq!(single.parts.len(), 1);
 }

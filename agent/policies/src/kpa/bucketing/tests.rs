@@ -1,4 +1,5 @@
-//! The conformance cases of the original's `bucketing_test`, `timewindow_test` and `window_test`. Where a case reads single buckets, their sum is read here.
+//! The conformance cases of the original's `bucketing_test`, `timewindow_test` and `window_test`. Where a case reads
+//! single buckets, their sum is read here.
 
 use super::*;
 

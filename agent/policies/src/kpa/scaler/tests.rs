@@ -1,5 +1,5 @@
-//! The conformance cases of the original's `scaler_test` and of the table of `computeActiveCondition`: a grace period of 60 s, a stable window of 5 min, 45 s
-//! where the revision has its own.
+//! The conformance cases of the original's `scaler_test` and of the table of `computeActiveCondition`: a grace period
+//! of 60 s, a stable window of 5 min, 45 s where the revision has its own.
 
 use super::*;
 

@@ -7,7 +7,7 @@ use super::super::DueDecision;
 use super::*;
 use crate::fixtures::{BEGIN, action, state};
 use crate::policy::ReplayPolicy;
-use crate::session::{Answer, ReplaySession};
+use crate::session::{ReplaySession, ReplayedAnswer};
 
 const NOW: Timestamp = Timestamp(BEGIN + 60_000);
 
@@ -17,12 +17,12 @@ fn explanation(policy: &str) -> Explanation {
     let mut session = ReplaySession::new(&replayed.decider);
     let (mut history, mut decision) = (History::default(), None);
     for tick in 0..10 {
-        history.see(&state(tick, 40.0));
+        history.add(&state(tick, 40.0));
         decision = Some(session.decide(&state(tick, 40.0), NOW));
     }
     let mut state = state(9, 40.0);
     state.windows.tick.latency = Some(Latency { p50_ms: 20.0, p95_ms: 620.0, p99_ms: 900.0, objective_ms: 620.0 });
-    let answer = Answer::of(&state, decision.expect("ten decisions")).expect("the current allocation is known");
+    let answer = ReplayedAnswer::of(&state, decision.expect("ten decisions")).expect("the current allocation is known");
     let name = |text: &str| Name::new(text).expect("valid");
     state.agent = name(policy);
     let mut action = action(&replayed.decider, &state, answer, state.observed_at_ms, "host-1");

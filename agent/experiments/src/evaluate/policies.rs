@@ -10,12 +10,12 @@ use serde_json::Value;
 
 /// The rules and the learned policy.
 #[derive(Debug, Default)]
-pub struct All {
+pub struct AllPolicies {
     /// Model of the learned policy; `None` for the bundled one.
     pub model: Option<Checkpoint>,
 }
 
-impl PolicySet for All {
+impl PolicySet for AllPolicies {
     fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError> {
         if name != DQN {
             return Rules.policy(name, params, context);
@@ -42,7 +42,7 @@ mod tests {
             let suite = Suite::parse(shipped.text, Format::Toml).expect("a suite");
             for entry in &suite.competitors {
                 for setting in entry.settings().expect("a grid") {
-                    let made = All::default().policy(&entry.policy, &setting, None);
+                    let made = AllPolicies::default().policy(&entry.policy, &setting, None);
                     made.unwrap_or_else(|error| panic!("{}: {}: {error}", shipped.name, entry.called()));
                 }
             }
