@@ -2,6 +2,7 @@
 //!
 //! Pure by default: no I/O, no clock, no randomness of its own. The feature `runtime` adds what a service needs to run, `fixtures` messages for tests.
 
+pub mod change;
 pub mod contract;
 pub mod control;
 pub mod document;

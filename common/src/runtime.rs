@@ -1,7 +1,9 @@
 //! Runtime of a service: configuration, telemetry, health, shutdown and the bus. The only part of this crate that does I/O.
 
+pub mod author;
 pub mod bus;
 pub mod cancellable;
+pub mod changes;
 pub mod clock;
 pub mod config;
 pub mod files;
@@ -15,6 +17,7 @@ pub mod models;
 pub mod nats_accounts;
 pub mod operator;
 pub mod platform;
+pub mod policies;
 pub mod private;
 pub mod provision;
 pub mod service;

@@ -7,6 +7,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::Value;
 
+use crate::change::ChangeRecord;
 use crate::contract::{Action, EventType, Load, Outcome, Reward, State};
 use crate::policy::ScalingPolicy;
 
@@ -30,6 +31,7 @@ pub fn files() -> Vec<File> {
     let mut files: Vec<File> =
         EventType::ALL.iter().copied().map(|kind| File { name: file_name(kind), text: pretty(schema(kind).as_value()) }).collect();
     files.push(File { name: "scaling-policy.schema.json".into(), text: pretty(policy().as_value()) });
+    files.push(File { name: "change.schema.json".into(), text: pretty(of::<ChangeRecord>().as_value()) });
     files.push(File { name: "asyncapi.json".into(), text: pretty(&asyncapi()) });
     files
 }

@@ -5,6 +5,7 @@
 use std::fmt::Debug;
 
 use proptest::prelude::*;
+use qscale_common::change::{ChangeKind, ChangeRecord, ChangedValue};
 use qscale_common::contract::{
     Action, Ages, Changes, Choice, DecidedBy, DecisionSource, DecodeError, Direction, Effect, Epoch, Failures, Fallback, FallbackReason,
     GuardNote, GuardRule, Headroom, Latency, LatencyBucket, Load, MAX_PAYLOAD, Message, ModelRef, Outcome, Provenance, ReplicaCounts,
@@ -275,6 +276,28 @@ fn golden_policies_are_read_and_written_back() {
     let full = golden("policy.full");
     for (file, policy) in [("policy.defaults", defaults), ("policy.full", ScalingPolicy::from_json(full.as_bytes()).unwrap())] {
         let written: Value = serde_json::from_slice(&policy.to_json()).unwrap();
+        assert_eq!(written, serde_json::from_str::<Value>(&golden(file)).unwrap(), "{file}");
+    }
+}
+
+#[test]
+fn golden_changes_are_read_and_written_back() {
+    let changed = |revision, value| Some(ChangedValue { revision: Some(revision), value });
+    let full = ChangeRecord {
+        version: Version::CURRENT,
+        at_ms: Timestamp(1_760_000_064_990),
+        by: "ada".into(),
+        kind: ChangeKind::ModelUsed,
+        target: "dqn".into(),
+        before: changed(41, Some(json!({ "version": 1, "on_trial": false }))),
+        after: changed(45, Some(json!({ "version": 2, "on_trial": false }))),
+        reason: "incident 7".into(),
+    };
+    let (kind, target) = (ChangeKind::PolicyDeleted, "default/fibonacci-python".to_owned());
+    let minimal = ChangeRecord { kind, target, before: changed(41, None), after: None, reason: String::new(), ..full.clone() };
+    for (file, record) in [("change.full", full), ("change.minimal", minimal)] {
+        assert_eq!(ChangeRecord::from_json(golden(file).as_bytes()).unwrap(), record, "{file}");
+        let written: Value = serde_json::from_slice(&record.to_json()).unwrap();
         assert_eq!(written, serde_json::from_str::<Value>(&golden(file)).unwrap(), "{file}");
     }
 }

@@ -5,8 +5,10 @@ use std::process::Output;
 
 use qscale_common::contract::{EventType, State, subject};
 use qscale_common::name::Name;
+use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::models::{ModelPointer, ModelStore};
+use qscale_common::runtime::nats_accounts::User;
 use qscale_common::time::Timestamp;
 use qscale_dqn::Actions;
 use qscale_dqn::checkpoint::{Checkpoint, Purpose};
@@ -68,13 +70,17 @@ impl Fixture {
         Self { system, bus, store, dqn: Name::new("dqn").expect("valid") }
     }
 
+    fn author(&self) -> Author {
+        Author::new(&self.bus, User::Operator, "test")
+    }
+
     async fn push(&self, model: &Checkpoint) -> u64 {
-        self.store.push(&self.dqn, &model.to_bytes(), &model.fingerprint()).await.expect("operators may write")
+        self.store.push(&self.author(), &self.dqn, &model.to_bytes(), &model.fingerprint()).await.expect("operators may write")
     }
 
     async fn put_in_use(&self, version: u64) -> ModelPointer {
         let pointer = self.store.pointer(&self.dqn).await.expect("known");
-        self.store.put_in_use(&self.dqn, version, &pointer).await.expect("operators may write")
+        self.store.put_in_use(&self.author(), &self.dqn, version, &pointer).await.expect("operators may write")
     }
 
     async fn in_use(&self) -> Option<u64> {

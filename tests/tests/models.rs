@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use qscale_common::contract::{Action, EventType, Message, Provenance, State, StateId, subject};
 use qscale_common::name::{FunctionId, Name};
+use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::http;
 use qscale_common::runtime::models::{ModelPointer, ModelStore, PointerError, ReadError};
+use qscale_common::runtime::nats_accounts::User;
 use qscale_dqn::Actions;
 use qscale_dqn::checkpoint::{Checkpoint, Purpose};
 use qscale_dqn::pretrained::pretrained;
@@ -148,12 +150,13 @@ async fn a_model_is_swapped_refused_and_rolled_back_without_a_missed_tick() {
     assert!(error.contains("other.dqn") && error.contains("version 0"), "{error}");
     // A version that was written to the store without the command is refused by the agent.
     let (store, dqn) = (ModelStore::open(&bus).await.expect("the store is there"), Name::new("dqn").expect("valid"));
+    let author = Author::new(&bus, User::Operator, "test");
     for (refusals, bytes) in [(1, b"PK".to_vec()), (2, other.to_bytes())] {
-        let version = store.push(&dqn, &bytes, "?").await.expect("operators may write");
+        let version = store.push(&author, &dqn, &bytes, "?").await.expect("operators may write");
         let error = fail(&system, &["model", "use", &format!("dqn@{version}")]);
         assert!(error.contains(&format!("dqn@{version}")), "{error}");
         let pointer = store.pointer(&dqn).await.expect("known");
-        store.put_in_use(&dqn, version, &pointer).await.expect("operators may write");
+        store.put_in_use(&author, &dqn, version, &pointer).await.expect("operators may write");
         agent_refused(&system, refusals).await;
         recorder.wait_for_actions(&second.fingerprint(), 6, &system).await;
     }
@@ -176,19 +179,22 @@ async fn a_model_is_swapped_refused_and_rolled_back_without_a_missed_tick() {
     assert!(system.stop(), "{}", system.tail());
 }
 
-/// The store of a real server, as two writers open it.
-async fn stores(server: &NatsServer) -> (ModelStore, ModelStore) {
-    server.provision().await;
-    let open = async || {
-        let client = server.config("operator").connect_once("test", PATIENCE).await.expect("the server answers");
-        ModelStore::open(&Bus::of_client(client, "/qscale/test/0")).await.expect("the store is there")
-    };
-    (open().await, open().await)
+async fn operator(server: &NatsServer) -> Bus {
+    let client = server.config("operator").connect_once("test", PATIENCE).await.expect("the server answers");
+    Bus::of_client(client, "/qscale/test/0")
 }
 
-async fn push(store: &ModelStore, name: &Name, count: u64) {
+/// The store of a real server, as two writers open it, and the author of their changes.
+async fn stores(server: &NatsServer) -> (ModelStore, ModelStore, Author) {
+    server.provision().await;
+    let (one, two) = (operator(server).await, operator(server).await);
+    let open = async |bus| ModelStore::open(bus).await.expect("the store is there");
+    (open(&one).await, open(&two).await, Author::new(&one, User::Operator, "test"))
+}
+
+async fn push(store: &ModelStore, author: &Author, name: &Name, count: u64) {
     for version in 1..=count {
-        assert_eq!(store.push(name, version.to_string().as_bytes(), "?").await.expect("pushed"), version);
+        assert_eq!(store.push(author, name, version.to_string().as_bytes(), "?").await.expect("pushed"), version);
     }
 }
 
@@ -201,9 +207,9 @@ async fn in_use(store: &ModelStore, name: &Name) -> (u64, Vec<u64>, bool) {
 #[tokio::test]
 async fn concurrent_pushes_get_different_versions() {
     let server = NatsServer::start_with_accounts(&[]);
-    let (store, _) = stores(&server).await;
+    let (store, _, author) = stores(&server).await;
     let name = Name::new("mine").expect("valid");
-    let push = async |text: &'static str| (store.push(&name, text.as_bytes(), text).await.expect("pushed"), text);
+    let push = async |text: &'static str| (store.push(&author, &name, text.as_bytes(), text).await.expect("pushed"), text);
     let (a, b, c) = tokio::join!(push("a"), push("b"), push("c"));
     let pushed = BTreeMap::from([a, b, c]);
     assert_eq!(pushed.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
@@ -213,21 +219,22 @@ async fn concurrent_pushes_get_different_versions() {
     let pointer = store.pointer(&name).await.expect("known");
     assert_eq!(pointer, ModelPointer::default());
     assert!(matches!(store.reader().read(&name, 1, 0).await, Err(ReadError::TooLong(1, 0))));
-    assert!(matches!(store.put_in_use(&name, 7, &pointer).await, Err(PointerError::NoSuchVersion { version: 7, .. })));
-    assert!(matches!(store.roll_back(&name, &pointer).await, Err(PointerError::NoneInUse { .. })));
+    assert!(matches!(store.put_in_use(&author, &name, 7, &pointer).await, Err(PointerError::NoSuchVersion { version: 7, .. })));
+    assert!(matches!(store.roll_back(&author, &name, &pointer).await, Err(PointerError::NoneInUse { .. })));
 }
 
 #[tokio::test]
 async fn of_two_concurrent_writers_exactly_one_changes_the_version_in_use() {
     let server = NatsServer::start_with_accounts(&[]);
-    let (one, two) = stores(&server).await;
+    let (one, two, author) = stores(&server).await;
     let name = Name::new("mine").expect("valid");
-    push(&one, &name, 3).await;
+    push(&one, &author, &name, 3).await;
     let mut pointer = one.pointer(&name).await.expect("known");
     for _ in 0..20 {
         // The versions other than the one in use, so that both writers have something to write.
         let others: Vec<u64> = (1..=3).filter(|version| pointer.version() != Some(*version)).collect();
-        let (first, second) = tokio::join!(one.put_in_use(&name, others[0], &pointer), two.put_in_use(&name, others[1], &pointer));
+        let (first, second) =
+            tokio::join!(one.put_in_use(&author, &name, others[0], &pointer), two.put_in_use(&author, &name, others[1], &pointer));
         let (won, lost) = match (first, second) {
             (Ok(won), Err(lost)) | (Err(lost), Ok(won)) => (won, lost),
             other => panic!("exactly one may win: {other:?}"),
@@ -242,46 +249,46 @@ async fn of_two_concurrent_writers_exactly_one_changes_the_version_in_use() {
 #[tokio::test]
 async fn a_rollback_of_a_trial_leaves_the_version_that_an_operator_chose() {
     let server = NatsServer::start_with_accounts(&[]);
-    let (promoter, operator) = stores(&server).await;
+    let (promoter, operator, author) = stores(&server).await;
     let name = Name::new("mine").expect("valid");
-    push(&promoter, &name, 4).await;
+    push(&promoter, &author, &name, 4).await;
     for version in [1, 2] {
         let pointer = operator.pointer(&name).await.expect("known");
-        operator.put_in_use(&name, version, &pointer).await.expect("put in use");
+        operator.put_in_use(&author, &name, version, &pointer).await.expect("put in use");
     }
     let pointer = promoter.pointer(&name).await.expect("known");
-    promoter.start_trial(&name, 3, 2, &pointer).await.expect("put in use");
+    promoter.start_trial(&author, &name, 3, 2, &pointer).await.expect("put in use");
     assert_eq!(in_use(&operator, &name).await, (3, vec![2, 1], true));
 
     let on_trial = operator.pointer(&name).await.expect("known");
-    operator.put_in_use(&name, 4, &on_trial).await.expect("put in use");
-    let lost = promoter.roll_back_trial(&name, 3, 2).await.expect_err("the operator was faster");
+    operator.put_in_use(&author, &name, 4, &on_trial).await.expect("put in use");
+    let lost = promoter.roll_back_trial(&author, &name, 3, 2).await.expect_err("the operator was faster");
     assert!(matches!(lost, PointerError::Superseded { expected: Some(3), found: Some(4), .. }), "{lost:?}");
-    let lost = promoter.confirm_trial(&name, 3).await.expect_err("the operator was faster");
+    let lost = promoter.confirm_trial(&author, &name, 3).await.expect_err("the operator was faster");
     assert!(matches!(lost, PointerError::Superseded { expected: Some(3), found: Some(4), .. }), "{lost:?}");
     assert_eq!(in_use(&operator, &name).await, (4, vec![2, 1], false), "the candidate is not among those to return to");
     let pointer = operator.pointer(&name).await.expect("known");
-    operator.roll_back(&name, &pointer).await.expect("rolled back");
+    operator.roll_back(&author, &name, &pointer).await.expect("rolled back");
     assert_eq!(in_use(&operator, &name).await, (2, vec![1], false));
 }
 
 #[tokio::test]
 async fn a_trial_ends_with_the_version_before_it_or_is_confirmed() {
     let server = NatsServer::start_with_accounts(&[]);
-    let (store, _) = stores(&server).await;
+    let (store, _, author) = stores(&server).await;
     let name = Name::new("mine").expect("valid");
-    push(&store, &name, 3).await;
+    push(&store, &author, &name, 3).await;
     // No version was in use: the base is the bundled model, pushed as version 1.
     let none = store.pointer(&name).await.expect("known");
-    store.start_trial(&name, 2, 1, &none).await.expect("put in use");
+    store.start_trial(&author, &name, 2, 1, &none).await.expect("put in use");
     assert_eq!(in_use(&store, &name).await, (2, vec![1], true));
-    store.roll_back_trial(&name, 2, 1).await.expect("rolled back");
+    store.roll_back_trial(&author, &name, 2, 1).await.expect("rolled back");
     assert_eq!(in_use(&store, &name).await, (1, vec![], false));
 
     let pointer = store.pointer(&name).await.expect("known");
-    store.start_trial(&name, 3, 1, &pointer).await.expect("put in use");
-    store.confirm_trial(&name, 3).await.expect("confirmed");
+    store.start_trial(&author, &name, 3, 1, &pointer).await.expect("put in use");
+    store.confirm_trial(&author, &name, 3).await.expect("confirmed");
     assert_eq!(in_use(&store, &name).await, (3, vec![1], false));
-    let stale = store.start_trial(&name, 2, 1, &pointer).await.expect_err("the pointer has changed");
+    let stale = store.start_trial(&author, &name, 2, 1, &pointer).await.expect_err("the pointer has changed");
     assert!(matches!(stale, PointerError::Superseded { expected: Some(1), found: Some(3), .. }), "{stale:?}");
 }

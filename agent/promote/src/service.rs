@@ -8,9 +8,11 @@ use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use qscale_common::contract::subject::{FINETUNE_BUCKET, PROMOTER_LEASE};
 use qscale_common::name::Name;
+use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::health::{self, Health};
 use qscale_common::runtime::lease::{self, Election, LeaderStatus, LeaseHandle};
+use qscale_common::runtime::nats_accounts::User;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::service::InstanceName;
 use rand::Rng as _;
@@ -58,7 +60,8 @@ pub async fn run(config: PromoterConfig, token: CancellationToken) -> anyhow::Re
     let election = Election::new(format!("{instance}/{seed:016x}"), config.lease.ttl.0);
     let stop_leading = CancellationToken::new();
     let (handle, election) = lease::campaign(bus.clone(), config.lease.key_or(PROMOTER_LEASE), election, stop_leading.clone());
-    let mut promoter = Promoter { bus, platform, entries, metrics, handle };
+    let author = Author::new(&bus, User::Promoter, &format!("promoter {instance}"));
+    let mut promoter = Promoter { bus, platform, entries, metrics, handle, author };
     let mut ended = Ok(());
     while ended.is_ok() && !token.is_cancelled() {
         ended = promoter.lead(&token).await;
@@ -83,6 +86,7 @@ struct Promoter {
     entries: Entries,
     metrics: Metrics,
     handle: LeaseHandle,
+    author: Author,
 }
 
 impl Promoter {
@@ -137,6 +141,7 @@ impl Promoter {
     fn worker(&self, model: Name, token: CancellationToken) -> Worker {
         Worker {
             bus: self.bus.clone(),
+            author: self.author.clone(),
             model,
             entries: self.entries.clone(),
             platform: self.platform.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use qscale_common::name::{FunctionId, Name};
+use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::{Bucket, Bus};
 use qscale_common::runtime::cancellable::until_cancelled;
 use qscale_common::runtime::clock;
@@ -49,6 +50,7 @@ pub(crate) type Entries = Bucket<(Name, Entry)>;
 /// Promotes one model until `token` is cancelled.
 pub(crate) struct Worker {
     pub bus: Bus,
+    pub author: Author,
     pub model: Name,
     pub entries: Entries,
     pub platform: Option<PlatformClient>,
@@ -316,7 +318,9 @@ impl PromotionStep<'_> {
         }
         let version = match candidate {
             Some(version) => version,
-            None => self.store.push(self.model(), &result.candidate.to_bytes(), &result.candidate.fingerprint()).await?,
+            None => {
+                self.store.push(&self.worker.author, self.model(), &result.candidate.to_bytes(), &result.candidate.fingerprint()).await?
+            }
         };
         let before = self.record.promotion.decisions;
         let trial = Trial { version, base: base_version };
@@ -408,7 +412,7 @@ impl PromotionStep<'_> {
         let base = match trial.base {
             Some(base) => base,
             // The bundled model becomes a version, so that a rollback has a version to return to.
-            None => self.store.push(&model, &pretrained().to_bytes(), &pretrained().fingerprint()).await?,
+            None => self.store.push(&self.worker.author, &model, &pretrained().to_bytes(), &pretrained().fingerprint()).await?,
         };
         let (trial, decisions) = (Trial { base: Some(base), ..trial }, self.record.promotion.decisions);
         self.record.promotion.watch(trial, pointer.revision, before, &report.why(), clock::now(), &rules);
@@ -428,7 +432,7 @@ impl PromotionStep<'_> {
             if pointer.revision != revision {
                 return self.supersede(Superseded { expected: Some(base), found: pointer.version() }, now).await;
             }
-            match self.store.start_trial(&model, trial.version, base, &pointer).await {
+            match self.store.start_trial(&self.worker.author, &model, trial.version, base, &pointer).await {
                 Ok(_) => {}
                 // By an operator, or by another promoter that has put the candidate in use: the next step finds out.
                 Err(PointerError::Superseded { .. }) => return Err(RecordChanged(model).into()),
@@ -454,13 +458,13 @@ impl PromotionStep<'_> {
         match self.record.promotion.look(in_use, burned, now, &settings.rules) {
             CanaryVerdict::Continue => self.record.write().await,
             CanaryVerdict::Superseded(superseded) => self.supersede(superseded, now).await,
-            CanaryVerdict::Promote(comparison) => match self.store.confirm_trial(&model, trial.version).await {
+            CanaryVerdict::Promote(comparison) => match self.store.confirm_trial(&self.worker.author, &model, trial.version).await {
                 Ok(_) => self.end(PromotionDecision::Kept, Some(trial.version), &comparison.to_string()).await,
                 Err(error) => self.superseded_by(trial, error, now).await,
             },
             CanaryVerdict::RollBack(reason) => {
                 let base = trial.base.context("a candidate under watch replaces a version")?;
-                match self.store.roll_back_trial(&model, trial.version, base).await {
+                match self.store.roll_back_trial(&self.worker.author, &model, trial.version, base).await {
                     Ok(_) => {
                         let reason = format!("{reason}; {model}@{base} is in use again");
                         self.end(PromotionDecision::RolledBack, Some(trial.version), &reason).await

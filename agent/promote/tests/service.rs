@@ -6,10 +6,12 @@ use qscale_common::contract::subject::{LEASE_BUCKET, POLICY_BUCKET, PROMOTER_LEA
 use qscale_common::contract::{Ages, State, Window, Windows};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Mode, ScalingPolicy};
+use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::lease::Lease;
 use qscale_common::runtime::models::{ModelPointer, ModelStore};
+use qscale_common::runtime::nats_accounts::User;
 use qscale_common::time::Span;
 use qscale_common::units::Allocation;
 use qscale_dqn::pretrained::pretrained;
@@ -45,15 +47,20 @@ impl World {
         let (operator, promoter, collector) =
             (bus(&server, "operator").await, bus(&server, "promoter").await, bus(&server, "collector").await);
         let (store, model) = (ModelStore::open(&operator).await.expect("the store is there"), Name::new("dqn").expect("valid"));
+        let author = Author::new(&operator, User::Operator, "test");
         for version in [BASE, CANDIDATE] {
-            assert_eq!(store.push(&model, version.to_string().as_bytes(), "?").await.expect("pushed"), version);
+            assert_eq!(store.push(&author, &model, version.to_string().as_bytes(), "?").await.expect("pushed"), version);
         }
-        store.put_in_use(&model, BASE, &ModelPointer::default()).await.expect("put in use");
+        store.put_in_use(&author, &model, BASE, &ModelPointer::default()).await.expect("put in use");
         let mut policy = ScalingPolicy::new(FunctionId::new(Name::new("default").expect("valid"), Name::new("fib").expect("valid")));
         (policy.agent, policy.mode) = (model.clone(), Mode::Active);
         let bucket = operator.jetstream().get_key_value(POLICY_BUCKET).await.expect("the bucket is there");
         bucket.put(policy.function().tokens(), policy.to_json().into()).await.expect("operators may write");
         Self { server, operator, promoter, collector, store, model, policy, folder: Folder::new("promoter") }
+    }
+
+    fn author(&self) -> Author {
+        Author::new(&self.operator, User::Operator, "test")
     }
 
     /// Records that the candidate is to be put in use and watched, as a promoter does before it puts it in use.
@@ -171,9 +178,9 @@ async fn a_function_paused_during_the_watch_still_counts() {
 async fn a_version_that_an_operator_puts_in_use_stays() {
     let world = World::new().await;
     world.record_watch().await;
-    let operators = world.store.push(&world.model, b"3", "?").await.expect("pushed");
+    let operators = world.store.push(&world.author(), &world.model, b"3", "?").await.expect("pushed");
     let pointer = world.store.pointer(&world.model).await.expect("known");
-    world.store.put_in_use(&world.model, operators, &pointer).await.expect("operators may write");
+    world.store.put_in_use(&world.author(), &world.model, operators, &pointer).await.expect("operators may write");
     let mut promoter = world.start("a");
     let decided = eventually_async("the decision", async || {
         let decisions = world.decisions().await;
@@ -189,11 +196,12 @@ async fn a_function_that_cannot_be_simulated_rejects_the_candidate_and_is_named(
     let world = World::new().await;
     let mut versions = Vec::new();
     for _ in 0..2 {
-        let version = world.store.push(&world.model, &pretrained().to_bytes(), &pretrained().fingerprint()).await.expect("pushed");
+        let version =
+            world.store.push(&world.author(), &world.model, &pretrained().to_bytes(), &pretrained().fingerprint()).await.expect("pushed");
         versions.push(version);
     }
     let pointer = world.store.pointer(&world.model).await.expect("known");
-    world.store.put_in_use(&world.model, versions[0], &pointer).await.expect("operators may write");
+    world.store.put_in_use(&world.author(), &world.model, versions[0], &pointer).await.expect("operators may write");
     // One tick is too short a recording to simulate the function over.
     world.publish_violation(1).await;
     world.collector.client().flush().await.expect("connected");

@@ -10,6 +10,8 @@ pub const PREFIX: &str = "qscale.v1";
 pub const LIVE_STREAM: &str = "QSCALE_LIVE";
 /// Stream of Outcome and Reward: acknowledged, bounded in age and size.
 pub const RECORD_STREAM: &str = "QSCALE_RECORD";
+/// Stream of changes that operators and the promoter made: append-only, bounded in size.
+pub const CHANGE_STREAM: &str = "QSCALE_CHANGES";
 /// Key-value bucket of ScalingPolicies; the key is `<namespace>.<function>`.
 pub const POLICY_BUCKET: &str = "qscale_policies";
 /// Key-value bucket of operator requests: freezes, restores.
@@ -51,6 +53,27 @@ pub fn all(kind: EventType) -> String {
 #[must_use]
 pub fn all_of_agent(agent: &Name) -> String {
     format!("{PREFIX}.{}.{agent}.>", EventType::Action)
+}
+
+/// Prefix of the subjects of changes.
+const CHANGES: &str = "change";
+
+/// Subject of the changes that are made with the credential of `user`, who alone may publish it.
+#[must_use]
+pub fn changes_of(user: &str) -> String {
+    format!("{PREFIX}.{CHANGES}.{user}")
+}
+
+/// Wildcard for all changes.
+#[must_use]
+pub fn all_changes() -> String {
+    changes_of("*")
+}
+
+/// User whose credential published a change on `subject`.
+#[must_use]
+pub fn author_of(subject: &str) -> Option<&str> {
+    subject.strip_prefix(PREFIX)?.strip_prefix('.')?.strip_prefix(CHANGES)?.strip_prefix('.')
 }
 
 /// Stream that holds a key-value bucket.

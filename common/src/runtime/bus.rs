@@ -55,7 +55,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Timeout of one acknowledgement.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(5);
 /// Timeout of a request to the server, including the connection.
-const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
 /// Address of the bus and credentials: a password, an nkey, or a JWT with its nkey.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -47,9 +47,17 @@ pub async fn all(store: &Store) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edited {
     /// The key had no value before.
-    Created,
+    Created {
+        /// Revision of the value.
+        after: u64,
+    },
     /// The key had another value before.
-    Changed,
+    Changed {
+        /// Revision of the value before.
+        before: u64,
+        /// Revision of the value.
+        after: u64,
+    },
     /// Nothing was written.
     Unchanged,
 }
@@ -69,7 +77,8 @@ pub async fn edit(
         let current = entry.filter(|entry| entry.operation == Operation::Put).map(|entry| entry.value);
         let Some(value) = change(current.as_deref())? else { return Ok(Edited::Unchanged) };
         match store.update(key, value.into(), revision).await {
-            Ok(_) => return Ok(if current.is_some() { Edited::Changed } else { Edited::Created }),
+            Ok(after) if current.is_some() => return Ok(Edited::Changed { before: revision, after }),
+            Ok(after) => return Ok(Edited::Created { after }),
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
             Err(error) => return Err(error).with_context(|| format!("write {key} of bucket {}", store.name)),
         }

@@ -1,5 +1,5 @@
-//! The model store: numbered versions of trained models and a pointer to the version in use. Owns object names, size limits and the compare-and-set of the
-//! pointer; a model is bytes here and must not be interpreted.
+//! The model store: numbered versions of trained models and a pointer to the version in use. Owns object names, size limits, the compare-and-set of the
+//! pointer, and the record of changes; a model is bytes here and must not be interpreted.
 //!
 //! Version 3 of model `mine` is the object `mine/3` and is never overwritten. The object `mine/current` is the pointer: it is empty, and its metadata name the
 //! version in use and the versions that were in use before it, so one message changes everything. Every writer names the pointer it read: the server refuses the
@@ -21,12 +21,15 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use futures::StreamExt;
+use serde_json::json;
 use thiserror::Error;
 
 pub use reader::{ModelReader, PointerChanges};
 
+use super::author::{Author, Made};
 use super::bus::Bus;
 use super::clock;
+use crate::change::{ChangeKind, ChangedValue};
 use crate::contract::subject;
 use crate::name::Name;
 use crate::time::Timestamp;
@@ -169,6 +172,12 @@ impl ModelPointer {
         self.in_use.as_ref().map(|in_use| in_use.version)
     }
 
+    /// The version in use as the record of changes holds it.
+    fn as_changed(&self) -> Option<ChangedValue> {
+        let in_use = self.in_use.as_ref()?;
+        Some(ChangedValue::new(Some(self.revision), json!({ VERSION: in_use.version, "on_trial": in_use.on_trial })))
+    }
+
     /// History of a version that replaces the current one. A version on trial is left out: it was never confirmed.
     fn history(&self, next: u64) -> Vec<u64> {
         let Some(in_use) = &self.in_use else { return Vec::new() };
@@ -244,13 +253,16 @@ impl ModelStore {
     ///
     /// # Errors
     /// If the server refuses it or does not answer.
-    pub async fn push(&self, name: &Name, bytes: &[u8], fingerprint: &str) -> anyhow::Result<u64> {
+    pub async fn push(&self, author: &Author, name: &Name, bytes: &[u8], fingerprint: &str) -> anyhow::Result<u64> {
         let models = self.all().await?;
         let last = models.get(name).and_then(|model| model.versions.keys().next_back().copied()).unwrap_or(0);
         let version = self.claim(name, last + 1).await?;
         let metadata = HashMap::from([(FINGERPRINT.to_owned(), fingerprint.to_owned())]);
         let object = ObjectMetadata { name: format!("{name}/{version}"), metadata, ..Default::default() };
         self.store.put(object, &mut &*bytes).await.with_context(|| format!("store model {name}@{version}"))?;
+        let pushed = json!({ VERSION: version, "bytes": bytes.len(), FINGERPRINT: fingerprint });
+        let (target, after) = (name.to_string(), Some(ChangedValue::new(None, pushed)));
+        author.record(Made { kind: ChangeKind::ModelPushed, target, before: None, after }, clock::now()).await;
         Ok(version)
     }
 
@@ -273,32 +285,47 @@ impl ModelStore {
     ///
     /// # Errors
     /// [`PointerError::Superseded`] if another writer was faster; otherwise if the version does not exist or the server does not answer.
-    pub async fn put_in_use(&self, name: &Name, version: u64, expected: &ModelPointer) -> Result<ModelPointer, PointerError> {
+    pub async fn put_in_use(
+        &self,
+        author: &Author,
+        name: &Name,
+        version: u64,
+        expected: &ModelPointer,
+    ) -> Result<ModelPointer, PointerError> {
         if expected.version() == Some(version) {
             return Ok(expected.clone());
         }
         let next = InUse { version, before: expected.history(version), on_trial: false };
-        self.point(name, next, expected).await
+        self.point(author, ChangeKind::ModelUsed, name, next, expected).await
     }
 
     /// Puts the candidate `version` in use on trial, to replace `base`, if the pointer still is `expected`.
     ///
     /// # Errors
     /// As [`ModelStore::put_in_use`].
-    pub async fn start_trial(&self, name: &Name, version: u64, base: u64, expected: &ModelPointer) -> Result<ModelPointer, PointerError> {
+    pub async fn start_trial(
+        &self,
+        author: &Author,
+        name: &Name,
+        version: u64,
+        base: u64,
+        expected: &ModelPointer,
+    ) -> Result<ModelPointer, PointerError> {
         let earlier = expected.history(base);
         let before = std::iter::once(base).chain(earlier).filter(|before| *before != version).take(MAX_BEFORE).collect();
-        self.point(name, InUse { version, before, on_trial: true }, expected).await
+        self.point(author, ChangeKind::TrialStarted, name, InUse { version, before, on_trial: true }, expected).await
     }
 
     /// Ends the trial of `version` well: it stays in use and a later rollback may return to it.
     ///
     /// # Errors
     /// As [`ModelStore::put_in_use`].
-    pub async fn confirm_trial(&self, name: &Name, version: u64) -> Result<ModelPointer, PointerError> {
+    pub async fn confirm_trial(&self, author: &Author, name: &Name, version: u64) -> Result<ModelPointer, PointerError> {
         let pointer = self.expect_version(name, version).await?;
         match &pointer.in_use {
-            Some(in_use) if in_use.on_trial => self.point(name, InUse { on_trial: false, ..in_use.clone() }, &pointer).await,
+            Some(in_use) if in_use.on_trial => {
+                self.point(author, ChangeKind::TrialConfirmed, name, InUse { on_trial: false, ..in_use.clone() }, &pointer).await
+            }
             _ => Ok(pointer),
         }
     }
@@ -307,22 +334,24 @@ impl ModelStore {
     ///
     /// # Errors
     /// As [`ModelStore::put_in_use`].
-    pub async fn roll_back_trial(&self, name: &Name, version: u64, base: u64) -> Result<ModelPointer, PointerError> {
+    pub async fn roll_back_trial(&self, author: &Author, name: &Name, version: u64, base: u64) -> Result<ModelPointer, PointerError> {
         let pointer = self.expect_version(name, version).await?;
         let before = pointer.history(base).into_iter().filter(|before| *before != version).skip_while(|before| *before == base);
-        self.point(name, InUse { version: base, before: before.collect(), on_trial: false }, &pointer).await
+        let next = InUse { version: base, before: before.collect(), on_trial: false };
+        self.point(author, ChangeKind::TrialRolledBack, name, next, &pointer).await
     }
 
     /// Puts the version in use again that was in use before the current one, if the pointer still is `expected`.
     ///
     /// # Errors
     /// As [`ModelStore::put_in_use`]; if there is no earlier version.
-    pub async fn roll_back(&self, name: &Name, expected: &ModelPointer) -> Result<ModelPointer, PointerError> {
+    pub async fn roll_back(&self, author: &Author, name: &Name, expected: &ModelPointer) -> Result<ModelPointer, PointerError> {
         let Some(in_use) = &expected.in_use else { return Err(PointerError::NoneInUse { name: name.clone() }) };
         let Some((version, before)) = in_use.before.split_first() else {
             return Err(PointerError::NoneBefore { name: name.clone(), version: in_use.version });
         };
-        self.point(name, InUse { version: *version, before: before.to_vec(), on_trial: false }, expected).await
+        let next = InUse { version: *version, before: before.to_vec(), on_trial: false };
+        self.point(author, ChangeKind::ModelRolledBack, name, next, expected).await
     }
 
     async fn expect_version(&self, name: &Name, version: u64) -> Result<ModelPointer, PointerError> {
@@ -343,8 +372,15 @@ impl ModelStore {
         }
     }
 
-    /// Writes the pointer if its revision still is that of `expected`.
-    async fn point(&self, name: &Name, next: InUse, expected: &ModelPointer) -> Result<ModelPointer, PointerError> {
+    /// Writes the pointer if its revision still is that of `expected`, and records it.
+    async fn point(
+        &self,
+        author: &Author,
+        kind: ChangeKind,
+        name: &Name,
+        next: InUse,
+        expected: &ModelPointer,
+    ) -> Result<ModelPointer, PointerError> {
         self.require(name, next.version).await?;
         let unavailable = |error: String| {
             let reason = format!("failed to put version {} in use: {error}", next.version);
@@ -355,7 +391,12 @@ impl ModelStore {
         let value = serde_json::to_vec(&next.as_object(name)).map_err(|error| unavailable(error.to_string()))?;
         let sent = self.bus.jetstream().publish_with_headers(object_subject(&pointer_object(name)), headers, value.into()).await;
         match sent.map_err(|error| unavailable(error.to_string()))?.await {
-            Ok(ack) => Ok(ModelPointer { revision: ack.sequence, in_use: Some(next) }),
+            Ok(ack) => {
+                let pointer = ModelPointer { revision: ack.sequence, in_use: Some(next) };
+                let made = Made { kind, target: name.to_string(), before: expected.as_changed(), after: pointer.as_changed() };
+                author.record(made, clock::now()).await;
+                Ok(pointer)
+            }
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
                 let found = self.pointer(name).await?.version();
                 Err(PointerError::Superseded { name: name.clone(), expected: expected.version(), found })

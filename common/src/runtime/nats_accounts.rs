@@ -110,14 +110,14 @@ impl User {
             }
             Self::Promoter => {
                 rights.reads_streams(agents).reads_bucket(subject::POLICY_BUCKET);
-                rights.writes_bucket(subject::FINETUNE_BUCKET).writes_models();
+                rights.writes_bucket(subject::FINETUNE_BUCKET).writes_models().records_changes(self);
                 rights.writes_key(subject::LEASE_BUCKET, subject::PROMOTER_LEASE);
             }
             Self::Operator => {
                 for kind in EventType::ALL.iter().copied() {
                     rights.reads(kind);
                 }
-                rights.reads_streams(agents);
+                rights.reads_streams(agents).reads_stream(subject::CHANGE_STREAM).records_changes(self);
                 rights.writes_bucket(subject::POLICY_BUCKET).writes_bucket(subject::CONTROL_BUCKET).writes_bucket(subject::FINETUNE_BUCKET);
                 rights.reads_bucket(subject::ACTUATOR_BUCKET).reads_bucket(subject::LEASE_BUCKET).writes_models();
                 rights.publish.push("$JS.API.INFO".into());
@@ -175,6 +175,12 @@ impl Permissions {
 
     fn reads(&mut self, kind: EventType) -> &mut Self {
         self.subscribe.push(subject::all(kind));
+        self
+    }
+
+    /// May append to the record of changes under the name of `user`.
+    fn records_changes(&mut self, user: &User) -> &mut Self {
+        self.publish.push(subject::changes_of(&user.name()));
         self
     }
 
@@ -347,6 +353,21 @@ mod tests {
         };
         assert_eq!(leases(User::Actuator), ["actuator", "actuator.>"]);
         assert_eq!(leases(User::Promoter), ["promoter", "promoter.>"]);
+    }
+
+    #[test]
+    fn changes_are_recorded_under_the_name_of_their_user_only() {
+        for user in User::all([mine()]) {
+            let rights = user.permissions(&[mine()]);
+            let recorded: Vec<_> = rights.publish.iter().filter_map(|subject| subject::author_of(subject)).collect();
+            let expected = if matches!(user, User::Operator | User::Promoter) { vec![user.name()] } else { Vec::new() };
+            assert_eq!(recorded, expected);
+            if user != User::Setup {
+                let deletes =
+                    ["DELETE", "PURGE", "UPDATE", "MSG.DELETE"].map(|call| format!("$JS.API.STREAM.{call}.{}", subject::CHANGE_STREAM));
+                assert!(rights.publish.iter().all(|subject| !deletes.contains(subject)), "{user:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
-//! Requests of an operator to the actuator: freezes and restores. Owns the edits of the control bucket and the wait for answers; the actuator carries
-//! them out.
+//! Requests of an operator to the actuator: freezes and restores. Owns the edits of the control bucket, their record, and the wait for answers; the actuator
+//! carries them out.
 
 use std::collections::BTreeSet;
 
 use anyhow::Context as _;
-use async_nats::jetstream::kv::Store;
 
+use super::author::{Author, Made};
 use super::bus::{Bus, Subscription};
-use super::kv;
+use super::kv::{self, Edited};
+use crate::change::{ChangeKind, ChangedValue};
 use crate::contract::{DecisionSource, Effect, EventType, Outcome, Version, subject};
 use crate::control::{self, Control};
 use crate::name::FunctionId;
@@ -29,6 +30,14 @@ impl Target {
             Self::All => control::ALL.to_owned(),
         }
     }
+
+    /// Its name in the record of changes.
+    fn recorded(&self) -> String {
+        match self {
+            Self::One(function) => function.to_string(),
+            Self::All => control::ALL.to_owned(),
+        }
+    }
 }
 
 impl std::fmt::Display for Target {
@@ -40,62 +49,87 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// Name of an operator and the reason of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    /// Operator.
-    pub by: String,
-    /// Reason, shown to other operators; `None` for none, or to keep the one before.
-    pub reason: Option<String>,
-}
-
-impl Origin {
-    fn control(&self, frozen: bool, restore: Option<Timestamp>, now: Timestamp) -> Control {
-        let reason = self.reason.clone().unwrap_or_default();
-        Control { version: Version::CURRENT, frozen, restore, by: self.by.clone(), reason, at_ms: now, malformed: false }
-    }
+/// The request of `author`; without a reason it keeps none.
+fn control(author: &Author, frozen: bool, restore: Option<Timestamp>, now: Timestamp) -> Control {
+    let (by, reason) = (author.name().to_owned(), author.reason().unwrap_or_default().to_owned());
+    Control { version: Version::CURRENT, frozen, restore, by, reason, at_ms: now, malformed: false }
 }
 
 /// Stops the application of decisions to `target`. Returns the freeze that it already has, which is then unchanged.
 ///
 /// # Errors
 /// As [`kv::edit`].
-pub async fn freeze(store: &Store, target: &Target, origin: &Origin, now: Timestamp) -> anyhow::Result<Option<Control>> {
-    let mut before = None;
-    let edited = kv::edit(store, &target.key(), |current| {
-        before = current.map(Control::from_json);
-        Ok(frozen(before.as_ref(), origin, now).map(|control| control.to_json()))
-    })
-    .await?;
-    Ok(before.filter(|_| edited == kv::Edited::Unchanged))
+pub async fn freeze(author: &Author, target: &Target, now: Timestamp) -> anyhow::Result<Option<Control>> {
+    let change = |before: Option<&Control>| {
+        is_new(before, author.reason()).then(|| {
+            // A requested restore remains.
+            control(author, true, before.and_then(|before| before.restore), now)
+        })
+    };
+    let edit = edit(author, target, ChangeKind::Frozen, change, now).await?;
+    Ok(edit.before.filter(|_| !edit.written))
 }
 
-/// The control after a freeze; `None` if it is unchanged. A requested restore remains.
-fn frozen(before: Option<&Control>, origin: &Origin, now: Timestamp) -> Option<Control> {
-    let same = before
-        .is_some_and(|before| before.frozen && !before.malformed && origin.reason.as_ref().is_none_or(|reason| before.reason == *reason));
-    (!same).then(|| origin.control(true, before.and_then(|before| before.restore), now))
+/// Whether a freeze for `reason` changes the control `before`. Without a reason a freeze keeps the one before.
+fn is_new(before: Option<&Control>, reason: Option<&str>) -> bool {
+    !before.is_some_and(|before| before.frozen && !before.malformed && reason.is_none_or(|reason| before.reason == reason))
 }
 
 /// Applies decisions to `target` again; returns whether it was frozen.
 ///
 /// # Errors
 /// As [`kv::edit`].
-pub async fn unfreeze(store: &Store, target: &Target, origin: &Origin, now: Timestamp) -> anyhow::Result<bool> {
-    let edited = kv::edit(store, &target.key(), |current| {
-        let free = current.is_none_or(|value| !Control::from_json(value).frozen);
-        Ok((!free).then(|| origin.control(false, None, now).to_json()))
-    })
-    .await?;
-    Ok(edited != kv::Edited::Unchanged)
+pub async fn unfreeze(author: &Author, target: &Target, now: Timestamp) -> anyhow::Result<bool> {
+    let change = |before: Option<&Control>| before.is_some_and(|before| before.frozen).then(|| control(author, false, None, now));
+    Ok(edit(author, target, ChangeKind::Unfrozen, change, now).await?.written)
 }
 
 /// Requests the allocation of `target` from before Qscale acted, and freezes it.
 ///
 /// # Errors
 /// As [`kv::edit`].
-pub async fn restore(store: &Store, target: &Target, origin: &Origin, now: Timestamp) -> anyhow::Result<()> {
-    kv::edit(store, &target.key(), |_| Ok(Some(origin.control(true, Some(now), now).to_json()))).await.map(drop)
+pub async fn restore(author: &Author, target: &Target, now: Timestamp) -> anyhow::Result<()> {
+    edit(author, target, ChangeKind::RestoreRequested, |_| Some(control(author, true, Some(now), now)), now).await.map(drop)
+}
+
+/// A control before an edit, and whether it was written.
+struct ControlEdit {
+    before: Option<Control>,
+    written: bool,
+}
+
+/// Replaces the control of `target` by the result of `change`, unless that is `None`, and records it.
+async fn edit(
+    author: &Author,
+    target: &Target,
+    kind: ChangeKind,
+    change: impl Fn(Option<&Control>) -> Option<Control>,
+    now: Timestamp,
+) -> anyhow::Result<ControlEdit> {
+    let store = kv::open(author.bus(), subject::CONTROL_BUCKET).await?;
+    let (mut before, mut after) = (None, None);
+    let edited = kv::edit(&store, &target.key(), |current| {
+        before = current.map(Control::from_json);
+        after = change(before.as_ref());
+        Ok(after.as_ref().map(Control::to_json))
+    })
+    .await?;
+    let (revision_before, revision) = match edited {
+        Edited::Created { after } => (None, after),
+        Edited::Changed { before, after } => (Some(before), after),
+        Edited::Unchanged => return Ok(ControlEdit { before, written: false }),
+    };
+    let value =
+        |control: Option<&Control>| control.filter(|control| !control.malformed).and_then(|control| serde_json::to_value(control).ok());
+    let changed = |revision, control| ChangedValue { revision: Some(revision), value: value(control) };
+    let made = Made {
+        kind,
+        target: target.recorded(),
+        before: revision_before.map(|revision| changed(revision, before.as_ref())),
+        after: Some(changed(revision, after.as_ref())),
+    };
+    author.record(made, now).await;
+    Ok(ControlEdit { before, written: true })
 }
 
 /// Answers of the actuator to a restore.
@@ -163,25 +197,12 @@ impl RestoreAnswers {
 mod tests {
     use super::*;
 
-    const NOW: Timestamp = Timestamp(1_763_880_784_123);
-
-    fn origin(reason: Option<&str>) -> Origin {
-        Origin { by: "ada".to_owned(), reason: reason.map(str::to_owned) }
-    }
-
     #[test]
-    fn freeze_keeps_a_requested_restore() {
-        let before = origin(None).control(false, Some(Timestamp(7)), Timestamp(1));
-        let after = frozen(Some(&before), &origin(Some("incident")), NOW).expect("to be written");
-        assert_eq!((after.frozen, after.restore, after.reason.as_str()), (true, Some(Timestamp(7)), "incident"));
-    }
-
-    #[test]
-    fn repeated_freeze_without_a_new_reason_writes_nothing() {
-        let before = origin(Some("incident")).control(true, None, Timestamp(1));
-        assert_eq!(frozen(Some(&before), &origin(None), NOW), None);
-        assert_eq!(frozen(Some(&before), &origin(Some("incident")), NOW), None);
-        assert!(frozen(Some(&before), &origin(Some("another")), NOW).is_some());
-        assert!(frozen(None, &origin(None), NOW).is_some());
+    fn a_repeated_freeze_without_a_new_reason_is_not_new() {
+        let before = Control { frozen: true, reason: "incident".into(), ..Control::default() };
+        assert!(!is_new(Some(&before), None) && !is_new(Some(&before), Some("incident")));
+        assert!(is_new(Some(&before), Some("another")) && is_new(None, None));
+        assert!(is_new(Some(&Control { frozen: false, ..before }), None));
+        assert!(is_new(Some(&Control::from_json(b"broken")), None));
     }
 }

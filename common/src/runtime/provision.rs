@@ -20,6 +20,8 @@ const RECORD_BYTES: i64 = 768 * MIB;
 const ACTION_BYTES: i64 = 128 * MIB;
 /// Most Actions of one agent, for the memory that the server needs for the index of small messages.
 const ACTION_MESSAGES: i64 = 200_000;
+/// Changes by operators and the promoter: some hundred thousand of a few hundred bytes, and as many large ones as fit.
+const CHANGE_BYTES: i64 = 64 * MIB;
 const RECORD_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Window for duplicates of a message; longer than a publisher retries.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -76,6 +78,15 @@ pub fn streams(agents: &[Name]) -> Vec<Config> {
             subjects: [EventType::Outcome, EventType::Reward].map(subject::all).into(),
             max_bytes: RECORD_BYTES,
             ..recorded()
+        },
+        Config {
+            name: subject::CHANGE_STREAM.into(),
+            description: Some("Changes by operators and the promoter: acknowledged, append-only".into()),
+            subjects: vec![subject::all_changes()],
+            max_bytes: CHANGE_BYTES,
+            deny_delete: true,
+            deny_purge: true,
+            ..stream()
         },
     ];
     shared.into_iter().chain(agents.iter().map(action_stream)).collect()

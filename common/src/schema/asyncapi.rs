@@ -40,6 +40,7 @@ fn overview() -> String {
     let (states, group, action) = (subject::all(EventType::State), subject::agent_group(&mine), subject::action(&mine, &function));
     let (live, record, actions, policies) =
         (subject::LIVE_STREAM, subject::RECORD_STREAM, subject::action_stream(&mine), subject::POLICY_BUCKET);
+    let (changes, change) = (subject::CHANGE_STREAM, subject::changes_of("<user>"));
     let (kib, major, most) = (MAX_PAYLOAD / 1024, Version::CURRENT.major, Action::MAX_TEXT);
     format!(
         "Qscale scales serverless functions. Each tick the collector publishes a State of each function; agents answer it with Actions; the actuator applies those of \
@@ -58,6 +59,8 @@ With `Nats-Msg-Id` a stream stores a message that was published twice only once.
 - Outcome and Reward: the stream `{record}` acknowledges them (publish with a reply subject) and retains them for replay and learning. Without an acknowledgement the publisher repeats the message.\n\
 - Action: likewise, in a stream of each agent, such as `{actions}`, which is the agent's quota.\n\
 - ScalingPolicies are in the key-value bucket `{policies}` under `<namespace>.<function>`; see `scaling-policy.schema.json`.\n\
+- Changes of ScalingPolicies, freezes and models by operators and the promoter are in the append-only stream `{changes}`; see `change.schema.json`. \
+The subject `{change}` ends with the user whose credential made the change.\n\
 \n\
 ## How to be an agent\n\
 For an agent named `mine`:\n\

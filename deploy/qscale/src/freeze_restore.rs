@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 
 use anyhow::bail;
-use async_nats::jetstream::kv::Store;
 use clap::Args;
-use qscale_common::contract::{Outcome, subject};
+use qscale_common::contract::Outcome;
 use qscale_common::control;
 use qscale_common::name::FunctionId;
+use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
-use qscale_common::runtime::operator::{self, Origin, RestoreAnswer, RestoreAnswers, Target};
+use qscale_common::runtime::operator::{self, RestoreAnswer, RestoreAnswers, Target};
 use qscale_common::runtime::{clock, kv};
 use qscale_common::time::Span;
 
+use crate::author::AuthorArgs;
 use crate::output;
 use crate::system::Locate;
 
@@ -24,9 +25,8 @@ use crate::system::Locate;
 pub struct FreezeArgs {
     #[command(flatten)]
     targets: TargetArgs,
-    /// Reason, shown to other operators
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
+    #[command(flatten)]
+    author: AuthorArgs,
 }
 
 /// Functions to unfreeze.
@@ -37,6 +37,8 @@ pub struct FreezeArgs {
 pub struct UnfreezeArgs {
     #[command(flatten)]
     targets: TargetArgs,
+    #[command(flatten)]
+    author: AuthorArgs,
 }
 
 /// Functions to restore.
@@ -47,9 +49,8 @@ pub struct UnfreezeArgs {
 pub struct RestoreArgs {
     #[command(flatten)]
     targets: TargetArgs,
-    /// Reason, shown to other operators
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
+    #[command(flatten)]
+    author: AuthorArgs,
     /// Time to wait for the actuator; the request remains in place if it does not answer
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     wait: Span,
@@ -84,18 +85,12 @@ fn argument(target: &Target) -> String {
     }
 }
 
-fn origin(reason: Option<String>) -> Origin {
-    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
-    Origin { by: user.unwrap_or_else(|| "operator".to_owned()), reason }
-}
-
 /// Stops the application of decisions.
 pub async fn freeze(locate: &Locate, arguments: FreezeArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
-    let store = kv::open(&bus, subject::CONTROL_BUCKET).await?;
-    let origin = origin(arguments.reason);
+    let author = arguments.author.author(&bus);
     for target in arguments.targets.list() {
-        match operator::freeze(&store, &target, &origin, clock::now()).await? {
+        match operator::freeze(&author, &target, clock::now()).await? {
             Some(before) => output::line(format_args!("{target}: already frozen{}", before.provenance()))?,
             None => output::line(format_args!("{target}: frozen until `qscale unfreeze {}`", argument(&target)))?,
         }
@@ -115,16 +110,16 @@ async fn warn_of_unknown(bus: &Bus, targets: &TargetArgs) -> anyhow::Result<()> 
 /// Applies decisions again.
 pub async fn unfreeze(locate: &Locate, arguments: UnfreezeArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
-    let store = kv::open(&bus, subject::CONTROL_BUCKET).await?;
+    let author = arguments.author.author(&bus);
     let controls = kv::controls(&bus).await?;
     for target in arguments.targets.list() {
-        lift(&store, &target).await?;
+        lift(&author, &target).await?;
     }
     // --all also lifts the freezes of single functions.
     if arguments.targets.all {
         let frozen = controls.iter().filter(|(key, control)| *key != control::ALL && control.frozen);
         for function in frozen.filter_map(|(key, _)| key.replacen('.', "/", 1).parse().ok()) {
-            lift(&store, &Target::One(function)).await?;
+            lift(&author, &Target::One(function)).await?;
         }
     } else if let Some(all) = controls.get(control::ALL).filter(|all| all.frozen) {
         output::warn(format_args!("all functions are still frozen{}; `qscale unfreeze --all` lifts that", all.provenance()));
@@ -132,8 +127,8 @@ pub async fn unfreeze(locate: &Locate, arguments: UnfreezeArgs) -> anyhow::Resul
     Ok(())
 }
 
-async fn lift(store: &Store, target: &Target) -> anyhow::Result<()> {
-    match operator::unfreeze(store, target, &origin(None), clock::now()).await? {
+async fn lift(author: &Author, target: &Target) -> anyhow::Result<()> {
+    match operator::unfreeze(author, target, clock::now()).await? {
         true => output::line(format_args!("{target}: no longer frozen")),
         false => output::line(format_args!("{target}: was not frozen")),
     }
@@ -142,11 +137,10 @@ async fn lift(store: &Store, target: &Target) -> anyhow::Result<()> {
 /// Restores the allocation from before Qscale acted, and freezes it.
 pub async fn restore(locate: &Locate, arguments: RestoreArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
-    let store = kv::open(&bus, subject::CONTROL_BUCKET).await?;
     let mut answers = RestoreAnswers::subscribe(&bus, affected(&bus, &arguments.targets).await?).await?;
-    let origin = origin(arguments.reason);
+    let author = arguments.author.author(&bus);
     for target in arguments.targets.list() {
-        operator::restore(&store, &target, &origin, clock::now()).await?;
+        operator::restore(&author, &target, clock::now()).await?;
         output::line(format_args!(
             "{target}: frozen, restore to the allocation before Qscale requested; undo with `qscale unfreeze {}`",
             argument(&target)

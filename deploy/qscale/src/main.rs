@@ -3,6 +3,8 @@
 #![deny(clippy::print_stderr)]
 
 mod agent;
+mod author;
+mod changes;
 mod compare;
 mod doctor;
 mod evaluate;
@@ -50,6 +52,8 @@ enum Command {
     Up(Box<qscale_up::UpOptions>),
     /// Follow the messages of the bus: States, Actions, Outcomes, Rewards, load
     Watch(watch::WatchArgs),
+    /// Show who changed policies, freezes and models, when and why
+    Changes(changes::ChangesArgs),
     /// Explain a decision: observation, Q-values, guard, and what HPA and VPA would have requested
     Why(why::WhyArgs),
     /// Decide on recorded States again, by the same policy or another, and list the differences
@@ -135,6 +139,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ablate(arguments) => return train::ablate::run(locate, arguments).await,
         Command::ProbeDevice => output::json(&qscale_experiments::train::device::probe())?,
         Command::Watch(arguments) => watch::run(locate, arguments).await?,
+        Command::Changes(arguments) => changes::run(locate, arguments).await?,
         Command::Why(arguments) => why::run(locate, arguments).await?,
         Command::Replay(arguments) => return replay::run(locate, arguments).await,
         Command::Compare(arguments) => return compare::run(locate, arguments).await,

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use qscale_common::name::Name;
+use qscale_common::runtime::author::Author;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::models::{ModelStore, StoredModel, StoredVersion};
 use qscale_dqn::Checkpoint;
@@ -18,6 +19,7 @@ use qscale_replay::policy::load_model;
 use serde_json::{Value, json};
 
 use self::card::{Card, size};
+use crate::author::AuthorArgs;
 use crate::output::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
@@ -68,6 +70,8 @@ pub enum ModelCommand {
         /// Put it in use immediately
         #[arg(long = "use")]
         put_in_use: bool,
+        #[command(flatten)]
+        author: AuthorArgs,
     },
     /// Put a version in use: agents configured with model = store:NAME switch to it
     #[command(after_help = "Examples:
@@ -76,6 +80,8 @@ pub enum ModelCommand {
         /// Version
         #[arg(value_name = "NAME@VERSION")]
         model: Reference,
+        #[command(flatten)]
+        author: AuthorArgs,
     },
     /// Put the previous version in use again
     #[command(after_help = "Examples:
@@ -84,6 +90,8 @@ pub enum ModelCommand {
         /// Name of the model
         #[arg(value_name = "NAME")]
         name: Name,
+        #[command(flatten)]
+        author: AuthorArgs,
     },
     /// Join two models: a specialist for functions that always keep a replica, and one for the others
     #[command(after_help = "Examples:
@@ -141,9 +149,9 @@ pub async fn run(locate: &Locate, command: ModelCommand) -> anyhow::Result<()> {
     match command {
         ModelCommand::List { json } => list(locate, json).await,
         ModelCommand::Show { model, json } => show(locate, &model, json).await,
-        ModelCommand::Push { name, file, put_in_use } => push(locate, &name, &file, put_in_use).await,
-        ModelCommand::Use { model } => use_version(locate, &model).await,
-        ModelCommand::Rollback { name } => roll_back(locate, &name).await,
+        ModelCommand::Push { name, file, put_in_use, author } => push(locate, &name, &file, put_in_use, author).await,
+        ModelCommand::Use { model, author } => use_version(locate, &model, author).await,
+        ModelCommand::Rollback { name, author } => roll_back(locate, &name, author).await,
         ModelCommand::Join { model, specialist, file } => join(&model, &specialist, &file),
         ModelCommand::Pull { model, file } => pull(locate, &model, &file).await,
     }
@@ -151,6 +159,11 @@ pub async fn run(locate: &Locate, command: ModelCommand) -> anyhow::Result<()> {
 
 async fn store(locate: &Locate) -> anyhow::Result<ModelStore> {
     ModelStore::open(&locate.bus().await?).await
+}
+
+async fn writable(locate: &Locate, author: AuthorArgs) -> anyhow::Result<(ModelStore, Author)> {
+    let bus = locate.bus().await?;
+    Ok((ModelStore::open(&bus).await?, author.author(&bus)))
 }
 
 async fn list(locate: &Locate, json: bool) -> anyhow::Result<()> {
@@ -245,34 +258,34 @@ fn checkpoint(bytes: &[u8]) -> anyhow::Result<Checkpoint> {
     Ok(Checkpoint::from_bytes(bytes)?)
 }
 
-async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool) -> anyhow::Result<()> {
+async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool, author: AuthorArgs) -> anyhow::Result<()> {
     let checkpoint = load_model(file)?;
     checkpoint.check().with_context(|| format!("model {}", file.display()))?;
     if checkpoint.training.is_some() {
         output::warn(format_args!("{} contains the training state; agents need only model.dqn in the same folder", file.display()));
     }
-    let store = store(locate).await?;
-    let version = store.push(name, &checkpoint.to_bytes(), &checkpoint.fingerprint()).await?;
+    let (store, author) = writable(locate, author).await?;
+    let version = store.push(&author, name, &checkpoint.to_bytes(), &checkpoint.fingerprint()).await?;
     Card::new(format!("{name}@{version}"), &checkpoint).print()?;
     if put_in_use {
         let pointer = store.pointer(name).await?;
-        store.put_in_use(name, version, &pointer).await?;
+        store.put_in_use(&author, name, version, &pointer).await?;
         return output::line(format_args!("stored {name}@{version} and put it in use; undo with `qscale model rollback {name}`"));
     }
     output::line(format_args!("stored {name}@{version}; put it in use with `qscale model use {name}@{version}`"))
 }
 
-async fn use_version(locate: &Locate, model: &Reference) -> anyhow::Result<()> {
+async fn use_version(locate: &Locate, model: &Reference, author: AuthorArgs) -> anyhow::Result<()> {
     let name = &model.name;
     let Some(version) = model.version else {
         bail!("{name} has no version; specify one, as in {name}@1; `qscale model list` lists them");
     };
-    let store = store(locate).await?;
+    let (store, author) = writable(locate, author).await?;
     // Agents would refuse it too, but only in their logs.
     let checked = checkpoint(&read(&store, name, version).await?).and_then(|checkpoint| Ok(checkpoint.check()?));
     checked.with_context(|| format!("model {name}@{version} cannot be put in use"))?;
     let pointer = store.pointer(name).await?;
-    store.put_in_use(name, version, &pointer).await?;
+    store.put_in_use(&author, name, version, &pointer).await?;
     match pointer.in_use {
         Some(before) if before.version == version && before.on_trial => {
             output::line(format_args!("{name}@{version} is already in use, on trial"))
@@ -283,10 +296,10 @@ async fn use_version(locate: &Locate, model: &Reference) -> anyhow::Result<()> {
     }
 }
 
-async fn roll_back(locate: &Locate, name: &Name) -> anyhow::Result<()> {
-    let store = store(locate).await?;
+async fn roll_back(locate: &Locate, name: &Name, author: AuthorArgs) -> anyhow::Result<()> {
+    let (store, author) = writable(locate, author).await?;
     let pointer = store.pointer(name).await?;
-    let version = store.roll_back(name, &pointer).await?.version().context("a version is in use after a rollback")?;
+    let version = store.roll_back(&author, name, &pointer).await?.version().context("a version is in use after a rollback")?;
     output::line(format_args!("{name}@{version} is in use again"))
 }
 

@@ -1,7 +1,9 @@
 //! `qscale platform`: the platform as a whole. Owns arguments and output.
 
 use clap::Subcommand;
+use qscale_common::runtime::clock;
 
+use crate::author::AuthorArgs;
 use crate::output;
 use crate::system::Locate;
 
@@ -26,6 +28,8 @@ pub enum PlatformCommand {
         /// New highest token; 0 accepts that of the next writer
         #[arg(long, default_value_t = 0, value_name = "TOKEN")]
         to: u64,
+        #[command(flatten)]
+        author: AuthorArgs,
     },
 }
 
@@ -47,8 +51,12 @@ pub async fn run(locate: &Locate, command: PlatformCommand) -> anyhow::Result<()
             }
             Ok(())
         }
-        PlatformCommand::ResetLease { to } => {
+        PlatformCommand::ResetLease { to, author } => {
             let reply = platform.reset_lease(to).await?;
+            match locate.bus().await {
+                Ok(bus) => author.author(&bus).reset_lease(platform.address(), reply.before, reply.after, clock::now()).await,
+                Err(error) => output::warn(format_args!("the token is replaced but the change is not recorded: {error:#}")),
+            }
             output::line(format_args!("highest fencing token replaced: {} before, {} now", reply.before, reply.after))
         }
     }

@@ -12,11 +12,15 @@ use qscale_common::document::Format;
 use qscale_common::name::FunctionId;
 use qscale_common::policy::text::{self, Change};
 use qscale_common::policy::{Mode, Range, ScalingPolicy, WorkloadKind};
+use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::clock;
 use qscale_common::runtime::files::{self, MAX_DOCUMENT};
 use qscale_common::runtime::kv::{self, Edited};
+use qscale_common::runtime::policies;
 use qscale_common::time::Span;
 
+use crate::author::AuthorArgs;
 use crate::function;
 use crate::output::{self, Cell, Table, Tone};
 use crate::system::Locate;
@@ -43,6 +47,8 @@ pub enum PolicyCommand {
         /// Print what would change and write nothing
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        author: AuthorArgs,
     },
     /// Print a ScalingPolicy as YAML for `apply`
     Get {
@@ -64,6 +70,8 @@ pub enum PolicyCommand {
         /// namespace/name, or name
         #[arg(required = true, value_name = "NAME")]
         functions: Vec<FunctionId>,
+        #[command(flatten)]
+        author: AuthorArgs,
     },
     /// Change fields of a ScalingPolicy
     Set {
@@ -73,6 +81,8 @@ pub enum PolicyCommand {
         /// Field and value; null resets a field to its default
         #[arg(required = true, value_name = "FIELD=VALUE")]
         changes: Vec<Change>,
+        #[command(flatten)]
+        author: AuthorArgs,
     },
     /// Print the JSON Schema of a ScalingPolicy
     Schema,
@@ -104,52 +114,54 @@ impl From<FormatArg> for Format {
 /// Runs the command.
 pub async fn run(locate: &Locate, command: PolicyCommand) -> anyhow::Result<()> {
     match command {
-        PolicyCommand::Apply { files, format, dry_run } => apply(locate, &files, format.map(Format::from), dry_run).await,
+        PolicyCommand::Apply { files, format, dry_run, author } => {
+            apply(locate, &files, format.map(Format::from), (!dry_run).then_some(author)).await
+        }
         PolicyCommand::Get { function, json } => get(&locate.bus().await?, &function, json).await,
         PolicyCommand::List { json } => list(&locate.bus().await?, json).await,
-        PolicyCommand::Delete { functions } => delete(&locate.bus().await?, &functions).await,
-        PolicyCommand::Set { function, changes } => set(locate, &function, &changes).await,
+        PolicyCommand::Delete { functions, author } => delete(&author.author(&locate.bus().await?), &functions).await,
+        PolicyCommand::Set { function, changes, author } => set(locate, &function, &changes, author).await,
         PolicyCommand::Schema => output::json(&qscale_common::schema::policy()),
         PolicyCommand::Example => output::line(EXAMPLE.trim_end()),
     }
 }
 
-async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, dry_run: bool) -> anyhow::Result<()> {
+/// Applies the policies of `files`; without an author it only prints what would change.
+async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, author: Option<AuthorArgs>) -> anyhow::Result<()> {
     let policies = read_all(files, format)?;
     let bus = locate.bus().await?;
     check_platform(locate, policies.iter()).await?;
     warn_of_unlikely_values(&policies);
+    let author = author.map(|author| author.author(&bus));
     let store = kv::open(&bus, subject::POLICY_BUCKET).await?;
     for policy in &policies {
-        let mut before = None;
-        let edited = kv::edit(&store, &policy.function().tokens(), |current| {
-            // An invalid value is replaced like a missing one.
-            before = current.and_then(|value| ScalingPolicy::from_json(value).ok());
-            Ok((before.as_ref() != Some(policy) && !dry_run).then(|| policy.to_json()))
-        })
-        .await?;
-        let edited = match (edited, &before) {
-            (Edited::Unchanged, Some(before)) if before != policy => Edited::Changed,
-            (Edited::Unchanged, None) => Edited::Created,
-            (edited, _) => edited,
-        };
-        print_edit(policy, edited, before.as_ref(), dry_run)?;
+        let function = policy.function();
+        match &author {
+            Some(author) => {
+                // An invalid value is replaced like a missing one.
+                let edit = policies::edit(author, &function, |_| Ok(policy.clone()), clock::now()).await?;
+                print_edit(policy, Some(edit.edited), edit.before.as_ref())?;
+            }
+            None => {
+                let value = store.get(function.tokens()).await.context("read the policy")?;
+                print_edit(policy, None, value.and_then(|value| ScalingPolicy::from_json(&value).ok()).as_ref())?;
+            }
+        }
     }
     warn_of_missing_functions(locate, policies.iter()).await;
     Ok(())
 }
 
-fn print_edit(policy: &ScalingPolicy, edited: Edited, before: Option<&ScalingPolicy>, dry_run: bool) -> anyhow::Result<()> {
+/// Prints an edit; without `edited`, one that would be made.
+fn print_edit(policy: &ScalingPolicy, edited: Option<Edited>, before: Option<&ScalingPolicy>) -> anyhow::Result<()> {
     let function = policy.function();
-    let would = if dry_run { "would be " } else { "" };
-    match edited {
-        Edited::Created => output::line(format_args!("policy {function} {would}created: {}", summary(policy))),
-        Edited::Unchanged => output::line(format_args!("policy {function} unchanged")),
-        Edited::Changed => {
-            let differences = before.map(|before| text::differences(before, policy)).unwrap_or_default();
-            let differences = if differences.is_empty() { "the previous one was invalid".into() } else { differences.join(", ") };
-            output::line(format_args!("policy {function} {would}changed: {differences}"))
-        }
+    let would = if edited.is_none() { "would be " } else { "" };
+    let is_new = edited.map_or(before.is_none(), |edited| matches!(edited, Edited::Created { .. }));
+    match before {
+        _ if is_new => output::line(format_args!("policy {function} {would}created: {}", summary(policy))),
+        Some(before) if before == policy => output::line(format_args!("policy {function} unchanged")),
+        Some(before) => output::line(format_args!("policy {function} {would}changed: {}", text::differences(before, policy).join(", "))),
+        None => output::line(format_args!("policy {function} {would}changed: the previous one was invalid")),
     }
 }
 
@@ -312,21 +324,19 @@ fn mode(mode: Mode) -> &'static str {
     }
 }
 
-async fn delete(bus: &Bus, functions: &[FunctionId]) -> anyhow::Result<()> {
-    let store = kv::open(bus, subject::POLICY_BUCKET).await?;
+async fn delete(author: &Author, functions: &[FunctionId]) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     for function in functions {
-        if store.get(function.tokens()).await.context("read the policy")?.is_none() {
+        if policies::delete(author, function, clock::now()).await? {
+            output::line(format_args!("policy {function} deleted; the function keeps its allocation"))?;
+        } else {
             missing.push(no_policy(function));
-            continue;
         }
-        store.delete(function.tokens()).await.with_context(|| format!("delete policy {function}"))?;
-        output::line(format_args!("policy {function} deleted; the function keeps its allocation"))?;
     }
     if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\nerror: ")) }
 }
 
-async fn set(locate: &Locate, function: &FunctionId, changes: &[Change]) -> anyhow::Result<()> {
+async fn set(locate: &Locate, function: &FunctionId, changes: &[Change], author: AuthorArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
     let store = kv::open(&bus, subject::POLICY_BUCKET).await?;
     let change = |current: Option<&[u8]>| {
@@ -341,18 +351,9 @@ async fn set(locate: &Locate, function: &FunctionId, changes: &[Change]) -> anyh
         check_platform(locate, std::iter::once(&after)).await?;
     }
     warn_of_unlikely_values(std::slice::from_ref(&after));
-    let mut result = None;
-    kv::edit(&store, &function.tokens(), |current| {
-        let (before, after) = change(current)?;
-        let write = (after != before).then(|| after.to_json());
-        result = Some((before, after));
-        Ok(write)
-    })
-    .await?;
-    let (before, after) = result.context("an edit reads the current value")?;
-    let edited = if before == after { Edited::Unchanged } else { Edited::Changed };
-    print_edit(&after, edited, Some(&before), false)?;
-    warn_of_missing_functions(locate, std::iter::once(&after)).await;
+    let edit = policies::edit(&author.author(&bus), function, |current| Ok(change(current)?.1), clock::now()).await?;
+    print_edit(&edit.after, Some(edit.edited), edit.before.as_ref())?;
+    warn_of_missing_functions(locate, std::iter::once(&edit.after)).await;
     Ok(())
 }
 

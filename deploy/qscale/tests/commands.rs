@@ -206,6 +206,86 @@ async fn restore_reports_the_outcome() {
     answering.await.expect("the answer was sent");
 }
 
+/// The recorded changes that `qscale changes` prints with `arguments`, without those of an unreadable entry.
+fn changes(fixture: &Fixture, arguments: &[&str]) -> Vec<Value> {
+    let printed = fixture.run(&[&["changes", "--json"], arguments].concat()).success();
+    serde_json::from_str(&printed).expect("a JSON array")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_of_an_operator_is_recorded() {
+    let fixture = Fixture::new().await;
+    let yaml = fixture.file("f.yaml", "name: f\nagent: threshold\n");
+    let by = ["--by", "ada", "--reason", "incident 7"];
+    let run = |arguments: &[&str]| fixture.run(&[arguments, &by[..]].concat()).success();
+    assert!(fixture.run(&["changes"]).success().contains("no changes"));
+    run(&["policy", "apply", &yaml]);
+    run(&["policy", "apply", &yaml]);
+    fixture.run(&["policy", "apply", "--dry-run", &yaml]).success();
+    run(&["policy", "set", "f", "mode=active"]);
+    run(&["policy", "set", "f", "mode=active"]);
+    run(&["freeze", "--all"]);
+    run(&["freeze", "--all"]);
+    run(&["unfreeze", "--all"]);
+    run(&["restore", "f", "--wait", "100ms"]);
+    run(&["policy", "delete", "f"]);
+    let all = changes(&fixture, &[]);
+    let kinds: Vec<&str> = all.iter().filter_map(|entry| entry["change"]["kind"].as_str()).collect();
+    assert_eq!(kinds, ["policy_written", "policy_written", "frozen", "unfrozen", "restore_requested", "policy_deleted"], "{all:?}");
+    for entry in &all {
+        let change = &entry["change"];
+        assert_eq!(
+            (&entry["user"], &change["by"], &change["reason"]),
+            (&json!("operator"), &json!("ada"), &json!("incident 7")),
+            "{entry}"
+        );
+    }
+    let set = &all[1]["change"];
+    assert_eq!((&set["before"]["value"]["mode"], &set["after"]["value"]["mode"]), (&json!("recommend"), &json!("active")));
+    assert_eq!(set["before"]["revision"], all[0]["change"]["after"]["revision"]);
+    assert!(set["after"]["revision"].as_u64() > set["before"]["revision"].as_u64(), "{set}");
+    assert_eq!(all[5]["change"]["after"], Value::Null);
+
+    let text = fixture.run(&["changes", "--function", "f"]).success();
+    assert!(text.contains("ada as operator: policy default/f changed: mode recommend → active (incident 7)"), "{text}");
+    assert_eq!(text.lines().count(), 6, "with freezes of all functions: {text}");
+    assert_eq!(changes(&fixture, &["--function", "other"]).len(), 2, "those of all functions");
+    assert_eq!(changes(&fixture, &["--kind", "frozen,unfrozen"]).len(), 2);
+    assert_eq!(changes(&fixture, &["--model", "f"]).len(), 0);
+    assert_eq!(changes(&fixture, &["--since", "1h"]).len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_freeze_applies_even_if_it_cannot_be_recorded() {
+    let fixture = Fixture::new().await;
+    let setup = jetstream::new(fixture.client("setup").await);
+    setup.delete_stream(subject::CHANGE_STREAM).await.expect("setup may delete streams");
+    let ran = fixture.run(&["freeze", "--all"]);
+    assert!(ran.err.contains("not recorded") && ran.err.contains(subject::CHANGE_STREAM), "{ran:?}");
+    ran.success();
+    assert!(fixture.control("all").await.expect("written").frozen);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recorded_changes_cannot_be_deleted_or_replaced() {
+    let fixture = Fixture::new().await;
+    fixture.run(&["freeze", "--all"]).success();
+    let setup = jetstream::new(fixture.client("setup").await);
+    let stream = setup.get_stream(subject::CHANGE_STREAM).await.expect("there");
+    assert!(stream.delete_message(1).await.is_err() && stream.purge().await.is_err(), "not even by setup");
+    let operator = jetstream::new(fixture.client("operator").await);
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Rollup", "all");
+    let replaced = operator.publish_with_headers(subject::changes_of("operator"), headers, "{}".into()).await.expect("sent").await;
+    assert!(replaced.is_err(), "{replaced:?}");
+    let as_promoter = operator.publish(subject::changes_of("promoter"), "{}".into()).await.expect("sent").await;
+    assert!(as_promoter.is_err(), "only the promoter writes under its name");
+    operator.publish(subject::changes_of("operator"), "broken".into()).await.expect("sent").await.expect("stored");
+    let shown = changes(&fixture, &[]);
+    assert_eq!((&shown[0]["change"]["kind"], shown.len()), (&json!("frozen"), 2), "{shown:?}");
+    assert!(shown[1]["error"].is_string(), "{shown:?}");
+}
+
 fn state(tick: u64) -> Value {
     let policy = ScalingPolicy::new("f".parse().expect("valid"));
     json!({

@@ -8,18 +8,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use qscale_common::contract::subject;
 use qscale_common::control;
 use qscale_common::load::{LoadFailure, LoadSummary};
 use qscale_common::name::Name;
 use qscale_common::platform::AllocationRequest;
+use qscale_common::runtime::author::{self, Author};
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::files::{MAX_DOCUMENT, MAX_STATE, read_text};
 use qscale_common::runtime::lock::LockedFolder;
 use qscale_common::runtime::lock::{self, FileLock};
+use qscale_common::runtime::nats_accounts::{self, User};
 use qscale_common::runtime::platform::PlatformClient;
-use qscale_common::runtime::{kv, nats_accounts, private, provision};
+use qscale_common::runtime::{kv, policies, private, provision};
 use qscale_common::text::counted;
 use qscale_common::time::Span;
 use serde_json::{Value, json};
@@ -127,7 +128,7 @@ impl RunningSystem {
             Backend::Local => self.add_functions(&platform, &bus, plan).await?,
             Backend::Sim => self.add_simulated(&platform, plan).await?,
         }
-        write_policies(&bus, &plan.functions).await?;
+        write_policies(&author(&bus), &plan.functions).await?;
         let plural = if plan.agents.len() > 1 { "s" } else { "" };
         self.say(&format!("[4/6] collector, actuator, promoter, agent{plural} {}", names(plan)));
         let platform_address = &self.addresses.platform;
@@ -461,10 +462,15 @@ pub fn search_path(program: &Path) -> String {
     }
 }
 
-async fn write_policies(bus: &Bus, functions: &[PlannedFunction]) -> anyhow::Result<()> {
-    let policies = kv::open(bus, subject::POLICY_BUCKET).await?;
+/// The author of the changes that the start of a system makes.
+fn author(bus: &Bus) -> Author {
+    let by = format!("{} (qscale up)", author::user_name());
+    Author::new(bus, User::Operator, &by).reporting(|error| say(&format!("warning: {error}")))
+}
+
+async fn write_policies(author: &Author, functions: &[PlannedFunction]) -> anyhow::Result<()> {
     for planned in functions {
-        policies.put(planned.id.tokens(), planned.policy.to_json().into()).await.context("failed to write a policy")?;
+        policies::edit(author, &planned.id, |_| Ok(planned.policy.clone()), clock::now()).await.context("failed to write a policy")?;
     }
     Ok(())
 }
@@ -475,8 +481,7 @@ async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> 
     let Ok(copy) = copy_of(&only.spec) else { return Ok(()) };
     if platform.get(&copy.id()).await.is_ok() {
         platform.delete(&copy.id()).await.with_context(|| format!("function {}", copy.id()))?;
-        let policies = kv::open(bus, subject::POLICY_BUCKET).await?;
-        policies.delete(copy.id().tokens()).await.with_context(|| format!("policy {}", copy.id()))?;
+        policies::delete(&author(bus), &copy.id(), clock::now()).await?;
     }
     Ok(())
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{self, ErrorCode};
-use qscale_common::contract::{Version, subject};
-use qscale_common::control::{self, Control};
+use qscale_common::contract::subject;
+use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::{Bus, BusConfig};
-use qscale_common::runtime::{clock, kv, nats_accounts, provision};
+use qscale_common::runtime::nats_accounts::{self, User};
+use qscale_common::runtime::operator::{self, Target};
+use qscale_common::runtime::{clock, kv, provision};
 
 use crate::say;
 use crate::state_dir::StateDir;
@@ -129,16 +131,7 @@ async fn is_missing(jetstream: &jetstream::Context, stream: &str) -> anyhow::Res
 
 /// Freezes all functions: the requests that are lost may have been freezes.
 async fn freeze_all(operator: &Bus) -> anyhow::Result<()> {
-    let freeze = Control {
-        version: Version::CURRENT,
-        frozen: true,
-        restore: None,
-        by: "qscale up".into(),
-        reason: "the requests of operators were lost".into(),
-        at_ms: clock::now(),
-        malformed: false,
-    };
-    let store = kv::open(operator, subject::CONTROL_BUCKET).await?;
-    store.put(control::ALL, freeze.to_json().into()).await.context("failed to freeze all functions")?;
-    Ok(())
+    let author = Author::new(operator, User::Operator, "qscale up").reporting(|error| say(&format!("warning: {error}")));
+    let author = author.because(Some("the requests of operators were lost".to_owned()));
+    operator::freeze(&author, &Target::All, clock::now()).await.map(drop).context("failed to freeze all functions")
 }

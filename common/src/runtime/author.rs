@@ -1,0 +1,109 @@
+//! The author of changes: who makes them, and the record of changes, to which each one is appended after it was made. Must not make changes itself.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::bus::Bus;
+use super::nats_accounts::User;
+use crate::change::{ChangeKind, ChangeRecord, ChangedValue};
+use crate::contract::{Version, subject};
+use crate::time::Timestamp;
+
+/// Name of the user who runs this process, as the environment has it; `operator` if it has none.
+#[must_use]
+pub fn user_name() -> String {
+    std::env::var("USER").ok().filter(|user| !user.is_empty()).unwrap_or_else(|| "operator".to_owned())
+}
+
+/// An operator or a service that changes ScalingPolicies, freezes or models.
+#[derive(Debug, Clone)]
+pub struct Author {
+    bus: Bus,
+    user: User,
+    by: Arc<str>,
+    reason: Option<String>,
+    unrecorded: fn(&str),
+}
+
+/// A change that was made, without its author.
+#[derive(Debug, Clone)]
+pub(super) struct Made {
+    pub kind: ChangeKind,
+    pub target: String,
+    pub before: Option<ChangedValue>,
+    pub after: Option<ChangedValue>,
+}
+
+impl Author {
+    /// The author `by`, who is connected over `bus` with the credential of `user`. A change that cannot be recorded is logged.
+    #[must_use]
+    pub fn new(bus: &Bus, user: User, by: &str) -> Self {
+        Self { bus: bus.clone(), user, by: by.into(), reason: None, unrecorded: |error| tracing::warn!("{error}") }
+    }
+
+    /// The same author, with the reason of the next changes.
+    #[must_use]
+    pub fn because(self, reason: Option<String>) -> Self {
+        Self { reason, ..self }
+    }
+
+    /// The same author; `report` gets the error if a change was made but not recorded.
+    #[must_use]
+    pub fn reporting(self, report: fn(&str)) -> Self {
+        Self { unrecorded: report, ..self }
+    }
+
+    /// Connection of the author.
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Name of the author.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.by
+    }
+
+    /// Reason of the changes, if the author gave one.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// Appends the replacement of the highest fencing token of `platform` to the record of changes.
+    pub async fn reset_lease(&self, platform: &str, before: u64, after: u64, now: Timestamp) {
+        let token = |token: u64| Some(ChangedValue::new(None, token.into()));
+        let made = Made { kind: ChangeKind::LeaseReset, target: platform.to_owned(), before: token(before), after: token(after) };
+        self.record(made, now).await;
+    }
+
+    /// Appends a change that was made at `now` to the record of changes. A failure does not undo the change; it is reported.
+    pub(super) async fn record(&self, made: Made, now: Timestamp) {
+        let Made { kind, target, before, after } = made;
+        let what = format!("{}: {target}", kind.word());
+        let record = ChangeRecord {
+            version: Version::CURRENT,
+            at_ms: now,
+            by: self.by.to_string(),
+            kind,
+            target,
+            before,
+            after,
+            reason: self.reason.clone().unwrap_or_default(),
+        };
+        if let Err(error) = self.append(record.to_json()).await {
+            (self.unrecorded)(&format!("the change is made but not recorded ({what}): {error:#}; `qscale doctor` checks the streams"));
+        }
+    }
+
+    async fn append(&self, record: Vec<u8>) -> anyhow::Result<()> {
+        let stream = || format!("stream {}", subject::CHANGE_STREAM);
+        let append = async {
+            let sent = self.bus.jetstream().publish(subject::changes_of(&self.user.name()), record.into()).await.with_context(stream)?;
+            sent.await.map(drop).with_context(stream)
+        };
+        tokio::time::timeout(super::bus::REQUEST_WITHIN, append).await.with_context(|| format!("{} does not answer", stream()))?
+    }
+}

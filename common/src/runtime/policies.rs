@@ -1,0 +1,86 @@
+//! Changes of ScalingPolicies in their bucket. Owns the compare-and-set and the record of each change; must not decide what a policy says.
+
+use anyhow::Context as _;
+use async_nats::jetstream::kv::Operation;
+use serde_json::Value;
+
+use super::author::{Author, Made};
+use super::kv::{self, Edited};
+use crate::change::{ChangeKind, ChangedValue};
+use crate::contract::subject;
+use crate::name::FunctionId;
+use crate::policy::ScalingPolicy;
+use crate::time::Timestamp;
+
+/// A ScalingPolicy before and after an edit.
+#[derive(Debug, Clone)]
+pub struct PolicyEdit {
+    /// Whether it was written.
+    pub edited: Edited,
+    /// The policy before; `None` if there was no valid one.
+    pub before: Option<ScalingPolicy>,
+    /// The policy after.
+    pub after: ScalingPolicy,
+}
+
+/// Replaces the ScalingPolicy of `function` by the result of `change`, which gets the stored value; an equal one is not written. `change` runs again after
+/// a concurrent write.
+///
+/// # Errors
+/// Errors of `change`; those of [`kv::edit`].
+pub async fn edit(
+    author: &Author,
+    function: &FunctionId,
+    mut change: impl FnMut(Option<&[u8]>) -> anyhow::Result<ScalingPolicy>,
+    now: Timestamp,
+) -> anyhow::Result<PolicyEdit> {
+    let store = kv::open(author.bus(), subject::POLICY_BUCKET).await?;
+    let mut policies = None;
+    let edited = kv::edit(&store, &function.tokens(), |current| {
+        let after = change(current)?;
+        let before = current.and_then(|value| ScalingPolicy::from_json(value).ok());
+        let write = (before.as_ref() != Some(&after)).then(|| after.to_json());
+        policies = Some((before, after));
+        Ok(write)
+    })
+    .await?;
+    let (before, after) = policies.context("an edit reads the current value")?;
+    let (revision_before, revision) = match edited {
+        Edited::Created { after } => (None, after),
+        Edited::Changed { before, after } => (Some(before), after),
+        Edited::Unchanged => return Ok(PolicyEdit { edited, before, after }),
+    };
+    let value_before = revision_before.map(|revision| ChangedValue { revision: Some(revision), value: before.as_ref().map(as_value) });
+    let made = Made {
+        kind: ChangeKind::PolicyWritten,
+        target: function.to_string(),
+        before: value_before,
+        after: Some(ChangedValue::new(Some(revision), as_value(&after))),
+    };
+    author.record(made, now).await;
+    Ok(PolicyEdit { edited, before, after })
+}
+
+/// Deletes the ScalingPolicy of `function`; returns whether there was one.
+///
+/// # Errors
+/// If the bucket cannot be read or written, or another command changes the policy at the same time.
+pub async fn delete(author: &Author, function: &FunctionId, now: Timestamp) -> anyhow::Result<bool> {
+    let store = kv::open(author.bus(), subject::POLICY_BUCKET).await?;
+    let entry = store.entry(function.tokens()).await.with_context(|| format!("read policy {function}"))?;
+    let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else { return Ok(false) };
+    store.delete_expect_revision(function.tokens(), Some(entry.revision)).await.with_context(|| format!("delete policy {function}"))?;
+    let value = ScalingPolicy::from_json(&entry.value).ok().as_ref().map(as_value);
+    let made = Made {
+        kind: ChangeKind::PolicyDeleted,
+        target: function.to_string(),
+        before: Some(ChangedValue { revision: Some(entry.revision), value }),
+        after: None,
+    };
+    author.record(made, now).await;
+    Ok(true)
+}
+
+fn as_value(policy: &ScalingPolicy) -> Value {
+    serde_json::to_value(policy).expect("a policy holds only strings and finite numbers, which JSON can write")
+}
