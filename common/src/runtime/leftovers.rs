@@ -8,6 +8,8 @@ use super::private;
 
 /// Environment variable set for every replica; its value is the state folder of the platform that started it.
 pub const MARK: &str = "QSCALE_STATE_OF_PLATFORM";
+/// Environment variable set for every replica; its value is the id of the replica.
+pub const REPLICA_MARK: &str = "QSCALE_REPLICA";
 /// Beginning of the name of a folder for temporary files of functions.
 pub const FOLDER_PREFIX: &str = "qscale-";
 /// File in the state folder that names that folder.
@@ -20,6 +22,24 @@ const RECORD: &str = "cgroups.json";
 pub fn marked_processes(state_dir: &Path) -> Vec<u32> {
     let mark = [MARK.as_bytes(), b"=", state_dir.as_os_str().as_encoded_bytes()].concat();
     processes().filter(|pid| carries(*pid, &mark)).collect()
+}
+
+/// Processes of `replica` of the platform with this state folder: those marked so, and those of `user`, if no other replica has it. A process keeps its mark
+/// and its user when it leaves the session and the process group of the replica, and its user when it clears its environment.
+#[must_use]
+pub fn processes_of_replica(state_dir: &Path, replica: &str, user: Option<u32>) -> Vec<u32> {
+    let marks = [
+        [MARK.as_bytes(), b"=", state_dir.as_os_str().as_encoded_bytes()].concat(),
+        [REPLICA_MARK.as_bytes(), b"=", replica.as_bytes()].concat(),
+    ];
+    let is_of_user = |pid: u32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|found| Some(found.uid()) == user);
+    processes().filter(|pid| is_of_user(*pid) && !is_zombie(*pid) || marks.iter().all(|mark| carries(*pid, mark))).collect()
+}
+
+/// Whether a process has ended and waits for its parent.
+fn is_zombie(pid: u32) -> bool {
+    // The name may hold parentheses; the state follows the last one.
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
 }
 
 /// Ids of all processes.

@@ -1,4 +1,4 @@
-//! Cleanup after a platform that was killed. Owns ending its processes and removing its cgroups.
+//! Processes that their platform or replica left. Owns ending them, and removing the cgroups of a platform that was killed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,20 +10,7 @@ use crate::cgroup::remove_tree;
 /// Kills every process left by an earlier platform with this state folder and removes its cgroups and temporary files. Returns the number of processes. Blocks.
 #[must_use]
 pub fn sweep(state_dir: &Path) -> usize {
-    let mut found = 0;
-    // Repeated, because processes may fork during the search.
-    for _ in 0..100 {
-        let pids = leftovers::marked_processes(state_dir);
-        if pids.is_empty() {
-            break;
-        }
-        found = found.max(pids.len());
-        for pid in pids {
-            // SAFETY: kill takes plain integers.
-            unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let found = kill(|| leftovers::marked_processes(state_dir));
     for folder in leftovers::recorded_cgroups(state_dir) {
         remove_tree(&folder);
     }
@@ -32,4 +19,22 @@ pub fn sweep(state_dir: &Path) -> usize {
         drop(std::fs::remove_dir_all(folder));
     }
     found
+}
+
+/// Kills the processes that `find` finds until it finds none, because they may fork during the search. Returns their number. Blocks.
+pub fn kill(find: impl Fn() -> Vec<u32>) -> usize {
+    let mut most = 0;
+    for _ in 0..100 {
+        let pids = find();
+        if pids.is_empty() {
+            break;
+        }
+        most = most.max(pids.len());
+        for pid in pids {
+            // SAFETY: kill takes plain integers.
+            unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    most
 }

@@ -130,6 +130,13 @@ impl Sandbox {
         (leftovers::MARK.into(), self.state_dir.clone().into_os_string())
     }
 
+    /// Running processes of `replica` in `place`, also those that left its process group. Blocks.
+    #[must_use]
+    pub fn processes(&self, replica: &str, place: &Place) -> Vec<u32> {
+        let own_user = place.user.filter(|_| place.confinement.has_own_user);
+        leftovers::processes_of_replica(&self.state_dir, replica, own_user)
+    }
+
     /// Isolation for operators.
     #[must_use]
     pub fn describe(&self) -> Isolation {

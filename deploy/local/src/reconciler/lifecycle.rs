@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use qscale_common::platform::{EventKind, FunctionSpec, ReplicaState};
 use qscale_common::restart::RestartBackoff;
-use qscale_common::runtime::clock;
+use qscale_common::runtime::{clock, leftovers};
 use qscale_common::units::Allocation;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -19,6 +19,7 @@ use crate::admission::{Admission, PlaceId};
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::function::Function;
 use crate::host::Host;
+use crate::orphans;
 use crate::ports::Port;
 use crate::probe::until_ready;
 use crate::process::{Launch, Process};
@@ -110,7 +111,7 @@ impl Lifecycle {
             Err(error) => return failed(EventKind::ReplicaStartFailed, format!("cannot enter its cgroup: {error}"), Duration::ZERO),
         };
         let place = match self.place(port.number()).await {
-            Ok(place) => place,
+            Ok(place) => Arc::new(place),
             Err(error) => return failed(EventKind::ReplicaStartFailed, format!("cannot create its folder: {error}"), Duration::ZERO),
         };
         let ended = self.run_in(&place, &port, entrances, cgroup, begin).await;
@@ -120,7 +121,7 @@ impl Lifecycle {
     }
 
     /// Runs the process in its place, once.
-    async fn run_in(&self, place: &Place, port: &Port, entrances: Vec<File>, cgroup: Option<Arc<Cgroup>>, begin: Instant) -> RunEnd {
+    async fn run_in(&self, place: &Arc<Place>, port: &Port, entrances: Vec<File>, cgroup: Option<Arc<Cgroup>>, begin: Instant) -> RunEnd {
         let kills_before = oom_kills(cgroup.clone()).await;
         let (mut process, pipe) = match self.host.spawner.spawn(self.launch(port.number(), entrances, place)).await {
             Ok(started) => started,
@@ -139,7 +140,7 @@ impl Lifecycle {
         match cgroup.clone() {
             // A failure is retried and reported when the cgroup is removed.
             Some(cgroup) => drop(blocking(move || cgroup.kill()).await),
-            None => process.signal_group(libc::SIGKILL),
+            None => self.kill_group_and_leavers(&process, place).await,
         }
         self.replica.clear_process();
         if timeout(OUTPUT_TIMEOUT, &mut output).await.is_err() {
@@ -156,6 +157,14 @@ impl Lifecycle {
         }
     }
 
+    /// Kills what the process started, also what called `setsid` and so left its group.
+    async fn kill_group_and_leavers(&self, process: &Process, place: &Arc<Place>) {
+        process.signal_group(libc::SIGKILL);
+        let (sandbox, replica, place) = (Arc::clone(&self.host.sandbox), self.replica.id.clone(), Arc::clone(place));
+        // Fails only while the platform ends; the next one finds them.
+        drop(blocking(move || orphans::kill(|| sandbox.processes(&replica, &place))).await);
+    }
+
     async fn place(&self, port: u16) -> io::Result<Place> {
         let (sandbox, replica) = (Arc::clone(&self.host.sandbox), self.replica.id.clone());
         blocking(move || sandbox.place(&replica, port)).await?
@@ -169,6 +178,7 @@ impl Lifecycle {
         environment.extend(spec.environment.iter().map(|(key, value)| (key.into(), value.into())));
         environment.push((spec.port_variable.clone().into(), port.clone().into()));
         environment.push(self.host.sandbox.mark());
+        environment.push((leftovers::REPLICA_MARK.into(), self.replica.id.clone().into()));
         Launch {
             program: words.next().unwrap_or_default(),
             arguments: words.collect(),

@@ -54,7 +54,7 @@ async fn a_function_has_no_privilege_no_inherited_descriptor_and_a_clean_environ
     }
     assert!(!text.contains("secret"), "{text}");
     let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("environment ")?.split('=').next()).collect();
-    let allowed = ["HOME", "TMPDIR", "PORT", "OWN", "PATH", "LANG", "LANGUAGE", "TZ", "QSCALE_STATE_OF_PLATFORM"];
+    let allowed = ["HOME", "TMPDIR", "PORT", "OWN", "PATH", "LANG", "LANGUAGE", "TZ", "QSCALE_STATE_OF_PLATFORM", "QSCALE_REPLICA"];
     assert!(names.iter().all(|name| allowed.contains(name) || name.starts_with("LC_")), "{names:?}");
     assert!(["OWN", "TZ", "PATH", "HOME", "TMPDIR"].iter().all(|name| names.contains(name)), "{names:?}");
     // Those of the function itself are sockets, its event queue and the folder that it lists.

@@ -3,6 +3,8 @@
 use http::StatusCode;
 use qscale_common::platform::{EventKind, PlatformEvent, ReplicaState};
 use qscale_common::runtime::platform::PlatformError;
+use qscale_common::runtime::private;
+use qscale_tests::system;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -91,6 +93,37 @@ async fn a_killed_platform_leaves_no_orphan_and_its_successor_restores_everythin
         let groups = std::fs::read_dir(&folder).expect("there").flatten().filter(|entry| entry.path().is_dir()).count();
         assert_eq!(groups, 3, "{}", folder.display());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_cgroups_what_a_replica_started_ends_with_it_even_in_a_session_of_its_own() {
+    let folder = folder();
+    // A daemon as they are written: two forks, a session of its own, nothing open, and no variable left of those that it got, unless a user of its own identifies it.
+    let environment = if private::user() == 0 { "env -i" } else { "" };
+    for end in ["stop", "crash"] {
+        let marker = format!("{}.5071", 100 + u32::from(end == "stop"));
+        let mut daemon = spec("protocol = \"http\"");
+        let start = format!("(setsid {environment} sleep {marker} </dev/null >/dev/null 2>&1 &)");
+        daemon.command = vec!["sh".to_owned(), "-c".to_owned(), format!("{start}; {start}; exec {}", daemon.command[0])];
+        let platform = Platform::start(&folder.path().join(end), &["vertical=false"]).await;
+        platform.client.add(&daemon).await.expect("added");
+        platform.until_ready(1).await;
+        let running = || system::with_argument(&marker).into_iter().filter(|pid| is_alive(*pid) && !is_shell(*pid)).collect::<Vec<u32>>();
+        let first = eventually("two daemons", || async { Some(running()).filter(|pids| pids.len() == 2) }).await;
+        if end == "stop" {
+            platform.set(0, 100, 64, None).await.expect("set");
+            eventually("their end", || async { running().is_empty().then_some(()) }).await;
+        } else {
+            assert_eq!(platform.http().call("/crash").await.status, StatusCode::BAD_GATEWAY);
+            platform.until("a restart", |status| status.crashes == 1 && status.actual.ready == 1).await;
+            assert!(first.iter().all(|pid| !is_alive(*pid)), "{first:?}");
+            assert_eq!(running().len(), 2, "those of the next process");
+        }
+    }
+}
+
+fn is_shell(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "sh")
 }
 
 fn children(pid: u32) -> Vec<u32> {
