@@ -61,7 +61,7 @@ impl Agent {
             Delivery::Recorded(number) => self.recorder.on_recorded(number, cx),
             Delivery::History(number, states) if number == self.reads && !self.ready => {
                 for state in states {
-                    self.answerer.recall(&state, cx.rng);
+                    self.answerer.remember(&state, cx.rng);
                 }
                 self.ready = true;
                 for state in std::mem::take(&mut self.waiting) {

@@ -105,13 +105,13 @@ impl Step {
         match step.promotion.due(now, &step.settings.rules) {
             Due::Wait(_) => drop(step.is_expected_in_use().await?),
             Due::Round => step.round().await?,
-            Due::JudgeShadow(trial, _) => {
+            Due::EvaluateShadow(trial, _) => {
                 if step.is_expected_in_use().await? {
-                    step.judge_shadow(trial).await?;
+                    step.evaluate_shadow(trial).await?;
                 }
             }
             Due::PutInUse(trial, revision) => step.put_in_use(trial, revision).await?,
-            Due::Look(trial, _) => step.look(trial, now).await?,
+            Due::EvaluateTrial(trial, _) => step.look(trial, now).await?,
         }
         Ok(())
     }
@@ -156,7 +156,7 @@ impl Step {
         self.write().await
     }
 
-    async fn judge_shadow(&mut self, trial: Trial) -> Result<(), Failed> {
+    async fn evaluate_shadow(&mut self, trial: Trial) -> Result<(), Failed> {
         let now = self.client.now();
         if self.promotion.may_use(now, &self.settings.rules).is_err() {
             return self.end(PromotionDecision::Recommended, trial).await;
