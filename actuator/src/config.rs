@@ -8,6 +8,7 @@ use qscale_common::range::check_span;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::lease::LeaseConfig;
 use qscale_common::runtime::service::{InstanceName, ServiceConfig};
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ pub struct ActuatorConfig {
     pub flush_interval: Span,
     /// Requests to the platform at the same time.
     pub concurrency: NonZeroUsize,
+    /// Keys of which one must have signed a ScalingPolicy.
+    pub trust: TrustConfig,
     /// Address of health and metrics; port 0 takes a free port.
     pub health: SocketAddr,
     /// The bus.
@@ -54,6 +57,7 @@ impl Default for ActuatorConfig {
             max_retry_delay: Span::seconds(10),
             flush_interval: Span::seconds(10),
             concurrency: AT_ONCE,
+            trust: TrustConfig::default(),
             health: SocketAddr::from(([127, 0, 0, 1], 8713)),
             nats: BusConfig::default(),
             telemetry: TelemetryConfig::default(),
@@ -73,6 +77,7 @@ impl ActuatorConfig {
             check_span(key, span, Span::millis(100), Span::seconds(3600))?;
         }
         self.platform.check()?;
+        self.trust.check()?;
         self.lease.check("lease", ACTUATOR_LEASE)?;
         Ok(())
     }

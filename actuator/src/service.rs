@@ -14,6 +14,7 @@ use qscale_common::runtime::clock;
 use qscale_common::runtime::health::{self, Health};
 use qscale_common::runtime::lease::{self, Election, LeaderStatus, LeaseHandle};
 use qscale_common::runtime::service::InstanceName;
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::time::Timestamp;
 use rand::Rng as _;
 use tokio::sync::{Semaphore, mpsc};
@@ -58,7 +59,7 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn Backend>, token: 
     let address = health::serve(config.health, health.clone(), Arc::new(Mutex::new(registry)), token.clone()).await?;
     tracing::info!(instance, %address, "actuator started");
 
-    let mut inputs = Inputs::open(&bus, &token).await?;
+    let mut inputs = Inputs::open(&bus, &config.trust, &token).await?;
     if !inputs.ready(&token).await {
         return Ok(());
     }
@@ -116,11 +117,11 @@ struct Inputs {
 }
 
 impl Inputs {
-    async fn open(bus: &Bus, token: &CancellationToken) -> anyhow::Result<Self> {
+    async fn open(bus: &Bus, trust: &TrustConfig, token: &CancellationToken) -> anyhow::Result<Self> {
         Ok(Self {
             states: bus.subscribe_latest(subject::all(EventType::State), None).await?,
             actions: bus.subscribe(subject::all(EventType::Action), None).await?,
-            policies: bus.watch_policies(token.clone()),
+            policies: bus.watch_policies(trust, token.clone()),
             controls: bus.watch_bucket(CONTROL_BUCKET, |_, value| Ok(Control::from_json(value)), token.clone()),
             records: store::watch(bus, token.clone()),
         })

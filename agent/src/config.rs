@@ -8,6 +8,7 @@ use qscale_common::name::Name;
 use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::service::{InstanceName, ServiceConfig};
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_dqn::Tabular;
 use qscale_dqn::decider::{Decider, FALLBACK};
@@ -46,6 +47,8 @@ pub struct AgentConfig {
     pub partition: Partition,
     /// Ticks after the observation of its State at which an Action expires, at least 1.
     pub expires_after: NonZeroU32,
+    /// Keys of which one must have signed a model of the store. A model in a file needs no signature.
+    pub trust: TrustConfig,
     /// Address of health and metrics; port 0 selects a free one.
     pub health: SocketAddr,
     /// Connection to the bus.
@@ -67,6 +70,7 @@ impl Default for AgentConfig {
             instance: None,
             partition: Partition::default(),
             expires_after: TWO,
+            trust: TrustConfig::default(),
             health: SocketAddr::from(([127, 0, 0, 1], 8712)),
             nats: BusConfig::default(),
             telemetry: TelemetryConfig::default(),
@@ -122,6 +126,10 @@ impl AgentConfig {
 impl ServiceConfig for AgentConfig {
     fn telemetry(&self) -> &TelemetryConfig {
         &self.telemetry
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.trust.check()
     }
 }
 

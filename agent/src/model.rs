@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use qscale_common::name::Name;
-use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::files;
 use qscale_common::runtime::models::{ModelReader, ReadError};
 use qscale_dqn::checkpoint::MAX_BYTES;
@@ -99,9 +98,15 @@ pub enum ModelOffer {
 
 /// Watches the version in use of `name`, and offers it with `params` once it is read and checked. Runs in the
 /// background until `token` is cancelled.
-pub(crate) fn follow(bus: Bus, name: Name, params: Value, metrics: Metrics, token: CancellationToken) -> watch::Receiver<ModelOffer> {
+pub(crate) fn follow(
+    reader: ModelReader,
+    name: Name,
+    params: Value,
+    metrics: Metrics,
+    token: CancellationToken,
+) -> watch::Receiver<ModelOffer> {
     let (offers, receiver) = watch::channel(ModelOffer::Pending);
-    let follower = Follower { bus, name, params, metrics, offers, offered: None, refused: None };
+    let follower = Follower { reader, name, params, metrics, offers, offered: None, refused: None };
     tokio::spawn(async move {
         tokio::select! {
             () = token.cancelled() => {}
@@ -112,7 +117,7 @@ pub(crate) fn follow(bus: Bus, name: Name, params: Value, metrics: Metrics, toke
 }
 
 struct Follower {
-    bus: Bus,
+    reader: ModelReader,
     name: Name,
     params: Value,
     metrics: Metrics,
@@ -147,7 +152,7 @@ impl Follower {
 
     /// Reads the version in use and watches its changes for a while.
     async fn watch(&mut self) -> anyhow::Result<()> {
-        let store = ModelReader::new(&self.bus);
+        let store = self.reader.clone();
         // The subscription starts first, so that a change in between is seen twice rather than missed.
         let mut changes = store.changes(&self.name).await?;
         self.refresh(&store).await?;
@@ -203,7 +208,7 @@ impl Follower {
             ReadError::Unavailable(_) | ReadError::Absent => {
                 Unusable::Later(anyhow::Error::new(error).context(format!("model {}@{version}", self.name)))
             }
-            ReadError::TooLong(..) | ReadError::Damaged(_) => Unusable::Refused(error.to_string()),
+            ReadError::TooLong(..) | ReadError::Damaged(_) | ReadError::Untrusted(_) => Unusable::Refused(error.to_string()),
         })?;
         let params = self.params.clone();
         // Checking megabytes of weights must not delay answers.

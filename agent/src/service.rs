@@ -9,6 +9,7 @@ use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::{Bus, Received, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::health::{self, Health};
+use qscale_common::runtime::models::ModelReader;
 use qscale_common::runtime::service::InstanceName;
 use qscale_common::time::Timestamp;
 use rand::SeedableRng;
@@ -54,7 +55,8 @@ pub async fn run(config: AgentConfig, token: CancellationToken) -> anyhow::Resul
     info!(agent = %answerer.agent, instance = answerer.instance, policy = answerer.provenance().policy, configuration = answerer.provenance().configuration, health = %address, "started");
     let models = match &config.model {
         Some(ModelSource::Store(name)) => {
-            Some(model::follow(bus.clone(), name.clone(), config.params.into(), metrics.clone(), serving.child_token()))
+            let reader = ModelReader::new(&bus, &config.trust);
+            Some(model::follow(reader, name.clone(), config.params.into(), metrics.clone(), serving.child_token()))
         }
         Some(ModelSource::File(_)) | None => None,
     };

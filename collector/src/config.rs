@@ -9,6 +9,7 @@ use qscale_common::partition::Partition;
 use qscale_common::range::check_span;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::service::{InstanceName, ServiceConfig};
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub struct CollectorConfig {
     /// Name of this instance; absent: host and process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceName>,
+    /// Keys of which one must have signed a ScalingPolicy.
+    pub trust: TrustConfig,
     /// Address of health and metrics; port 0 takes a free port.
     pub health: SocketAddr,
     /// The bus.
@@ -48,6 +51,7 @@ impl Default for CollectorConfig {
             scrape_interval: None,
             partition: Partition::default(),
             instance: None,
+            trust: TrustConfig::default(),
             health: SocketAddr::from(([127, 0, 0, 1], 8711)),
             nats: BusConfig::default(),
             telemetry: TelemetryConfig::default(),
@@ -66,6 +70,7 @@ impl CollectorConfig {
             check_span("scrape_interval", interval, Span::millis(100), Span::seconds(3600))?;
         }
         self.partition.check().map_err(anyhow::Error::msg)?;
+        self.trust.check()?;
         for (name, source) in &self.sources {
             source.check().with_context(|| format!("sources.{name}"))?;
         }

@@ -45,7 +45,7 @@ pub async fn run(config: CollectorConfig, token: CancellationToken) -> anyhow::R
     let bound = health::serve(config.health, health.clone(), Arc::new(Mutex::new(registry)), token.clone()).await?;
     let poller = Poller::start(&sources, &health, &metrics, &token)?;
     let outcomes = bus.subscribe::<Outcome>(subject::all(EventType::Outcome), None).await?;
-    let policies = bus.watch_policies(token.clone());
+    let policies = bus.watch_policies(&config.trust, token.clone());
     let rewards = Outbox::start(bus.clone(), OUTBOX_CAPACITY, metrics.rewards_dropped.clone());
     let now = clock::now();
     let observer = Observer::new(config.partition, now);

@@ -22,5 +22,6 @@ pub mod private;
 pub mod provision;
 pub mod service;
 pub mod shutdown;
+pub mod signature;
 pub mod telemetry;
 pub mod traces;

@@ -7,6 +7,7 @@ use qscale_common::fixtures;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::{Bus, BusConfig, Received, Subscription};
 use qscale_common::runtime::health::Health;
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::time::Tick;
 use qscale_common::units::Allocation;
 use qscale_tests::{NatsServer, PATIENCE, eventually_async};
@@ -171,7 +172,7 @@ async fn policies_are_followed_through_a_restart_of_the_server() {
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
     let token = CancellationToken::new();
-    let mut policies = peer.bus.watch_policies(token.clone());
+    let mut policies = peer.bus.watch_policies(&TrustConfig::default(), token.clone());
     let keys = async |policies: &mut tokio::sync::watch::Receiver<_>, wanted: &[&str]| {
         let has = |map: &Option<std::sync::Arc<std::collections::BTreeMap<String, std::sync::Arc<ScalingPolicy>>>>| {
             map.as_ref().is_some_and(|map| map.keys().map(String::as_str).collect::<Vec<_>>() == wanted)

@@ -8,6 +8,7 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::Mode;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::kv;
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::slo;
 use qscale_dqn::policy::{DqnParams, ViolationCost, default_violation_cost};
 use qscale_dqn::registry::DQN;
@@ -43,12 +44,12 @@ impl<'a> ServedAgent<'a> {
     }
 }
 
-/// Functions that obey `agent`: their ScalingPolicy names it, is active and not paused.
+/// Functions that obey `agent`: their ScalingPolicy is signed as `trust` requires, names it, is active and not paused.
 ///
 /// # Errors
 /// If the ScalingPolicies cannot be read.
-pub async fn functions_of(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<FunctionId>> {
-    let policies = kv::policies(bus).await?.into_iter().filter_map(|(function, policy)| {
+pub async fn functions_of(bus: &Bus, agent: &Name, trust: &TrustConfig) -> anyhow::Result<Vec<FunctionId>> {
+    let policies = kv::policies(bus, trust).await?.into_iter().filter_map(|(function, policy)| {
         policy.inspect_err(|error| tracing::warn!(%function, %error, "ScalingPolicy cannot be read; the function is left out")).ok()
     });
     let active = policies.filter(|policy| policy.agent == *agent && policy.mode == Mode::Active && !policy.paused);

@@ -15,6 +15,7 @@ use qscale_common::runtime::lease::{self, Election, LeaderStatus, LeaseHandle};
 use qscale_common::runtime::nats_accounts::User;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::service::InstanceName;
+use qscale_common::runtime::signature::TrustConfig;
 use rand::Rng as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +31,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Runs the promoter until `token` is cancelled.
 ///
 /// # Errors
-/// If an address is malformed or cannot be bound.
+/// If an address is malformed or cannot be bound, or the signing key cannot be used.
 pub async fn run(config: PromoterConfig, token: CancellationToken) -> anyhow::Result<()> {
+    let key = config.signing_key()?;
     let seed = seed();
     let instance = config.instance.clone().unwrap_or_else(|| InstanceName::numbered(seed as u32)).to_string();
     let health = Health::new();
@@ -60,8 +62,8 @@ pub async fn run(config: PromoterConfig, token: CancellationToken) -> anyhow::Re
     let election = Election::new(format!("{instance}/{seed:016x}"), config.lease.ttl.0);
     let stop_leading = CancellationToken::new();
     let (handle, election) = lease::campaign(bus.clone(), config.lease.key_or(PROMOTER_LEASE), election, stop_leading.clone());
-    let author = Author::new(&bus, User::Promoter, &format!("promoter {instance}"));
-    let mut promoter = Promoter { bus, platform, entries, metrics, handle, author };
+    let author = Author::new(&bus, User::Promoter, &format!("promoter {instance}")).signing(key);
+    let mut promoter = Promoter { bus, platform, entries, metrics, handle, author, trust: config.trust };
     let mut ended = Ok(());
     while ended.is_ok() && !token.is_cancelled() {
         ended = promoter.lead(&token).await;
@@ -87,6 +89,7 @@ struct Promoter {
     metrics: Metrics,
     handle: LeaseHandle,
     author: Author,
+    trust: TrustConfig,
 }
 
 impl Promoter {
@@ -142,6 +145,7 @@ impl Promoter {
         Worker {
             bus: self.bus.clone(),
             author: self.author.clone(),
+            trust: self.trust.clone(),
             model,
             entries: self.entries.clone(),
             platform: self.platform.clone(),

@@ -11,6 +11,7 @@ use qscale_common::runtime::cancellable::until_cancelled;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::models::{ModelStore, PointerError, ReadError};
 use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::time::Timestamp;
 use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MAX_BYTES;
@@ -51,6 +52,7 @@ pub(crate) type Entries = Bucket<(Name, Entry)>;
 pub(crate) struct Worker {
     pub bus: Bus,
     pub author: Author,
+    pub trust: TrustConfig,
     pub model: Name,
     pub entries: Entries,
     pub platform: Option<PlatformClient>,
@@ -134,7 +136,7 @@ impl Worker {
             record.write().await?;
         }
         let Some((settings, candidate)) = record.promotion.plan(request) else { return Ok(Pause::Request) };
-        let store = ModelStore::open(&self.bus).await?;
+        let store = ModelStore::open(&self.bus).await?.trusting(&self.trust);
         let due = record.promotion.due(now, &settings.rules);
         let is_round = due == Due::Round;
         let mut step = PromotionStep { worker: self, store, record, settings };
@@ -278,7 +280,7 @@ impl PromotionStep<'_> {
         let settings = self.settings.clone();
         settings.check()?;
         let agent = ServedAgent::new(&settings.agent, &settings.params)?;
-        let functions = functions_of(self.bus(), &settings.agent).await?;
+        let functions = functions_of(self.bus(), &settings.agent, &self.worker.trust).await?;
         anyhow::ensure!(
             !functions.is_empty(),
             "no function obeys agent {0}; `qscale policy set FUNCTION agent={0} mode=active` changes that",
@@ -364,7 +366,7 @@ impl PromotionStep<'_> {
     /// Evaluates the decisions of the candidate on the States since `since`.
     async fn evaluate_shadow(&mut self, trial: Trial, since: Timestamp) -> anyhow::Result<()> {
         let settings = self.settings.clone();
-        let functions = functions_of(self.bus(), &settings.agent).await?;
+        let functions = functions_of(self.bus(), &settings.agent, &self.worker.trust).await?;
         let recorded = self.recorded(&functions, Period { since, until: clock::now() }).await?;
         let scenarios = self.scenarios(&recorded).await;
         let pair = match self.model_pair(trial, &settings).await {
@@ -449,7 +451,7 @@ impl PromotionStep<'_> {
         let settings = self.settings.clone();
         // Functions whose violations before the watch are known. One that an operator pauses or gives another agent still counts.
         let functions = match self.record.promotion.watched.as_slice() {
-            [] => functions_of(self.bus(), &settings.agent).await?,
+            [] => functions_of(self.bus(), &settings.agent, &self.worker.trust).await?,
             watched => watched.to_vec(),
         };
         let burned = burn(self.bus(), &functions, Period { since, until: now }).await?;

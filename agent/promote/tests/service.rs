@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use qscale_common::change::ChangeKind;
 use qscale_common::contract::subject::{LEASE_BUCKET, POLICY_BUCKET, PROMOTER_LEASE};
 use qscale_common::contract::{Ages, State, Window, Windows};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
-use qscale_common::runtime::clock;
 use qscale_common::runtime::lease::Lease;
 use qscale_common::runtime::models::{ModelPointer, ModelStore};
 use qscale_common::runtime::nats_accounts::User;
-use qscale_common::time::Span;
+use qscale_common::runtime::{changes, clock};
+use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_dqn::pretrained::pretrained;
 use qscale_promote::promotion::{Burn, RoundState, RoundStatus};
@@ -172,6 +173,11 @@ async fn a_function_paused_during_the_watch_still_counts() {
     world.collector.client().flush().await.expect("connected");
     eventually_async("the version before", async || (world.in_use().await == Some((BASE, false))).then_some(())).await;
     assert!(promoter.stop().success(), "{}", world.logs());
+    let recorded = changes::since(&world.operator, Timestamp(0)).await.expect("readable");
+    let of_promoter = recorded.into_iter().filter(|change| change.user == "promoter").map(|change| change.record.expect("readable"));
+    let (kinds, names): (Vec<_>, Vec<_>) = of_promoter.map(|record| (record.kind, record.by)).unzip();
+    assert_eq!(kinds, [ChangeKind::TrialStarted, ChangeKind::TrialRolledBack]);
+    assert!(names.iter().all(|name| name.starts_with("promoter ")), "{names:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use super::bus::Bus;
 use super::nats_accounts::User;
+use super::signature::SigningKey;
 use crate::change::{ChangeKind, ChangeRecord, ChangedValue};
 use crate::contract::{Version, subject};
 use crate::time::Timestamp;
@@ -23,6 +24,7 @@ pub struct Author {
     user: User,
     by: Arc<str>,
     reason: Option<String>,
+    key: Option<SigningKey>,
     unrecorded: fn(&str),
 }
 
@@ -39,13 +41,19 @@ impl Author {
     /// The author `by`, who is connected over `bus` with the credential of `user`. A change that cannot be recorded is logged.
     #[must_use]
     pub fn new(bus: &Bus, user: User, by: &str) -> Self {
-        Self { bus: bus.clone(), user, by: by.into(), reason: None, unrecorded: |error| tracing::warn!("{error}") }
+        Self { bus: bus.clone(), user, by: by.into(), reason: None, key: None, unrecorded: |error| tracing::warn!("{error}") }
     }
 
     /// The same author, with the reason of the next changes.
     #[must_use]
     pub fn because(self, reason: Option<String>) -> Self {
         Self { reason, ..self }
+    }
+
+    /// The same author, who signs policies and models with `key`.
+    #[must_use]
+    pub fn signing(self, key: Option<SigningKey>) -> Self {
+        Self { key, ..self }
     }
 
     /// The same author; `report` gets the error if a change was made but not recorded.
@@ -70,6 +78,11 @@ impl Author {
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
+    }
+
+    /// Key with which the author signs.
+    pub(super) fn key(&self) -> Option<&SigningKey> {
+        self.key.as_ref()
     }
 
     /// Appends the replacement of the highest fencing token of `platform` to the record of changes.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::bus::{Bus, read_current};
+use super::signature::{PolicyReader, TrustConfig};
 use crate::contract::subject;
 use crate::control::Control;
 use crate::policy::ScalingPolicy;
@@ -86,13 +87,18 @@ pub async fn edit(
     anyhow::bail!("failed to write {key} of bucket {}: {EDITS} concurrent writes; try again", store.name)
 }
 
-/// All ScalingPolicies by key; an invalid one as its error.
+/// All ScalingPolicies by key; one that is invalid, or not signed as `trust` requires, as its error.
 ///
 /// # Errors
 /// When the bucket cannot be read.
-pub async fn policies(bus: &Bus) -> anyhow::Result<BTreeMap<String, Result<ScalingPolicy, String>>> {
+pub async fn policies(bus: &Bus, trust: &TrustConfig) -> anyhow::Result<BTreeMap<String, Result<ScalingPolicy, String>>> {
     let entries = all(&open(bus, subject::POLICY_BUCKET).await?).await?;
-    Ok(entries.into_iter().map(|(key, value)| (key, ScalingPolicy::from_json(&value).map_err(|error| error.to_string()))).collect())
+    let mut reader = PolicyReader::new(trust);
+    let read = |(key, value): (String, Vec<u8>)| {
+        let policy = reader.read(&key, &value);
+        (key, policy)
+    };
+    Ok(entries.into_iter().map(read).collect())
 }
 
 /// All controls by key.

@@ -29,6 +29,7 @@ pub use reader::{ModelReader, PointerChanges};
 use super::author::{Author, Made};
 use super::bus::Bus;
 use super::clock;
+use super::signature::{SignatureError, TrustConfig};
 use crate::change::{ChangeKind, ChangedValue};
 use crate::contract::subject;
 use crate::name::Name;
@@ -46,6 +47,7 @@ const VERSION: &str = "version";
 const VERSIONS_BEFORE: &str = "before";
 const ON_TRIAL: &str = "trial";
 const FINGERPRINT: &str = "fingerprint";
+const SIGNATURE: &str = "signature";
 
 /// The store of models.
 #[derive(Clone)]
@@ -53,6 +55,7 @@ pub struct ModelStore {
     bus: Bus,
     store: ObjectStore,
     stream: Stream,
+    trust: TrustConfig,
 }
 
 /// The version of a model that agents use.
@@ -84,6 +87,8 @@ pub struct StoredVersion {
     pub pushed: Option<Timestamp>,
     /// Fingerprint that the pushing program computed.
     pub fingerprint: Option<String>,
+    /// Public key with which it is signed, as the version says; readers check the signature.
+    pub signed_by: Option<String>,
 }
 
 /// Everything the store holds of one model.
@@ -107,6 +112,9 @@ pub enum ReadError {
     /// The bytes differ from those pushed.
     #[error("damaged in the model store: {0}")]
     Damaged(String),
+    /// The version is not signed as required.
+    #[error(transparent)]
+    Untrusted(#[from] SignatureError),
     /// The store does not answer; a later attempt may succeed.
     #[error("the model store does not answer: {0}")]
     Unavailable(String),
@@ -195,7 +203,13 @@ impl ModelStore {
         let named = || format!("object store {}; `qscale up` creates it", subject::MODEL_STORE);
         let store = bus.jetstream().get_object_store(subject::MODEL_STORE).await.with_context(named)?;
         let stream = bus.jetstream().get_stream(subject::model_stream()).await.with_context(named)?;
-        Ok(Self { bus: bus.clone(), store, stream })
+        Ok(Self { bus: bus.clone(), store, stream, trust: TrustConfig::default() })
+    }
+
+    /// The same store; versions that are not signed as `trust` requires cannot be read.
+    #[must_use]
+    pub fn trusting(self, trust: &TrustConfig) -> Self {
+        Self { trust: trust.clone(), ..self }
     }
 
     /// All models by name. Objects that belong to no model are ignored.
@@ -223,7 +237,7 @@ impl ModelStore {
     /// Read access with fewer rights.
     #[must_use]
     pub fn reader(&self) -> ModelReader {
-        ModelReader::new(&self.bus)
+        ModelReader::new(&self.bus, &self.trust)
     }
 
     /// The version of `name` in use, if any.
@@ -249,7 +263,7 @@ impl ModelStore {
         Ok(ModelPointer { revision: message.sequence, in_use })
     }
 
-    /// Stores `bytes` as the next version of `name` and returns its number. [`ModelStore::put_in_use`] has agents use it.
+    /// Stores `bytes` as the next version of `name`, signed if the author signs, and returns its number. [`ModelStore::put_in_use`] has agents use it.
     ///
     /// # Errors
     /// If the server refuses it or does not answer.
@@ -257,7 +271,10 @@ impl ModelStore {
         let models = self.all().await?;
         let last = models.get(name).and_then(|model| model.versions.keys().next_back().copied()).unwrap_or(0);
         let version = self.claim(name, last + 1).await?;
-        let metadata = HashMap::from([(FINGERPRINT.to_owned(), fingerprint.to_owned())]);
+        let mut metadata = HashMap::from([(FINGERPRINT.to_owned(), fingerprint.to_owned())]);
+        if let Some(key) = author.key() {
+            metadata.insert(SIGNATURE.to_owned(), key.sign_model(name, version, bytes));
+        }
         let object = ObjectMetadata { name: format!("{name}/{version}"), metadata, ..Default::default() };
         self.store.put(object, &mut &*bytes).await.with_context(|| format!("store model {name}@{version}"))?;
         let pushed = json!({ VERSION: version, "bytes": bytes.len(), FINGERPRINT: fingerprint });
@@ -475,6 +492,7 @@ impl StoredVersion {
             bytes: info.size,
             pushed: pushed.map(|at| clock::of_wall(Timestamp(at))),
             fingerprint: info.metadata.get(FINGERPRINT).cloned(),
+            signed_by: info.metadata.get(SIGNATURE).and_then(|signature| signature.split('.').next()).map(str::to_owned),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Changes of ScalingPolicies in their bucket. Owns the compare-and-set and the record of each change; must not decide what a policy says.
+//! Changes of ScalingPolicies in their bucket. Owns the compare-and-set, the signature and the record of each change;
+//! must not decide what a policy says.
 
 use anyhow::Context as _;
 use async_nats::jetstream::kv::Operation;
@@ -6,6 +7,7 @@ use serde_json::Value;
 
 use super::author::{Author, Made};
 use super::kv::{self, Edited};
+use super::signature;
 use crate::change::{ChangeKind, ChangedValue};
 use crate::contract::subject;
 use crate::name::FunctionId;
@@ -23,11 +25,11 @@ pub struct PolicyEdit {
     pub after: ScalingPolicy,
 }
 
-/// Replaces the ScalingPolicy of `function` by the result of `change`, which gets the stored value; an equal one is not written. `change` runs again after
-/// a concurrent write.
+/// Replaces the ScalingPolicy of `function` by the result of `change`, which gets the stored value. An equal one is
+/// written only if the author signs and it is not signed. `change` runs again after a concurrent write.
 ///
 /// # Errors
-/// Errors of `change`; those of [`kv::edit`].
+/// Errors of `change`; those of [`kv::edit`]; an author without a key does not replace a signed policy.
 pub async fn edit(
     author: &Author,
     function: &FunctionId,
@@ -39,7 +41,7 @@ pub async fn edit(
     let edited = kv::edit(&store, &function.tokens(), |current| {
         let after = change(current)?;
         let before = current.and_then(|value| ScalingPolicy::from_json(value).ok());
-        let write = (before.as_ref() != Some(&after)).then(|| after.to_json());
+        let write = stored_form(author, function, &after, before.as_ref(), current, now)?;
         policies = Some((before, after));
         Ok(write)
     })
@@ -79,6 +81,28 @@ pub async fn delete(author: &Author, function: &FunctionId, now: Timestamp) -> a
     };
     author.record(made, now).await;
     Ok(true)
+}
+
+/// The form in which `after` is to be stored in place of `current`; `None` if that is the same policy, and signed if
+/// the author signs.
+fn stored_form(
+    author: &Author,
+    function: &FunctionId,
+    after: &ScalingPolicy,
+    before: Option<&ScalingPolicy>,
+    current: Option<&[u8]>,
+    now: Timestamp,
+) -> anyhow::Result<Option<Vec<u8>>> {
+    let (key, same) = (function.tokens(), before == Some(after));
+    let Some(signer) = author.key() else {
+        anyhow::ensure!(
+            same || !current.is_some_and(signature::is_signed),
+            "policy {function} is signed, and the change is not: sign it with --sign-with FILE, or delete the policy first"
+        );
+        return Ok((!same).then(|| after.to_json()));
+    };
+    let signed = current.is_some_and(|current| signer.has_signed(&key, current));
+    Ok((!same || !signed).then(|| signer.sign_policy(&key, after, current, now)))
 }
 
 fn as_value(policy: &ScalingPolicy) -> Value {

@@ -14,6 +14,7 @@ use qscale_common::runtime::kv;
 use qscale_common::runtime::nats_accounts::{self, User};
 use qscale_common::runtime::private;
 use qscale_common::runtime::provision;
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_up::storage::Storage;
 use serde_json::json;
 
@@ -177,10 +178,11 @@ async fn list(locate: &Locate, state: &StateDir) -> anyhow::Result<()> {
             None
         }
     };
+    let trust = locate.trust().unwrap_or_default().policies;
     let mut table = Table::new(&["AGENT", "ACTS ON", "LAST ACTION"]);
     for agent in agents {
         let (functions, last) = match &bus {
-            Some(bus) => (acts_on(bus, &agent).await?.join(", "), last_action(bus, &agent).await?),
+            Some(bus) => (acts_on(bus, &trust, &agent).await?.join(", "), last_action(bus, &agent).await?),
             None => ("?".to_owned(), "?".to_owned()),
         };
         let tone = if functions.is_empty() { Tone::Plain } else { Tone::Good };
@@ -190,8 +192,8 @@ async fn list(locate: &Locate, state: &StateDir) -> anyhow::Result<()> {
 }
 
 /// Functions whose ScalingPolicy selects `agent`.
-async fn acts_on(bus: &Bus, agent: &Name) -> anyhow::Result<Vec<String>> {
-    let policies = kv::policies(bus).await?;
+async fn acts_on(bus: &Bus, trust: &TrustConfig, agent: &Name) -> anyhow::Result<Vec<String>> {
+    let policies = kv::policies(bus, trust).await?;
     Ok(policies
         .into_values()
         .filter_map(Result::ok)
@@ -222,7 +224,7 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
     output::line(format_args!("agent {agent} removed; {effect}"))?;
     // A warning only: without a running system the policies are unknown.
     if let Ok(bus) = locate.bus().await
-        && let Ok(functions) = acts_on(&bus, agent).await
+        && let Ok(functions) = acts_on(&bus, &locate.trust().unwrap_or_default().policies, agent).await
     {
         for function in functions {
             output::warn(format_args!(

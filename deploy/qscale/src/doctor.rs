@@ -6,7 +6,7 @@ use clap::Args;
 use qscale_up::doctor::{DoctorVerdict, Report, bus, machine, workloads};
 
 use crate::output::{self, Tone};
-use crate::system::{Locate, StateDir};
+use crate::system::{Locate, StateDir, SystemTrust};
 
 /// Output of the findings.
 #[derive(Debug, Args)]
@@ -53,7 +53,13 @@ async fn examine(locate: &Locate) -> Report {
     let functions =
         if addresses.is_some() || locate.platform.is_some() { workloads::platform(&mut report, locate.platform()).await } else { None };
     if let Some(bus) = &bus {
-        workloads::policies(&mut report, bus, functions.as_deref()).await;
+        match locate.trust() {
+            Ok(SystemTrust { policies, models }) => {
+                workloads::policies(&mut report, bus, &policies, functions.as_deref()).await;
+                workloads::models(&mut report, bus, &models).await;
+            }
+            Err(error) => report.fail("signatures", format!("{error:#}"), "start the system again with `qscale up`"),
+        }
         workloads::control(&mut report, bus).await;
     }
     report

@@ -23,7 +23,7 @@ use qscale_replay::policy::STORE_PREFIX;
 use serde_json::{Value, json};
 
 use self::reporter::Reporter;
-use crate::author::AuthorArgs;
+use crate::author::SignerArgs;
 use crate::output;
 use crate::system::Locate;
 
@@ -185,7 +185,8 @@ pub async fn run(locate: &Locate, arguments: FinetuneArgs) -> anyhow::Result<Exi
                         bail!("--candidate: {model}@{} is on trial; `qscale finetune {model} --once` follows it to its end", trial.version);
                     }
                     let store = ModelStore::open(&bus).await?;
-                    Some(store.push(&AuthorArgs::default().author(&bus), &model, &candidate.to_bytes(), &candidate.fingerprint()).await?)
+                    let author = SignerArgs::default().author(locate, &bus, &locate.trust()?.models)?;
+                    Some(store.push(&author, &model, &candidate.to_bytes(), &candidate.fingerprint()).await?)
                 }
             };
             once(&bus, &model, record, settings, candidate, json).await

@@ -10,6 +10,7 @@ use qscale_common::name::FunctionId;
 use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::operator::{self, RestoreAnswer, RestoreAnswers, Target};
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::runtime::{clock, kv};
 use qscale_common::time::Span;
 
@@ -100,7 +101,7 @@ pub async fn freeze(locate: &Locate, arguments: FreezeArgs) -> anyhow::Result<()
 
 /// Warns about functions without a ScalingPolicy: freezing them is allowed but likely a typing error.
 async fn warn_of_unknown(bus: &Bus, targets: &TargetArgs) -> anyhow::Result<()> {
-    let policies = if targets.functions.is_empty() { return Ok(()) } else { kv::policies(bus).await? };
+    let policies = if targets.functions.is_empty() { return Ok(()) } else { kv::policies(bus, &TrustConfig::default()).await? };
     for function in targets.functions.iter().filter(|function| !policies.contains_key(&function.tokens())) {
         output::warn(format_args!("policy {function} does not exist, so nothing scales it"));
     }
@@ -167,7 +168,7 @@ async fn affected(bus: &Bus, targets: &TargetArgs) -> anyhow::Result<BTreeSet<Fu
     if !targets.all {
         return Ok(targets.functions.iter().cloned().collect());
     }
-    let policies = kv::policies(bus).await?;
+    let policies = kv::policies(bus, &TrustConfig::default()).await?;
     Ok(policies.into_values().filter_map(Result::ok).map(|policy| policy.function()).collect())
 }
 

@@ -12,6 +12,7 @@ mod finetune;
 mod freeze_restore;
 mod function;
 mod help;
+mod key;
 mod model;
 mod output;
 mod period;
@@ -87,6 +88,9 @@ enum Command {
     /// Store trained models, select the version in use, and show them
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Make and show keys that sign policies and models
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Fine-tune the model in use on recordings; a candidate must pass gates to replace it
     Finetune(Box<finetune::FinetuneArgs>),
     /// Test the GPU in a separate process
@@ -150,6 +154,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Validate(arguments) => return validate::run(locate, arguments).await,
         Command::Agent(command) => agent::run(locate, command).await?,
         Command::Model(command) => model::run(locate, command).await?,
+        Command::Key(command) => key::run(&command)?,
         Command::Freeze(arguments) => freeze_restore::freeze(locate, arguments).await?,
         Command::Unfreeze(arguments) => freeze_restore::unfreeze(locate, arguments).await?,
         Command::Restore(arguments) => freeze_restore::restore(locate, arguments).await?,

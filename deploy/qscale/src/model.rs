@@ -19,7 +19,7 @@ use qscale_replay::policy::load_model;
 use serde_json::{Value, json};
 
 use self::card::{Card, size};
-use crate::author::AuthorArgs;
+use crate::author::{AuthorArgs, SignerArgs};
 use crate::output::{self, Cell, Table, Tone};
 use crate::system::Locate;
 
@@ -71,7 +71,7 @@ pub enum ModelCommand {
         #[arg(long = "use")]
         put_in_use: bool,
         #[command(flatten)]
-        author: AuthorArgs,
+        signer: SignerArgs,
     },
     /// Put a version in use: agents configured with model = store:NAME switch to it
     #[command(after_help = "Examples:
@@ -149,7 +149,7 @@ pub async fn run(locate: &Locate, command: ModelCommand) -> anyhow::Result<()> {
     match command {
         ModelCommand::List { json } => list(locate, json).await,
         ModelCommand::Show { model, json } => show(locate, &model, json).await,
-        ModelCommand::Push { name, file, put_in_use, author } => push(locate, &name, &file, put_in_use, author).await,
+        ModelCommand::Push { name, file, put_in_use, signer } => push(locate, &name, &file, put_in_use, signer).await,
         ModelCommand::Use { model, author } => use_version(locate, &model, author).await,
         ModelCommand::Rollback { name, author } => roll_back(locate, &name, author).await,
         ModelCommand::Join { model, specialist, file } => join(&model, &specialist, &file),
@@ -163,7 +163,7 @@ async fn store(locate: &Locate) -> anyhow::Result<ModelStore> {
 
 async fn writable(locate: &Locate, author: AuthorArgs) -> anyhow::Result<(ModelStore, Author)> {
     let bus = locate.bus().await?;
-    Ok((ModelStore::open(&bus).await?, author.author(&bus)))
+    Ok((ModelStore::open(&bus).await?.trusting(&locate.trust()?.models), author.author(&bus)))
 }
 
 async fn list(locate: &Locate, json: bool) -> anyhow::Result<()> {
@@ -214,6 +214,7 @@ impl Row<'_> {
             "bytes": self.stored.bytes,
             "pushed": self.stored.pushed.map(|at| at.to_string()),
             "fingerprint": self.stored.fingerprint,
+            "signed_by": self.stored.signed_by,
         })
     }
 }
@@ -258,13 +259,14 @@ fn checkpoint(bytes: &[u8]) -> anyhow::Result<Checkpoint> {
     Ok(Checkpoint::from_bytes(bytes)?)
 }
 
-async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool, author: AuthorArgs) -> anyhow::Result<()> {
+async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool, signer: SignerArgs) -> anyhow::Result<()> {
     let checkpoint = load_model(file)?;
     checkpoint.check().with_context(|| format!("model {}", file.display()))?;
     if checkpoint.training.is_some() {
         output::warn(format_args!("{} contains the training state; agents need only model.dqn in the same folder", file.display()));
     }
-    let (store, author) = writable(locate, author).await?;
+    let bus = locate.bus().await?;
+    let (store, author) = (ModelStore::open(&bus).await?, signer.author(locate, &bus, &locate.trust()?.models)?);
     let version = store.push(&author, name, &checkpoint.to_bytes(), &checkpoint.fingerprint()).await?;
     Card::new(format!("{name}@{version}"), &checkpoint).print()?;
     if put_in_use {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Subcommand, ValueEnum};
 use qscale_common::contract::subject;
 use qscale_common::control::{self, Control};
@@ -18,9 +18,10 @@ use qscale_common::runtime::clock;
 use qscale_common::runtime::files::{self, MAX_DOCUMENT};
 use qscale_common::runtime::kv::{self, Edited};
 use qscale_common::runtime::policies;
+use qscale_common::runtime::signature::{PolicyReader, TrustConfig};
 use qscale_common::time::Span;
 
-use crate::author::AuthorArgs;
+use crate::author::{AuthorArgs, SignerArgs};
 use crate::function;
 use crate::output::{self, Cell, Table, Tone};
 use crate::system::Locate;
@@ -48,7 +49,7 @@ pub enum PolicyCommand {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
-        author: AuthorArgs,
+        signer: SignerArgs,
     },
     /// Print a ScalingPolicy as YAML for `apply`
     Get {
@@ -82,7 +83,7 @@ pub enum PolicyCommand {
         #[arg(required = true, value_name = "FIELD=VALUE")]
         changes: Vec<Change>,
         #[command(flatten)]
-        author: AuthorArgs,
+        signer: SignerArgs,
     },
     /// Print the JSON Schema of a ScalingPolicy
     Schema,
@@ -114,25 +115,25 @@ impl From<FormatArg> for Format {
 /// Runs the command.
 pub async fn run(locate: &Locate, command: PolicyCommand) -> anyhow::Result<()> {
     match command {
-        PolicyCommand::Apply { files, format, dry_run, author } => {
-            apply(locate, &files, format.map(Format::from), (!dry_run).then_some(author)).await
+        PolicyCommand::Apply { files, format, dry_run, signer } => {
+            apply(locate, &files, format.map(Format::from), (!dry_run).then_some(signer)).await
         }
         PolicyCommand::Get { function, json } => get(&locate.bus().await?, &function, json).await,
-        PolicyCommand::List { json } => list(&locate.bus().await?, json).await,
+        PolicyCommand::List { json } => list(&locate.bus().await?, &locate.trust()?.policies, json).await,
         PolicyCommand::Delete { functions, author } => delete(&author.author(&locate.bus().await?), &functions).await,
-        PolicyCommand::Set { function, changes, author } => set(locate, &function, &changes, author).await,
+        PolicyCommand::Set { function, changes, signer } => set(locate, &function, &changes, signer).await,
         PolicyCommand::Schema => output::json(&qscale_common::schema::policy()),
         PolicyCommand::Example => output::line(EXAMPLE.trim_end()),
     }
 }
 
-/// Applies the policies of `files`; without an author it only prints what would change.
-async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, author: Option<AuthorArgs>) -> anyhow::Result<()> {
+/// Applies the policies of `files`; without a signer it only prints what would change.
+async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, signer: Option<SignerArgs>) -> anyhow::Result<()> {
     let policies = read_all(files, format)?;
     let bus = locate.bus().await?;
     check_platform(locate, policies.iter()).await?;
     warn_of_unlikely_values(&policies);
-    let author = author.map(|author| author.author(&bus));
+    let author = signer.map(|signer| signer.author(locate, &bus, &locate.trust()?.policies)).transpose()?;
     let store = kv::open(&bus, subject::POLICY_BUCKET).await?;
     for policy in &policies {
         let function = policy.function();
@@ -159,7 +160,10 @@ fn print_edit(policy: &ScalingPolicy, edited: Option<Edited>, before: Option<&Sc
     let is_new = edited.map_or(before.is_none(), |edited| matches!(edited, Edited::Created { .. }));
     match before {
         _ if is_new => output::line(format_args!("policy {function} {would}created: {}", summary(policy))),
-        Some(before) if before == policy => output::line(format_args!("policy {function} unchanged")),
+        Some(before) if before == policy && !matches!(edited, Some(Edited::Changed { .. })) => {
+            output::line(format_args!("policy {function} unchanged"))
+        }
+        Some(before) if before == policy => output::line(format_args!("policy {function} signed")),
         Some(before) => output::line(format_args!("policy {function} {would}changed: {}", text::differences(before, policy).join(", "))),
         None => output::line(format_args!("policy {function} {would}changed: the previous one was invalid")),
     }
@@ -265,11 +269,11 @@ fn no_policy(function: &FunctionId) -> String {
     format!("policy {function} does not exist; `qscale policy list` lists the existing ones")
 }
 
-async fn list(bus: &Bus, json: bool) -> anyhow::Result<()> {
-    let policies = kv::policies(bus).await?;
+async fn list(bus: &Bus, trust: &TrustConfig, json: bool) -> anyhow::Result<()> {
+    let policies = kv::policies(bus, trust).await?;
     let invalid = policies.iter().filter_map(|(key, policy)| policy.as_ref().err().map(|error| (key, error)));
     for (key, error) in invalid {
-        output::warn(format_args!("policy {key} is invalid and ignored: {}", output::clean(error)));
+        output::warn(format_args!("policy {key} is refused: {}; services keep the one that they read before", output::clean(error)));
     }
     let valid: Vec<&ScalingPolicy> = policies.values().filter_map(|policy| policy.as_ref().ok()).collect();
     if json {
@@ -336,12 +340,15 @@ async fn delete(author: &Author, functions: &[FunctionId]) -> anyhow::Result<()>
     if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\nerror: ")) }
 }
 
-async fn set(locate: &Locate, function: &FunctionId, changes: &[Change], author: AuthorArgs) -> anyhow::Result<()> {
+async fn set(locate: &Locate, function: &FunctionId, changes: &[Change], signer: SignerArgs) -> anyhow::Result<()> {
     let bus = locate.bus().await?;
     let store = kv::open(&bus, subject::POLICY_BUCKET).await?;
+    let trust = locate.trust()?.policies;
     let change = |current: Option<&[u8]>| {
         let value = current.with_context(|| no_policy(function))?;
-        let before = ScalingPolicy::from_json(value).with_context(|| format!("policy {function} is invalid; apply it again"))?;
+        // What another program wrote must not be signed along with the change.
+        let before = PolicyReader::new(&trust).read(&function.tokens(), value);
+        let before = before.map_err(|error| anyhow!("policy {function} cannot be changed, apply it again: {error}"))?;
         let after = text::changed(&before, changes)?;
         anyhow::Ok((before, after))
     };
@@ -351,7 +358,8 @@ async fn set(locate: &Locate, function: &FunctionId, changes: &[Change], author:
         check_platform(locate, std::iter::once(&after)).await?;
     }
     warn_of_unlikely_values(std::slice::from_ref(&after));
-    let edit = policies::edit(&author.author(&bus), function, |current| Ok(change(current)?.1), clock::now()).await?;
+    let author = signer.author(locate, &bus, &trust)?;
+    let edit = policies::edit(&author, function, |current| Ok(change(current)?.1), clock::now()).await?;
     print_edit(&edit.after, Some(edit.edited), edit.before.as_ref())?;
     warn_of_missing_functions(locate, std::iter::once(&edit.after)).await;
     Ok(())

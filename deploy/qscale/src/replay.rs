@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::runtime::{clock, kv};
 use qscale_replay::policy::load_model;
 use qscale_replay::replay::{Match, ReplayWith, ReplayedDecision, replay};
@@ -101,7 +102,7 @@ pub async fn run(locate: &Locate, arguments: ReplayArgs) -> anyhow::Result<ExitC
 }
 
 async fn with_policies(bus: &Bus) -> anyhow::Result<Vec<FunctionId>> {
-    let policies = kv::policies(bus).await?;
+    let policies = kv::policies(bus, &TrustConfig::default()).await?;
     let functions: Vec<FunctionId> = policies.into_values().filter_map(Result::ok).map(|policy| policy.function()).collect();
     ensure!(!functions.is_empty(), "--all: no function has a ScalingPolicy; create one with `qscale policy apply`");
     Ok(functions)

@@ -10,8 +10,9 @@ use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::nats_accounts::User;
 use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::runtime::signature::{PublicKey, SigningKey, TrustConfig};
 use qscale_replay::SettingsFolder;
-pub use qscale_up::state_dir::StateDir;
+pub use qscale_up::state_dir::{StateDir, SystemTrust};
 
 /// Timeout of requests to servers.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -32,6 +33,9 @@ pub struct Locate {
     /// File with the token of that API [default: the one that a platform of this user has noted]
     #[arg(long, global = true, env = "QSCALE_TOKEN_FILE", value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
+    /// Public keys of which one must have signed policies and models, separated by commas [default: those of the system in the state folder]
+    #[arg(long, global = true, env = "QSCALE_TRUSTED_KEYS", value_name = "KEYS", value_delimiter = ',', hide_default_value = true)]
+    pub trusted_keys: Vec<PublicKey>,
 }
 
 impl Locate {
@@ -90,6 +94,23 @@ impl Locate {
         let client = self.bus_config()?.connect_once("qscale", ANSWER_WITHIN).await?;
         qscale_common::runtime::provision::check_server(&client)?;
         Ok(Bus::of_client(client, "/qscale/operator"))
+    }
+
+    /// Keys that the system trusts.
+    pub fn trust(&self) -> anyhow::Result<SystemTrust> {
+        if !self.trusted_keys.is_empty() {
+            let trust = TrustConfig::of(self.trusted_keys.clone());
+            return Ok(SystemTrust { policies: trust.clone(), models: trust });
+        }
+        if self.nats.is_some() {
+            return Ok(SystemTrust::default());
+        }
+        Ok(self.state()?.addresses()?.trust)
+    }
+
+    /// The operator's key in the state folder, if there is one.
+    pub fn signing_key(&self) -> anyhow::Result<Option<SigningKey>> {
+        if self.nats.is_some() { Ok(None) } else { self.state()?.signing_key(&User::Operator) }
     }
 
     /// Client of the local platform.

@@ -30,7 +30,7 @@ use super::plan::{Plan, PlannedFunction, copy_of};
 use super::supervisor::{HealthCheck, KILLED, Service, Status, Statuses, Supervisor};
 use super::{Backend, say, sibling_program};
 use crate::repair;
-use crate::state_dir::{Addresses, StateDir, find_nats_server};
+use crate::state_dir::{Addresses, StateDir, SystemTrust, find_nats_server};
 use crate::storage::Storage;
 
 /// Name of the platform, local or simulated.
@@ -108,6 +108,7 @@ impl RunningSystem {
             health,
             pid: std::process::id(),
             clock: (plan.clock_rate.speed() > 1).then(|| plan.clock_rate.to_string()),
+            trust: if plan.require_signatures { state.own_trust()? } else { SystemTrust::default() },
         };
         let (backend, clock_rate) = (plan.backend, plan.clock_rate);
         let supervisor = Supervisor::new();
@@ -128,25 +129,35 @@ impl RunningSystem {
             Backend::Local => self.add_functions(&platform, &bus, plan).await?,
             Backend::Sim => self.add_simulated(&platform, plan).await?,
         }
-        write_policies(&author(&bus), &plan.functions).await?;
+        write_policies(&self.author(&bus)?, &plan.functions).await?;
         let plural = if plan.agents.len() > 1 { "s" } else { "" };
         self.say(&format!("[4/6] collector, actuator, promoter, agent{plural} {}", names(plan)));
         let platform_address = &self.addresses.platform;
         let flush_interval = Span(STORE_INTERVAL.saturating_mul(self.clock_rate.speed()).min(MAX_INTERVAL));
         let token_file = self.state.platform_token();
-        let actuator = json!({ "platform": { "address": platform_address, "token_file": token_file }, "flush_interval": flush_interval });
+        let SystemTrust { policies, models } = &self.addresses.trust;
+        let actuator = json!({
+            "platform": { "address": platform_address, "token_file": token_file },
+            "flush_interval": flush_interval,
+            "trust": policies,
+        });
         self.start_service("actuator", "actuator", "qscale-actuator", &actuator).await?;
         let mut source = json!({ "url": format!("http://{platform_address}/metrics") });
         if self.backend == Backend::Sim {
             source["max_body_mib"] = json!(METRICS_MIB);
         }
-        self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source } })).await?;
-        let promoter = json!({ "platform": platform_address, "token_file": token_file });
+        self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source }, "trust": policies }))
+            .await?;
+        let mut promoter = json!({ "platform": platform_address, "token_file": token_file, "trust": models });
+        if models.is_required() {
+            promoter["signing_key_file"] = json!(self.state.signing_key_file(&User::Promoter));
+        }
         self.start_service("promoter", "promoter", "qscale-promoter", &promoter).await?;
         for (agent, configuration) in &plan.agents {
             let service = format!("agent-{agent}");
             let mut configuration = configuration.clone();
             configuration.insert("agent".to_owned(), json!(agent));
+            configuration.insert("trust".to_owned(), json!(models));
             self.start_service(&service, &service, "qscale-agent", &configuration.into()).await?;
         }
         private::write(&self.state.join("addresses.json"), &serde_json::to_vec_pretty(&self.addresses)?)?;
@@ -208,6 +219,13 @@ impl RunningSystem {
         Ok(())
     }
 
+    /// The author of the changes that the start of a system makes.
+    fn author(&self, bus: &Bus) -> anyhow::Result<Author> {
+        let by = format!("{} (qscale up)", author::user_name());
+        let author = Author::new(bus, User::Operator, &by).reporting(|error| say(&format!("warning: {error}")));
+        Ok(author.signing(self.state.signing_key(&User::Operator)?))
+    }
+
     /// Folder of the streams.
     fn store(&self) -> PathBuf {
         self.state.store(self.backend)
@@ -245,7 +263,7 @@ impl RunningSystem {
 
     /// Adds the functions with the allocations of their files.
     async fn add_functions(&self, platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
-        remove_left_copy(platform, bus, plan).await?;
+        remove_left_copy(platform, &self.author(bus)?, plan).await?;
         for planned in &plan.functions {
             self.say(&format!("[3/6] function {} ({})", planned.id, planned.spec.program()));
             platform.add(&planned.spec).await.with_context(|| format!("function {}", planned.id))?;
@@ -462,12 +480,6 @@ pub fn search_path(program: &Path) -> String {
     }
 }
 
-/// The author of the changes that the start of a system makes.
-fn author(bus: &Bus) -> Author {
-    let by = format!("{} (qscale up)", author::user_name());
-    Author::new(bus, User::Operator, &by).reporting(|error| say(&format!("warning: {error}")))
-}
-
 async fn write_policies(author: &Author, functions: &[PlannedFunction]) -> anyhow::Result<()> {
     for planned in functions {
         policies::edit(author, &planned.id, |_| Ok(planned.policy.clone()), clock::now()).await.context("failed to write a policy")?;
@@ -476,12 +488,12 @@ async fn write_policies(author: &Author, functions: &[PlannedFunction]) -> anyho
 }
 
 /// Removes the copy of an earlier run with `--versus`, unless this run has one.
-async fn remove_left_copy(platform: &PlatformClient, bus: &Bus, plan: &Plan) -> anyhow::Result<()> {
+async fn remove_left_copy(platform: &PlatformClient, author: &Author, plan: &Plan) -> anyhow::Result<()> {
     let [only] = plan.functions.as_slice() else { return Ok(()) };
     let Ok(copy) = copy_of(&only.spec) else { return Ok(()) };
     if platform.get(&copy.id()).await.is_ok() {
         platform.delete(&copy.id()).await.with_context(|| format!("function {}", copy.id()))?;
-        policies::delete(&author(bus), &copy.id(), clock::now()).await?;
+        policies::delete(author, &copy.id(), clock::now()).await?;
     }
     Ok(())
 }

@@ -83,6 +83,9 @@ pub struct UpOptions {
     /// Seed of the arrivals
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
+    /// Refuse ScalingPolicies and models that are not signed. Makes the keys of operator and promoter in the folder `keys` of the state folder
+    #[arg(long)]
+    pub require_signatures: bool,
     /// Print the summary as one JSON object on standard output
     #[arg(long)]
     pub json: bool,

@@ -58,6 +58,8 @@ pub struct Plan {
     pub load_description: String,
     /// The part of the trace that is played, if there is a trace.
     pub trace: Option<String>,
+    /// Whether policies and models must be signed.
+    pub require_signatures: bool,
 }
 
 impl Plan {
@@ -96,7 +98,8 @@ impl Plan {
             configuration.insert("model".to_owned(), json!(model));
         }
         let LoadWords { short: load_description, trace } = words;
-        Ok(Self { functions, backend: arguments.backend, clock_rate, agents, load, load_description, trace })
+        let require_signatures = arguments.require_signatures;
+        Ok(Self { functions, backend: arguments.backend, clock_rate, agents, load, load_description, trace, require_signatures })
     }
 }
 

@@ -13,6 +13,7 @@ use qscale_common::runtime::lock::{self, FileLock};
 use qscale_common::runtime::nats_accounts::User;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::platform::token::TOKEN_FILE;
+use qscale_common::runtime::signature::{SigningKey, TrustConfig};
 use qscale_common::runtime::{http, private};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// File of a state folder that holds every user's password.
 const CREDENTIALS: &str = "credentials.json";
+/// Folder of a state folder with the seeds of the keys that sign.
+const KEYS: &str = "keys";
 
 /// Addresses of a running system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +47,18 @@ pub struct Addresses {
     /// Speed and origin of its clock, if it is not real time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<String>,
+    /// Keys of which one must have signed policies and models, if signatures are required.
+    #[serde(default)]
+    pub trust: SystemTrust,
+}
+
+/// Keys that a system trusts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SystemTrust {
+    /// Keys of ScalingPolicies.
+    pub policies: TrustConfig,
+    /// Keys of models.
+    pub models: TrustConfig,
 }
 
 /// The folder of one system.
@@ -138,6 +153,37 @@ impl StateDir {
     /// File that holds one user's password, for the configuration of a service.
     pub fn password_file(&self, user: &str) -> PathBuf {
         self.0.join("credentials").join(user)
+    }
+
+    /// File that holds the seed of the key with which `user` signs. It exists once signatures were required.
+    pub fn signing_key_file(&self, user: &User) -> PathBuf {
+        self.join(KEYS).join(user.name())
+    }
+
+    /// The key with which `user` signs, if it was made.
+    ///
+    /// # Errors
+    /// When the file of the key cannot be read.
+    pub fn signing_key(&self, user: &User) -> anyhow::Result<Option<SigningKey>> {
+        let path = self.signing_key_file(user);
+        path.exists().then(|| SigningKey::read(&path)).transpose()
+    }
+
+    /// Trust in the keys of this folder: policies by the operator, models by operator and promoter. Missing keys are made.
+    ///
+    /// # Errors
+    /// When a key cannot be read or written.
+    pub fn own_trust(&self) -> anyhow::Result<SystemTrust> {
+        private::folder(&self.join(KEYS))?;
+        let public = |user: &User| {
+            let key = match self.signing_key(user)? {
+                Some(key) => key,
+                None => SigningKey::create(&self.signing_key_file(user))?,
+            };
+            anyhow::Ok(key.public_key())
+        };
+        let (operator, promoter) = (public(&User::Operator)?, public(&User::Promoter)?);
+        Ok(SystemTrust { policies: TrustConfig::of([operator.clone()]), models: TrustConfig::of([operator, promoter]) })
     }
 
     /// Client of the platform of this folder, whose API is at one of `addresses`.

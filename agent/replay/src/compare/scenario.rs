@@ -10,6 +10,7 @@ use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::kv;
 use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_policies::{History, Policy};
 use qscale_sim::{FunctionProfile, Gateway};
 
@@ -101,7 +102,7 @@ impl RecordedScenario {
 async fn scaling_policy(bus: &Bus, last: &State) -> anyhow::Result<(ScalingPolicy, Vec<String>)> {
     let function = last.function();
     let mut remarks = Vec::new();
-    let mut policy = match kv::policies(bus).await?.remove(&function.tokens()) {
+    let mut policy = match kv::policies(bus, &TrustConfig::default()).await?.remove(&function.tokens()) {
         Some(Ok(policy)) => policy,
         Some(Err(error)) => {
             remarks.push(format!("the guard has default rules: the ScalingPolicy cannot be read: {error}"));

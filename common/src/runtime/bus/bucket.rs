@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Bus;
 use crate::contract::subject;
 use crate::policy::ScalingPolicy;
+use crate::runtime::signature::{PolicyReader, TrustConfig};
 
 /// Entries of a bucket by key; `None` until it was read once.
 pub type Bucket<T> = watch::Receiver<Option<Arc<BTreeMap<String, Arc<T>>>>>;
@@ -31,7 +32,7 @@ impl Bus {
     pub fn watch_bucket<T: Send + Sync + 'static>(
         &self,
         bucket: &'static str,
-        parse: fn(&str, &[u8]) -> Result<T, String>,
+        parse: impl FnMut(&str, &[u8]) -> Result<T, String> + Send + 'static,
         token: CancellationToken,
     ) -> Bucket<T> {
         let (sender, receiver) = watch::channel(None);
@@ -68,22 +69,22 @@ impl Bus {
         }
     }
 
-    /// Watches the ScalingPolicies; the key is `<namespace>.<function>`.
+    /// Watches the ScalingPolicies that are signed as `trust` requires; the key is `<namespace>.<function>`.
     #[must_use]
-    pub fn watch_policies(&self, token: CancellationToken) -> Bucket<ScalingPolicy> {
-        self.watch_bucket(subject::POLICY_BUCKET, parse_policy, token)
+    pub fn watch_policies(&self, trust: &TrustConfig, token: CancellationToken) -> Bucket<ScalingPolicy> {
+        let mut reader = PolicyReader::new(trust);
+        self.watch_bucket(subject::POLICY_BUCKET, move |key, value| reader.read(key, value), token)
     }
 }
 
-fn parse_policy(key: &str, value: &[u8]) -> Result<ScalingPolicy, String> {
-    let policy = ScalingPolicy::from_json(value).map_err(|error| error.to_string())?;
-    let expected = policy.function().tokens();
-    if key == expected { Ok(policy) } else { Err(format!("the policy is for {expected}, its key is {key}")) }
-}
+/// Parses the value of a key.
+trait Parse<T>: FnMut(&str, &[u8]) -> Result<T, String> {}
 
-struct BucketState<T> {
+impl<T, P: FnMut(&str, &[u8]) -> Result<T, String>> Parse<T> for P {}
+
+struct BucketState<T, P> {
     bucket: &'static str,
-    parse: fn(&str, &[u8]) -> Result<T, String>,
+    parse: P,
     /// Time at which the bucket was created: another one of the same name has another history.
     created: Option<DateTime>,
     entries: BTreeMap<String, Arc<T>>,
@@ -94,7 +95,7 @@ struct BucketState<T> {
 type Sender<T> = watch::Sender<Option<Arc<BTreeMap<String, Arc<T>>>>>;
 
 /// Reads the bucket and follows its changes until the next resynchronisation.
-async fn follow<T>(bus: &Bus, seen: &mut BucketState<T>, sender: &Sender<T>) -> anyhow::Result<()> {
+async fn follow<T>(bus: &Bus, seen: &mut BucketState<T, impl Parse<T>>, sender: &Sender<T>) -> anyhow::Result<()> {
     let store: Store = bus.jetstream().get_key_value(seen.bucket).await.context("open")?;
     // Every subject of the bucket has one last message: a value or a deletion marker.
     let status = store.status().await.context("status")?;
@@ -132,7 +133,7 @@ async fn follow<T>(bus: &Bus, seen: &mut BucketState<T>, sender: &Sender<T>) -> 
 }
 
 /// Reads the current entries of the bucket; returns their keys.
-async fn initial<T>(seen: &mut BucketState<T>, watch: &mut Watch, pending: u64) -> anyhow::Result<BTreeSet<String>> {
+async fn initial<T>(seen: &mut BucketState<T, impl Parse<T>>, watch: &mut Watch, pending: u64) -> anyhow::Result<BTreeSet<String>> {
     let mut keys = BTreeSet::new();
     read_current(watch, pending, |entry| {
         if matches!(entry.operation, Operation::Put) {
@@ -158,7 +159,7 @@ pub(in crate::runtime) async fn read_current(watch: &mut Watch, keys: u64, mut v
     Ok(())
 }
 
-fn publish<T>(seen: &BucketState<T>, sender: &Sender<T>) {
+fn publish<T, P>(seen: &BucketState<T, P>, sender: &Sender<T>) {
     sender.send_if_modified(|current| {
         let same = current.as_ref().is_some_and(|map| {
             map.len() == seen.entries.len() && map.iter().zip(&seen.entries).all(|(old, new)| old.0 == new.0 && Arc::ptr_eq(old.1, new.1))
@@ -170,7 +171,7 @@ fn publish<T>(seen: &BucketState<T>, sender: &Sender<T>) {
     });
 }
 
-impl<T> BucketState<T> {
+impl<T, P: Parse<T>> BucketState<T, P> {
     /// Applies one change; returns whether anything changed.
     fn take(&mut self, entry: Entry) -> bool {
         if self.revisions.get(&entry.key).is_some_and(|known| *known >= entry.revision) {
@@ -186,7 +187,7 @@ impl<T> BucketState<T> {
                 true
             }
             Err(reason) => {
-                tracing::warn!(bucket = self.bucket, key = entry.key, reason, "entry cannot be parsed; keeping the previous one");
+                tracing::warn!(bucket = self.bucket, key = entry.key, reason, "entry is refused; keeping the previous one");
                 false
             }
         }

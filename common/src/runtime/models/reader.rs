@@ -1,5 +1,5 @@
 //! Read access to the model store with the few rights of an agent: no JetStream API, only direct gets and notices of changes. Owns the reading of objects and
-//! their integrity check; must not write.
+//! the check of their integrity and signature; must not write.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 
-use super::{InUse, PointerError, ReadError, object_subject, parse_pointer, pointer_object};
+use super::{InUse, PointerError, ReadError, SIGNATURE, object_subject, parse_pointer, pointer_object};
 use crate::contract::subject;
 use crate::name::Name;
 use crate::runtime::bus::{Bus, RetainedMessage, Start};
+use crate::runtime::signature::TrustConfig;
 
 /// Timeout for reading one object.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,13 +24,14 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct ModelReader {
     bus: Bus,
+    trust: TrustConfig,
 }
 
 impl ModelReader {
-    /// A reader over `bus`.
+    /// A reader over `bus` of the versions that are signed as `trust` requires.
     #[must_use]
-    pub fn new(bus: &Bus) -> Self {
-        Self { bus: bus.clone() }
+    pub fn new(bus: &Bus, trust: &TrustConfig) -> Self {
+        Self { bus: bus.clone(), trust: trust.clone() }
     }
 
     /// The version of `name` in use, if any.
@@ -54,12 +56,14 @@ impl ModelReader {
     /// Distinguishes whether another attempt may succeed.
     pub async fn read(&self, name: &Name, version: u64, max_bytes: usize) -> Result<Vec<u8>, ReadError> {
         let timeout = || ReadError::Unavailable(format!("timeout after {READ_TIMEOUT:?}"));
-        tokio::time::timeout(READ_TIMEOUT, self.read_object(&format!("{name}/{version}"), max_bytes))
-            .await
-            .unwrap_or_else(|_| Err(timeout()))
+        let object = format!("{name}/{version}");
+        let read = self.read_object(&object, max_bytes);
+        let (info, bytes) = tokio::time::timeout(READ_TIMEOUT, read).await.unwrap_or_else(|_| Err(timeout()))?;
+        self.trust.check_model(name, version, &bytes, info.metadata.get(SIGNATURE).map(String::as_str))?;
+        Ok(bytes)
     }
 
-    async fn read_object(&self, object: &str, max_bytes: usize) -> Result<Vec<u8>, ReadError> {
+    async fn read_object(&self, object: &str, max_bytes: usize) -> Result<(ObjectInfo, Vec<u8>), ReadError> {
         let unavailable = |error: anyhow::Error| ReadError::Unavailable(format!("{error:#}"));
         let found =
             self.bus.last_in(&subject::model_stream(), &object_subject(object)).await.map_err(unavailable)?.ok_or(ReadError::Absent)?;
@@ -80,7 +84,7 @@ impl ModelReader {
             self.bus.read_retained(&subject::model_stream(), &chunks, Start::Sequence(1), add).await.map_err(unavailable)?;
         }
         check(&info, &bytes)?;
-        Ok(bytes)
+        Ok((info, bytes))
     }
 
     /// Notices of changes of the version of `name` in use. Those during an interruption of the connection are lost.

@@ -14,9 +14,12 @@ use qscale_common::runtime::clock;
 use qscale_common::runtime::http;
 use qscale_common::runtime::kv;
 use qscale_common::runtime::lease::Lease;
+use qscale_common::runtime::models::{ModelReader, ModelStore};
 use qscale_common::runtime::platform::PlatformClient;
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::text;
 use qscale_common::time::Timestamp;
+use qscale_dqn::checkpoint::MAX_BYTES;
 
 use super::report::Report;
 use crate::state_dir::{Addresses, StateDir, conditions};
@@ -151,8 +154,8 @@ fn replicas(report: &mut Report, function: &FunctionStatus) {
 }
 
 /// Checks that ScalingPolicies are valid and have a function, fresh States and a deciding agent.
-pub async fn policies(report: &mut Report, bus: &Bus, functions: Option<&[FunctionStatus]>) {
-    let policies = match kv::policies(bus).await {
+pub async fn policies(report: &mut Report, bus: &Bus, trust: &TrustConfig, functions: Option<&[FunctionStatus]>) {
+    let policies = match kv::policies(bus, trust).await {
         Ok(policies) => policies,
         Err(error) => return report.fail("policies", format!("{error:#}"), "run `qscale up`, which creates the bucket"),
     };
@@ -171,7 +174,7 @@ pub async fn policies(report: &mut Report, bus: &Bus, functions: Option<&[Functi
                 let name = key.replacen('.', "/", 1);
                 report.fail(
                     format!("policy {name}"),
-                    format!("invalid: {error}"),
+                    format!("refused: {error}"),
                     format!("apply it again, or `qscale policy delete {name}`"),
                 );
             }
@@ -183,6 +186,31 @@ pub async fn policies(report: &mut Report, bus: &Bus, functions: Option<&[Functi
             "has no ScalingPolicy, so it is not scaled",
             "qscale policy example > policy.yaml; qscale policy apply policy.yaml",
         );
+    }
+}
+
+/// Checks that agents accept the models in use, if `trust` requires signatures.
+pub async fn models(report: &mut Report, bus: &Bus, trust: &TrustConfig) {
+    if !trust.is_required() {
+        return;
+    }
+    let models = async { ModelStore::open(bus).await?.all().await };
+    let models = match models.await {
+        Ok(models) => models,
+        Err(error) => return report.fail("models", format!("{error:#}"), "run `qscale up`, which creates the store"),
+    };
+    let reader = ModelReader::new(bus, trust);
+    for (name, in_use) in models.into_iter().filter_map(|(name, model)| Some((name, model.in_use?))) {
+        let version = in_use.version;
+        let check = format!("model {name}@{version}");
+        match reader.read(&name, version, MAX_BYTES).await {
+            Ok(_) => report.pass(check, "in use, its signature is trusted"),
+            Err(error) => report.fail(
+                check,
+                format!("in use, but agents refuse it: {error}"),
+                format!("qscale model pull {name}@{version} FILE; qscale model push {name} FILE --use"),
+            ),
+        }
     }
 }
 
