@@ -37,7 +37,7 @@ impl Storage {
         }
     }
 
-    /// What is needed and free, if less is free than needed.
+    /// Needed and free space, if less is free than needed.
     pub fn shortage(&self) -> Option<String> {
         let free = self.free.filter(|free| *free < self.needed)?;
         Some(format!("new streams need {} in {}, {} are free", mebibytes(self.needed), self.folder.display(), mebibytes(free)))

@@ -13,7 +13,8 @@ use qscale_common::policy::WorkloadKind;
 use qscale_common::runtime::lease::{self, Election, LeaderStatus};
 use qscale_common::time::Timestamp;
 
-use crate::protocol::{Context, Delivery, Output, Payload, PlatformReply, PlatformRequest, Request, Timer};
+use crate::context::Context;
+use crate::protocol::{Delivery, Output, Payload, PlatformReply, PlatformRequest, Request, Timer};
 use crate::recorder::Recorder;
 use crate::view::ActuatorView;
 

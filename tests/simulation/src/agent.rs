@@ -10,7 +10,8 @@ use qscale_common::name::Name;
 use qscale_dqn::decider::Decider;
 use qscale_policies::by_name;
 
-use crate::protocol::{Context, Delivery, Payload, Request, Timer};
+use crate::context::Context;
+use crate::protocol::{Delivery, Payload, Request, Timer};
 use crate::recorder::Recorder;
 
 /// Timeout of a read of the stream.

@@ -1,4 +1,4 @@
-//! What must be true at every step. Owns the record of what happened; judges only by what processes were told, sent and published.
+//! Checks at every step. Owns the record of events; uses only what processes received, sent and published.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -28,7 +28,7 @@ pub struct Violation {
     pub at: Millis,
     /// Name of the check.
     pub check: String,
-    /// What was found.
+    /// Description of the violation.
     pub detail: String,
 }
 
@@ -77,7 +77,7 @@ struct Spent {
     in_term: u32,
 }
 
-/// What was known when a request was sent to the platform.
+/// Knowledge at the time at which a request was sent to the platform.
 #[derive(Clone, Copy)]
 struct Emission {
     disconnected: bool,

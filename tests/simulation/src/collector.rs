@@ -11,8 +11,9 @@ use qscale_common::partition::Partition;
 use qscale_common::scrape::FunctionScrape;
 use qscale_common::units::{Mebibytes, Millicores};
 
+use crate::context::Context;
 use crate::platform;
-use crate::protocol::{Context, Delivery, Output, Payload, PlatformRequest, Request, Timer};
+use crate::protocol::{Delivery, Output, Payload, PlatformRequest, Request, Timer};
 use crate::recorder::Recorder;
 
 /// Timeout of a reading, as configured by default.

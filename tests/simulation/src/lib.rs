@@ -8,6 +8,7 @@ mod agent;
 pub mod bus;
 mod checks;
 mod collector;
+mod context;
 pub mod plan;
 mod platform;
 pub mod promotion;

@@ -46,11 +46,11 @@ pub struct Fault {
     pub at: Millis,
     /// Time until it ends, milliseconds.
     pub lasts: Millis,
-    /// What happens.
+    /// The event.
     pub kind: FaultKind,
 }
 
-/// What happens.
+/// An event of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
@@ -86,7 +86,7 @@ pub enum FaultKind {
     Bounds(usize, u32, u32),
     /// An operator names another agent.
     OtherAgent(usize),
-    /// Somebody sets the replicas at the platform.
+    /// A person sets the replicas at the platform.
     ByHand(usize, u32),
     /// The load becomes this many requests per second.
     Load(usize, u32),

@@ -61,7 +61,7 @@ struct Replica {
     periods: f64,
 }
 
-/// What the platform has on its disk.
+/// Content of the platform's disk.
 #[derive(Debug, Clone)]
 pub(crate) struct Saved {
     highest_lease: u64,
@@ -87,7 +87,7 @@ impl SimulatedPlatform {
         self.functions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is on its disk now.
+    /// Current content of its disk.
     pub(crate) fn saved(&self) -> Saved {
         Saved { highest_lease: self.control.highest_lease(), desired: self.lock().iter().map(|function| function.desired).collect() }
     }

@@ -1,8 +1,7 @@
-//! What the simulated processes exchange, and what a process may use. Owns no behaviour.
+//! Messages between the simulated processes, the nats-server and the platform. Owns no behaviour.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use qscale_actuator::backend::{BackendError, Workload};
 use qscale_actuator::core::ApplyRequest;
@@ -14,9 +13,6 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::lease;
 use qscale_common::scrape::FunctionScrape;
 use qscale_common::time::Timestamp;
-use rand::rngs::SmallRng;
-
-use crate::checks::Checks;
 
 /// Milliseconds since the start of the simulation.
 pub(crate) type Millis = u64;
@@ -141,7 +137,7 @@ pub(crate) enum Timer {
     HistoryTimeout(u64),
 }
 
-/// What a process wants done.
+/// Order of a process.
 #[derive(Debug)]
 pub(crate) enum Output {
     /// Send to the nats-server.
@@ -150,36 +146,4 @@ pub(crate) enum Output {
     ToPlatform(PlatformRequest),
     /// Wake the process after a time.
     After(Millis, Timer),
-}
-
-/// What a process knows and may use while it handles an input.
-pub(crate) struct Context<'a> {
-    /// The process.
-    pub(crate) process: ProcessId,
-    /// Time since the start of the simulation, which no process knows; for checks.
-    pub(crate) now: Millis,
-    /// Time of day of the process, which may be wrong.
-    pub(crate) wall: Timestamp,
-    /// Time since the start of the process.
-    pub(crate) uptime: Duration,
-    /// Whether it believes that it is connected to the nats-server.
-    pub(crate) connected: bool,
-    /// Randomness.
-    pub(crate) rng: &'a mut SmallRng,
-    /// What it wants done.
-    pub(crate) out: &'a mut Vec<Output>,
-    /// What must be true.
-    pub(crate) checks: &'a mut Checks,
-}
-
-impl Context<'_> {
-    /// Sends to the nats-server.
-    pub(crate) fn send(&mut self, request: Request) {
-        self.out.push(Output::ToServer(request));
-    }
-
-    /// Sets a timer.
-    pub(crate) fn after(&mut self, delay: Duration, timer: Timer) {
-        self.out.push(Output::After(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), timer));
-    }
 }

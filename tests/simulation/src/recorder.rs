@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::protocol::{Context, Millis, Payload, Request, Timer};
+use crate::context::Context;
+use crate::protocol::{Millis, Payload, Request, Timer};
 
 /// Timeout of one acknowledgement.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! What an actuator was told: the checks judge its decisions by this, not by what it has made of it.
+//! The messages that an actuator received: the checks evaluate its decisions by these, not by its own state.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::protocol::View;
 /// States per function whose arrival is remembered.
 const ARRIVALS: usize = 16;
 
-/// What one actuator was told since its start.
+/// Messages that one actuator received since its start.
 #[derive(Default)]
 pub(crate) struct ActuatorView {
     policies: Option<View<ScalingPolicy>>,

@@ -21,9 +21,10 @@ use crate::agent::Agent;
 use crate::bus::{Bucket, Stream, Subscribers};
 use crate::checks::{Checks, Violation};
 use crate::collector::Collector;
+use crate::context::Context;
 use crate::plan::{ACTUATORS, AGENTS, COLLECTOR, FUNCTIONS, FaultKind, PLATFORM, PROCESSES, Plan};
 use crate::platform::{Saved, SimulatedPlatform, function_id};
-use crate::protocol::{Context, Delivery, Millis, Output, Payload, PlatformReply, PlatformRequest, ProcessId, Request, Timer};
+use crate::protocol::{Delivery, Millis, Output, Payload, PlatformReply, PlatformRequest, ProcessId, Request, Timer};
 
 /// Key of the lease.
 const LEASE_KEY: &str = "actuator.local";
@@ -127,7 +128,7 @@ struct Process {
     cut: u32,
     /// Partitions from the platform.
     cut_from_platform: u32,
-    /// What the client holds until it is connected, or until the partition ends.
+    /// Messages that the client holds until it is connected, or until the partition ends.
     outgoing: Vec<Request>,
     incoming: Vec<Delivery>,
     last_out: Millis,
