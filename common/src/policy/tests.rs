@@ -240,3 +240,9 @@ fn the_direction_of_a_change_is_the_direction_of_its_cost() {
         Prices { cpu_core_hour: Weight::try_from(0.0).expect("valid"), memory_gib_hour: Weight::try_from(0.0).expect("valid"), ..prices };
     assert_eq!(free.direction(from, Allocation::new(2, 900, 256)), Some(Direction::Up), "at equal cost a part that grows");
 }
+
+#[test]
+fn a_number_of_sixteen_digits_is_read_back_exactly() {
+    let written = ScalingPolicy::from_document("name: f\nprices: {memory_gib_hour: 0.9007199254740993}\n", Format::Yaml).expect("valid");
+    assert_eq!(ScalingPolicy::from_json(&written.to_json()).expect("valid"), written);
+}
