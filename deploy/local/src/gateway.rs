@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header;
-use http::request::Parts;
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Either;
 use hyper::body::Incoming;
@@ -17,7 +15,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use qscale_common::platform::Protocol;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::http::{HEAD_TIMEOUT, begins_request};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,12 +30,12 @@ use crate::admission::{Admitted, Permit};
 use crate::function::{Function, Functions};
 use crate::host::Host;
 use crate::replica::ReadyReplica;
-use crate::request_body::{Replay, RequestBody};
+use crate::request_body::Replay;
 use crate::upstream::{SendError, UpstreamConnection};
 
 pub mod body;
 mod grpc_status;
-mod head;
+pub mod head;
 pub mod measure;
 pub mod reply;
 pub mod route;
@@ -202,7 +199,7 @@ async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &m
         measure.goes_to(Some(Arc::clone(&permit.replica)));
         let sent = tokio::select! {
             biased;
-            sent = permit.upstream.send(|| outgoing(&parts, permit.protocol, replay.body())) => sent,
+            sent = permit.upstream.send(|| head::outgoing(&parts, permit.protocol, replay.body())) => sent,
             () = &mut deadline => return Err(timed_out("the replica did not reply")),
         };
         match sent {
@@ -239,38 +236,6 @@ async fn place(function: &Arc<Function>) -> Result<Permit<Arc<ReadyReplica>>, Re
             waiting.granted().await.ok_or_else(stopping)
         }
     }
-}
-
-/// Request to the replica: in its protocol, with the client's authority, without hop-by-hop headers.
-fn outgoing(parts: &Parts, protocol: Protocol, body: RequestBody) -> Request<RequestBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = parts.method.clone();
-    *request.headers_mut() = parts.headers.clone();
-    let headers = request.headers_mut();
-    head::strip_request(headers);
-    let authority = route::authority(&parts.uri, &parts.headers);
-    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    match protocol {
-        Protocol::Http => {
-            // An authority in the request line takes precedence over the header (RFC 9112, 3.2.2).
-            let host = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
-            headers.insert(header::HOST, host.unwrap_or(HeaderValue::from_static("")));
-            head::join_cookies(headers);
-            *request.uri_mut() = Uri::from(path);
-        }
-        Protocol::Grpc => {
-            let authority = authority.and_then(|authority| authority.parse::<Authority>().ok());
-            headers.remove(header::HOST);
-            let mut uri = http::uri::Parts::default();
-            uri.scheme = Some(Scheme::HTTP);
-            uri.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
-            uri.path_and_query = Some(path);
-            // A path such as `*` cannot be combined with an authority; it becomes the root.
-            *request.uri_mut() = Uri::from_parts(uri).unwrap_or_else(|_| Uri::from_static("http://localhost/"));
-            *request.version_mut() = Version::HTTP_2;
-        }
-    }
-    request
 }
 
 #[cfg(test)]

@@ -24,3 +24,5 @@ mod sandbox;
 pub mod server;
 mod state;
 mod upstream;
+
+pub use gateway::{head, route};

@@ -2,10 +2,13 @@
 //! not forwarded. Pure.
 
 use http::header::{self, HeaderName};
-use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use qscale_common::platform::Protocol;
 
 use super::reply::GatewayRefusal;
+use super::route;
 
 /// Fields that concern one connection (RFC 9110, 7.6.1), and credentials for a proxy, which functions are not.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -73,8 +76,42 @@ fn has_other_coding(headers: &HeaderMap) -> bool {
     !codings.is_empty() && !matches!(codings[..], [coding] if coding.eq_ignore_ascii_case(b"chunked"))
 }
 
-/// Fields of a request that are forwarded to a function.
-pub fn strip_request(headers: &mut HeaderMap) {
+/// Request to a replica: in its protocol, with the client's authority, without hop-by-hop headers. `parts` passed [`check_request`].
+#[must_use]
+pub fn outgoing<B>(parts: &Parts, protocol: Protocol, body: B) -> Request<B> {
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.headers_mut() = parts.headers.clone();
+    let headers = request.headers_mut();
+    strip_request(headers);
+    let authority = route::authority(&parts.uri, &parts.headers);
+    // The path of a target that is only a fragment is empty, and written as `/`.
+    let path = parts.uri.path_and_query().and_then(|path| path.as_str().parse().ok()).unwrap_or_else(|| PathAndQuery::from_static("/"));
+    match protocol {
+        Protocol::Http => {
+            // An authority in the request line takes precedence over the header (RFC 9112, 3.2.2).
+            let host = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
+            headers.insert(header::HOST, host.unwrap_or(HeaderValue::from_static("")));
+            join_cookies(headers);
+            *request.uri_mut() = Uri::from(path);
+        }
+        Protocol::Grpc => {
+            let authority = authority.and_then(|authority| authority.parse::<Authority>().ok());
+            headers.remove(header::HOST);
+            let mut uri = http::uri::Parts::default();
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
+            uri.path_and_query = Some(path);
+            // A path such as `*` cannot be combined with an authority; it becomes the root.
+            *request.uri_mut() = Uri::from_parts(uri).unwrap_or_else(|_| Uri::from_static("http://localhost/"));
+            *request.version_mut() = Version::HTTP_2;
+        }
+    }
+    request
+}
+
+/// Removes the fields of a request that are not forwarded to a function.
+fn strip_request(headers: &mut HeaderMap) {
     let trailers = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     strip_hop_by_hop(headers);
     // gRPC needs `te: trailers`, the only value that HTTP/2 allows.
@@ -85,7 +122,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
 }
 
 /// Joins the cookie fields into which HTTP/2 may split one (RFC 9113, 8.2.3).
-pub fn join_cookies(headers: &mut HeaderMap) {
+fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if cookies.len() > 1 {
         let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..])).expect("values joined by printable characters are a value");
@@ -222,6 +259,19 @@ mod tests {
         ]);
         strip_request(&mut sent);
         assert_eq!(sent, headers(&[("te", "trailers"), ("trailer", "x-sum"), ("x-kept", "1")]));
+    }
+
+    #[test]
+    fn a_forwarded_target_has_a_path() {
+        let sent = |target: &str| {
+            let (parts, ()) = Request::get(target).header(header::HOST, "f").body(()).expect("a request").into_parts();
+            outgoing(&parts, Protocol::Http, ()).uri().to_string()
+        };
+        for (target, expected) in
+            [("http://f#part", "/"), ("http://f", "/"), ("http://f?a", "/?a"), ("/a#part", "/a"), ("*", "*"), ("/a?b", "/a?b")]
+        {
+            assert_eq!(sent(target), expected, "{target}");
+        }
     }
 
     #[test]
