@@ -67,6 +67,7 @@ impl Schedule {
             }
             Some(path) => {
                 let OpenedTrace { trace, description } = open_trace(path, keep(config), config.memory_mib)?;
+                trace.check_rate(scale.rate).map_err(anyhow::Error::msg)?;
                 let functions = for_trace(config, trace.functions())?;
                 let schedule = Self::at_target(config, functions, ArrivalSource::Trace(trace, scale), Duration::MAX)?;
                 Ok(Self { description: Some(description), ..schedule })

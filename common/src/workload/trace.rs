@@ -24,6 +24,9 @@ const MAX_ROWS: usize = 1 << 25;
 /// Maximum number of minutes with invocations of all functions together: as many as the cells of a published day.
 const MAX_COUNTS: usize = 1 << 26;
 
+/// Maximum number of invocations of one function in a minute, scaled by the rate: a million a second. All of a minute are drawn before the first is due.
+const MAX_PER_MINUTE: u32 = 60_000_000;
+
 /// An error in a trace, with its position.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub struct TraceError {
@@ -119,6 +122,21 @@ impl Trace {
             }
             Trace::Rows(trace) => Some((trace.rows.first()?.minute(), trace.rows.last()?.minute())),
         }
+    }
+
+    /// Checks that no function has more than 60,000,000 invocations in a minute if every one of the trace becomes `rate` requests.
+    ///
+    /// # Errors
+    /// Names the rate and the largest possible one.
+    pub fn check_rate(&self, rate: f64) -> Result<(), String> {
+        let Trace::Minutes(trace) = self else { return Ok(()) };
+        let counts = trace.functions.iter().flat_map(|function| function.counts.iter());
+        let most = counts.map(|count| count.count).max().unwrap_or(0);
+        if f64::from(most) * rate <= f64::from(MAX_PER_MINUTE) {
+            return Ok(());
+        }
+        let largest = f64::from(MAX_PER_MINUTE) / f64::from(most);
+        Err(format!("rate scale = {rate}, must be at most {largest}: a function has {most} invocations in a minute of the trace"))
     }
 
     /// The trace of function `number` alone; `None` if there is no such function.

@@ -77,6 +77,8 @@ fn load_of(trace: &SimulatedTrace, last_trace: &mut LastTrace) -> Result<Load, O
         let count = trace.functions();
         OutOfRange::new("simulated.trace.function", function, format_args!("below {count}, the number of functions in the trace"))
     })?;
+    one.check_rate(*rate_scale)
+        .map_err(|error| OutOfRange::new("simulated.trace.rate_scale", rate_scale, format_args!("smaller ({error})")))?;
     Ok(match one {
         Trace::Minutes(trace) => Load::Trace { trace: Arc::new(trace), iat: *iat, scale, cpu_share: *cpu_share },
         Trace::Rows(trace) => Load::Rows { trace: Arc::new(trace), scale, cpu_share: *cpu_share },

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use super::table::Table;
-use super::{Keep, MAX_COUNTS, MinuteTrace, Omissions, TraceError, TraceFunction};
+use super::{Keep, MAX_COUNTS, MAX_PER_MINUTE, MinuteTrace, Omissions, TraceError, TraceFunction};
 use crate::workload::{Demand, DurationQuantiles, MemoryQuantiles, MinuteCount, NotSorted};
 
 /// The three files of an Azure 2019 trace, open for reading.
@@ -202,6 +202,9 @@ fn read_counts<R: Read>(table: &Table<R>, kept: &[(u32, usize)]) -> Result<Vec<M
     let mut counts = Vec::new();
     for (bin, column) in kept {
         let count = table.count(*column)?;
+        if count > MAX_PER_MINUTE {
+            return Err(table.at_row(Some(*column), format!("{count} invocations in a minute, at most {MAX_PER_MINUTE} can be played")));
+        }
         if count > 0 {
             counts.push(MinuteCount { bin: *bin, count });
         }

@@ -102,12 +102,22 @@ fn only_the_selection_is_read() {
 }
 
 #[test]
+fn a_minute_has_a_bounded_number_of_invocations_after_scaling() {
+    let trace = Trace::Minutes(plain(INVOCATIONS, DURATIONS, MEMORY).expect("well formed"));
+    assert_eq!(trace.check_rate(20_000_000.0), Ok(()));
+    let error = "rate scale = 30000000, must be at most 20000000: a function has 3 invocations in a minute of the trace";
+    assert_eq!(trace.check_rate(30_000_000.0), Err(error.to_owned()));
+}
+
+#[test]
 fn errors_name_file_line_column_and_value() {
     let bad = |from: &str, to: &str| plain(&INVOCATIONS.replace(from, to), DURATIONS, MEMORY);
     refused(bad("1,0,2", "1,-4,2"), "invocations.csv:2, column 2: `-4` is negative");
     refused(bad("1,0,2", "1,,2"), "invocations.csv:2, column 2: `` is not a number");
     refused(bad("1,0,2", "1,1.5,2"), "invocations.csv:2, column 2: `1.5` is not a whole number");
     refused(bad("1,0,2", "1,99999999999,2"), "invocations.csv:2, column 2: `99999999999` is too large, at most 4294967295");
+    let most = "invocations.csv:2, column 2: 60000001 invocations in a minute, at most 60000000 can be played";
+    refused(bad("1,0,2", "1,60000001,2"), most);
     refused(bad("1,0,2", "1,inf,2"), "invocations.csv:2, column 2: `inf` is not a number");
     refused(bad("0,3,0", "0,3"), "invocations.csv:3: 6 cells, but the first line names 7 columns");
     refused(
