@@ -15,6 +15,8 @@ pub(super) enum Field {
     Failed,
     /// Milliseconds covered by readings of completions.
     AnsweredMs,
+    /// Milliseconds over which those completions were measured, summed over replicas.
+    AnsweredReplicaMs,
     /// CPU time of all replicas, microseconds.
     CpuUs,
     /// Milliseconds over which that CPU time was measured, summed over replicas.

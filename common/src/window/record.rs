@@ -193,9 +193,10 @@ impl FunctionWindows {
             longest_gap: self.longest_gap(),
         };
         match known.requests.read(reading.at, now, begin, &limits) {
-            Progress::Grown { by, continuity, .. } => {
+            Progress::Grown { by, ms, continuity } => {
                 let counts = &mut self.open.counts;
                 counts.add(Field::Completed, by.completed);
+                counts.add(Field::AnsweredReplicaMs, ms);
                 counts.add(Field::Failed, by.failed);
                 counts.add_latency(by.latency);
                 self.count_reset(continuity);

@@ -98,6 +98,11 @@ impl KnownReplicas {
         reporting
     }
 
+    /// Number of replicas.
+    pub fn count(&self) -> usize {
+        self.sorted.len()
+    }
+
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
         self.sorted.capacity() * size_of::<Known>() + self.sorted.iter().map(|known| known.name.len()).sum::<usize>()

@@ -16,11 +16,13 @@ pub(super) struct Peaks {
     pub cpu: f32,
     /// Working set of the largest replica, MiB.
     pub memory: f32,
+    /// Number of known replicas.
+    pub replicas: f32,
 }
 
 impl Default for Peaks {
     fn default() -> Self {
-        Self { rate: f32::NAN, cpu: f32::NAN, memory: f32::NAN }
+        Self { rate: f32::NAN, cpu: f32::NAN, memory: f32::NAN, replicas: f32::NAN }
     }
 }
 
@@ -37,7 +39,8 @@ pub(super) struct Ring {
     rate: [f32; LONG],
     cpu: [f32; LONG],
     memory: [f32; LONG],
-    /// Index of the next tick in the three columns.
+    replicas: [f32; LONG],
+    /// Index of the next tick in the four columns.
     next: u8,
     /// Ticks that are kept, at most 60.
     len: u8,
@@ -55,6 +58,7 @@ impl Default for Ring {
             rate: [f32::NAN; LONG],
             cpu: [f32::NAN; LONG],
             memory: [f32::NAN; LONG],
+            replicas: [f32::NAN; LONG],
             next: 0,
             len: 0,
         }
@@ -84,6 +88,7 @@ impl Ring {
         self.long.include(counts);
         let slot = usize::from(self.next);
         (self.rate[slot], self.cpu[slot], self.memory[slot]) = (peaks.rate, peaks.cpu, peaks.memory);
+        self.replicas[slot] = peaks.replicas;
         self.next = ((slot + 1) % LONG) as u8;
         self.len = (self.len + 1).min(LONG as u8);
     }
@@ -122,9 +127,9 @@ impl Ring {
 
     /// Values that cannot be summed, over the newest tick, the last 12 and the last 60.
     pub fn extremes(&self) -> [Extremes; 3] {
-        let [cpu, memory] = [&self.cpu, &self.memory].map(|column| self.largest(column));
+        let [cpu, memory, replicas] = [&self.cpu, &self.memory, &self.replicas].map(|column| self.largest(column));
         let trends = self.trends();
-        std::array::from_fn(|span| Extremes { trend: trends[span], cpu: cpu[span], memory: memory[span] })
+        std::array::from_fn(|span| Extremes { trend: trends[span], cpu: cpu[span], memory: memory[span], replicas: replicas[span] })
     }
 
     /// Slope and coefficient of variation of the arrival rate over the same ticks: by least squares over the ticks that were measured, at least two.
@@ -169,6 +174,8 @@ pub(super) struct Extremes {
     pub cpu: Option<f64>,
     /// Maximum working set, MiB.
     pub memory: Option<f64>,
+    /// Maximum number of known replicas.
+    pub replicas: Option<f64>,
 }
 
 /// Trend of the arrival rate.

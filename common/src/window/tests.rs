@@ -124,6 +124,22 @@ fn a_tick_is_measured_by_hand() {
 }
 
 #[test]
+fn replicas_that_are_read_just_after_each_other_in_different_ticks_are_not_a_peak() {
+    let mut feed = Feed::new();
+    let read = |name: &'static str, at: u64, completed| move |_: u64| replicas_only(vec![replica(name, at, completed, 0)]);
+    feed.tick(&[&read("a", 990, 0), &read("b", 995, 0)]);
+    // Each answers 10 requests/s; the reading of `b` ends 5 ms after that of `a`.
+    let first = feed.tick(&[&read("a", 10_990, 100)]);
+    let second = feed.tick(&[&read("b", 10_995, 100)]);
+    close_to(second.completed_rps, 20.0);
+    close_to(second.replicas, 2.0);
+    assert!(first.completed_rps.is_some_and(|rate| rate < 20.0) && first.replicas.is_some_and(|replicas| replicas < 2.0), "{first:?}");
+    let short = feed.windows.measured(95.0).short;
+    close_to(short.completed_rps, 20.0);
+    close_to(short.replicas, 2.0);
+}
+
+#[test]
 fn a_counter_that_fell_counts_from_zero_and_is_never_negative() {
     let mut feed = Feed::new();
     feed.replicas(&[("a", 1000, 10)]);
@@ -147,7 +163,8 @@ fn a_replica_that_started_since_the_last_reading_counts_from_zero_and_one_that_v
     close_to(window.completed_rps, 10.0);
     close_to(window.replicas, 2.0);
     close_to(feed.replicas(&[("b", 50, 0)]).completed_rps, 2.0);
-    close_to(feed.replicas(&[("b", 60, 0), ("a", 1020, 0)]).completed_rps, 4.0);
+    // Its 10 requests took two ticks, those of the other one: 20 in one and a half ticks of two replicas.
+    close_to(feed.replicas(&[("b", 60, 0), ("a", 1020, 0)]).completed_rps, 20.0 / 7.5);
 }
 
 #[test]
