@@ -2,8 +2,11 @@
 # Arguments for `make up`: make up ARGS="--for 60s --load step:5@0s,40@20s,5@40s"
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-gpu build tools format lint unit schemas bench clean
+.PHONY: help up test test-gpu build tools format lint unit fuzz schemas bench clean
 ARGS ?=
+# Seconds for each target of `make fuzz`; 14 targets of 260 s take an hour. TARGETS selects some of them.
+SECONDS ?= 260
+TARGETS ?=
 CARGO ?= cargo
 export CARGO_INCREMENTAL ?= 0
 NATS = $$(deploy/tools.sh)
@@ -36,6 +39,9 @@ unit: ## Run the tests
 
 test-gpu: ## Compare the learner on GPU and CPU; needs a Vulkan driver and 15 minutes to build
 	$(CARGO) test --locked -p qscale-burn --features gpu --test gpu -- --nocapture
+
+fuzz: ## Fuzz the parsers and the guard for an hour, or SECONDS each; needs a C++ compiler
+	@tests/fuzz/fuzz.sh $(SECONDS) $(TARGETS)
 
 schemas: ## Regenerate the JSON Schemas and the AsyncAPI document
 	$(CARGO) run --locked -p qscale-common --example schemas

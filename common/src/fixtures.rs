@@ -50,7 +50,9 @@ pub fn any_states(seed: u64, valid: usize) -> Vec<State> {
     states
 }
 
-fn any_state(rng: &mut impl Rng) -> State {
+/// A State that the contract allows, most of its values usual, some of them at the end of their range.
+#[must_use]
+pub fn any_state(rng: &mut impl Rng) -> State {
     let state = state();
     let tick_length_ms = choose(rng, [100, 1_000, 5_000, 5_000, 5_000, 60_000, 3_600_000]);
     let newest = Timestamp::LAST.0 / tick_length_ms;

@@ -12,10 +12,10 @@ const SERVICES: [&str; 6] = ["qscale-collector", "qscale-agent", "qscale-actuato
 /// The service in a library crate: its crate, and the modules that only its own program may use.
 const SERVICE_OF_LIBRARY: (&str, &str, [&str; 2]) =
     ("qscale-promote", "agent/promote", ["qscale_promote::service", "qscale_promote::config"]);
-/// Programs that are not services: the command-line tool, the bundled functions and the simulation of the loop.
-const PROGRAMS: [&str; 3] = ["qscale", "qscale-functions", SIMULATION];
-/// The simulation of the loop, which alone links the services.
-const SIMULATION: &str = "qscale-simulation";
+/// Programs that are not services: the command-line tool, the bundled functions and the tests below.
+const PROGRAMS: [&str; 4] = ["qscale", "qscale-functions", SERVICE_TESTS[0], SERVICE_TESTS[1]];
+/// Fuzz targets and the simulation of the loop, which alone link the services.
+const SERVICE_TESTS: [&str; 2] = ["qscale-fuzz", "qscale-simulation"];
 const TOP_LEVEL: [&str; 7] = ["collector", "agent", "actuator", "loadgen", "common", "deploy", "tests"];
 
 /// Crates that do no I/O: time and randomness are arguments.
@@ -72,7 +72,8 @@ fn programs_link_burn_only_with_the_feature_gpu() {
 
 #[test]
 fn no_crate_depends_on_a_service() {
-    for package in metadata()["packages"].as_array().expect("packages").iter().filter(|package| package["name"] != SIMULATION) {
+    let is_test = |package: &&Value| SERVICE_TESTS.iter().any(|name| package["name"] == **name);
+    for package in metadata()["packages"].as_array().expect("packages").iter().filter(|package| !is_test(package)) {
         for dependency in package["dependencies"].as_array().expect("dependencies") {
             let name = dependency["name"].as_str().expect("a name");
             assert!(!SERVICES.contains(&name), "{} depends on the service {name}", package["name"]);
