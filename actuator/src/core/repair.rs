@@ -70,6 +70,7 @@ impl Core {
                 at: now,
                 trace: None,
                 always_reported: false,
+                restores: false,
                 ..decision.clone()
             },
             _ if outside => Decision::of_bounds(applied, function.last_state_id(), now),

@@ -279,6 +279,20 @@ fn a_clock_that_is_set_back_puts_off_neither_reports_nor_retries_nor_budgets() {
 }
 
 #[test]
+fn the_repair_of_a_restored_allocation_respects_the_bounds() {
+    let mut rig = Rig::new();
+    rig.tick_wanting(8);
+    rig.policy.bounds.replicas = Range::new(Replicas(6), Replicas(10)).expect("ordered");
+    rig.apply_policy();
+    rig.control(&Control::key(&id()), false, Some(rig.now));
+    assert_eq!(rig.has().replicas.0, 4, "a restore ignores them");
+    rig.pass(Duration::from_secs(1));
+    rig.platform.workloads.insert(id(), Allocation::new(5, 500, 256));
+    rig.list();
+    assert_eq!(rig.has().replicas.0, 6);
+}
+
+#[test]
 fn a_restore_ignores_freezes_and_step_limits() {
     let mut rig = Rig::new();
     rig.tick_wanting(8);
