@@ -285,6 +285,15 @@ mod tests {
         FinetuneConfig { updates: 3, batch: 16, tasks, ..FinetuneConfig::default() }
     }
 
+    #[test]
+    fn the_former_name_of_the_tasks_is_read() {
+        let tasks = TaskDistribution { most_rps: 5.0, ..TaskDistribution::default() };
+        for key in ["tasks", "domain"] {
+            let read: FinetuneConfig = serde_json::from_value(serde_json::json!({ key: tasks })).expect("an alias");
+            assert_eq!(read.tasks, tasks);
+        }
+    }
+
     fn experience(steps: usize) -> Experience {
         let step = |at: usize| {
             let observation = vec![(at % 7) as f32 / 7.0; COUNT];
