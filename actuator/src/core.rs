@@ -122,6 +122,7 @@ pub struct Core {
     /// When the platform is listed next.
     list_at: Timestamp,
     swept_at: Timestamp,
+    woken_at: Timestamp,
     attempts: u64,
     rng: SmallRng,
     commands: Vec<Command>,
@@ -150,6 +151,7 @@ impl Core {
             listing: false,
             list_at: Timestamp(0),
             swept_at: Timestamp(0),
+            woken_at: Timestamp(0),
             attempts: 0,
             rng,
             commands: Vec::new(),
@@ -258,8 +260,11 @@ impl Core {
     }
 
     /// Processes an Action.
-    pub fn on_action(&mut self, action: Action, trace: Option<TraceParent>, now: Timestamp) {
+    pub fn on_action(&mut self, mut action: Action, trace: Option<TraceParent>, now: Timestamp) {
         let id = action.function();
+        // Its expiry counts from the observation, by the clock of the collector.
+        let ahead = self.functions.get(&id).map_or(Duration::ZERO, |function| function.ahead_of(&action));
+        action.expires_at_ms = action.expires_at_ms.minus(ahead);
         if self.foreign.contains(&id) {
             return;
         }
@@ -268,10 +273,14 @@ impl Core {
             admission::Admission::Refused(why) => self.refuse(&action, trace, why, now),
             admission::Admission::Admitted { named } => {
                 let decision = Decision::of_action(action, named, trace, now);
-                if named && let Some(function) = self.functions.get_mut(&id) {
+                // A disconnected actuator may still read Actions; they are for the next leader, and the fallback decides here.
+                let disconnected = matches!(self.lead, Lead::Disconnected(_));
+                if named
+                    && !disconnected
+                    && let Some(function) = self.functions.get_mut(&id)
+                {
                     function.on_action(&id, now);
                 }
-                // A disconnected actuator may still read buffered Actions; they are for the next leader.
                 if self.leading() {
                     self.submit(&id, decision, now);
                 }
@@ -317,6 +326,9 @@ impl Core {
 
     /// Runs everything that is due at `now`. Call it several times a second.
     pub fn wake(&mut self, now: Timestamp) {
+        if now < std::mem::replace(&mut self.woken_at, now) {
+            self.functions.values_mut().for_each(|function| function.set_clock_back(now));
+        }
         for id in std::mem::take(&mut self.timed) {
             let Some(function) = self.functions.get_mut(&id) else { continue };
             for (action, trace) in function.take_expired_early(now) {

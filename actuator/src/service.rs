@@ -54,6 +54,7 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn Backend>, token: 
     let health = Health::new();
     let mut registry = Registry::default();
     let bus = Bus::connect("actuator", &instance, &config.nats, &health, &mut registry).await?;
+    bus.watch_streams(token.clone());
     let metrics = Metrics::register(&mut registry);
     health.set("platform", false);
     let address = health::serve(config.health, health.clone(), Arc::new(Mutex::new(registry)), token.clone()).await?;

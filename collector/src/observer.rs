@@ -177,15 +177,20 @@ impl Observer {
     /// Starts a new epoch if the clock was set back too far, and returns whether it did. All measurements are dropped, as their times lie in the future.
     pub fn check_clock(&mut self, now: Timestamp) -> bool {
         let ahead = |function: &Function| function.closed.0 > Tick::at(now, function.policy.tick).0.saturating_add(MAX_TICKS_BEHIND);
-        if !self.functions.iter().any(ahead) {
-            return false;
+        let behind = self.functions.iter().any(ahead);
+        if behind {
+            self.restart(now);
         }
+        behind
+    }
+
+    /// Starts a new epoch without measurements: the times of earlier ones cannot be compared with those of later ones.
+    pub fn restart(&mut self, now: Timestamp) {
         self.epoch = Epoch(now.0.max(self.epoch.0.saturating_add(1)));
         for function in &mut self.functions {
             let fresh = Function::new(Arc::clone(&function.policy), std::mem::take(&mut function.workload), now);
             *function = Function { decided_by: function.decided_by.take(), ..fresh };
         }
-        true
     }
 
     /// Indices of the functions with a tick that has started but has no State yet.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use qscale_common::name::Name;
-use qscale_common::runtime::clock;
+use qscale_common::runtime::clock::{self, StepDetector};
 use qscale_common::runtime::health::Health;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout_at;
@@ -150,8 +150,10 @@ async fn poll(index: usize, mut source: Source, request: Arc<Notify>, results: m
             () = token.cancelled() => return,
             () = request.notified() => {}
         }
-        let began = clock::instant();
-        let result = source.read().await;
+        let (began, mut steps) = (clock::instant(), StepDetector::start());
+        let read = source.read().await;
+        // Its times are those of the clock before.
+        let result = if steps.stepped() { Err(SourceError::ClockSet) } else { read };
         if results.send(PollResult { index, result, seconds: clock::since(began).as_secs_f64() }).await.is_err() {
             return;
         }

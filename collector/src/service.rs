@@ -9,8 +9,9 @@ use qscale_common::contract::{EventType, Outcome, Reward, subject};
 use qscale_common::name::Name;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::{Bucket, Bus, Outbox, Subscription};
+use qscale_common::runtime::clock::{self, StepDetector};
+use qscale_common::runtime::health;
 use qscale_common::runtime::service::InstanceName;
-use qscale_common::runtime::{clock, health};
 use qscale_common::time::{Span, Timestamp};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -42,6 +43,7 @@ pub async fn run(config: CollectorConfig, token: CancellationToken) -> anyhow::R
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let bus = Bus::connect("collector", &instance, &config.nats, &health, &mut registry).await?;
+    bus.watch_streams(token.clone());
     let bound = health::serve(config.health, health.clone(), Arc::new(Mutex::new(registry)), token.clone()).await?;
     let poller = Poller::start(&sources, &health, &metrics, &token)?;
     let outcomes = bus.subscribe::<Outcome>(subject::all(EventType::Outcome), None).await?;
@@ -52,7 +54,16 @@ pub async fn run(config: CollectorConfig, token: CancellationToken) -> anyhow::R
     info!(instance, health = %bound, sources = sources.len(), epoch = observer.epoch().0, "collector started");
 
     let scrape_timeout = config.scrape_timeout.0;
-    let mut collector = Collector { bus: bus.clone(), metrics, outcomes, rewards, observer, scrape_timeout, logged: BTreeSet::new() };
+    let mut collector = Collector {
+        bus: bus.clone(),
+        steps: StepDetector::start(),
+        metrics,
+        outcomes,
+        rewards,
+        observer,
+        scrape_timeout,
+        logged: BTreeSet::new(),
+    };
     collector.run(poller, policies, config.scrape_interval, &token).await;
     let left = collector.rewards.close(STOP_TIMEOUT).await;
     if left > 0 {
@@ -65,6 +76,7 @@ pub async fn run(config: CollectorConfig, token: CancellationToken) -> anyhow::R
 
 struct Collector {
     bus: Bus,
+    steps: StepDetector,
     metrics: Metrics,
     outcomes: Subscription<Outcome>,
     rewards: Outbox<Reward>,
@@ -136,9 +148,13 @@ impl Collector {
     }
 
     fn check_clock(&mut self, now: Timestamp) {
-        if self.observer.check_clock(now) {
+        let stepped = self.steps.stepped();
+        if stepped {
+            self.observer.restart(now);
+        }
+        if stepped || self.observer.check_clock(now) {
             self.metrics.epochs.inc();
-            warn!(epoch = self.observer.epoch().0, "the clock was set back; starting a new epoch");
+            warn!(epoch = self.observer.epoch().0, "the clock was set; starting a new epoch, without the measurements of the last one");
         }
     }
 

@@ -83,6 +83,9 @@ pub enum SourceError {
     /// The previous reading is still under way.
     #[error("previous reading still under way")]
     Busy,
+    /// The clock was set during the reading, so its times are wrong.
+    #[error("the clock was set during the reading")]
+    ClockSet,
 }
 
 impl From<ExchangeError> for SourceError {

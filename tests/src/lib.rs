@@ -5,6 +5,7 @@ pub mod nats;
 pub mod process;
 pub mod source;
 pub mod system;
+pub mod watched;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,8 @@
 //! A whole system, started with `qscale up`.
 
+use std::ffi::CString;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_nats::Client;
 use qscale_common::platform::FunctionStatus;
 use qscale_common::runtime::bus::{Bus, BusConfig};
+use qscale_common::runtime::http;
 use serde_json::Value;
 
 use crate::process::{self, binary, tail};
@@ -15,8 +19,10 @@ use crate::{Folder, PATIENCE, Program, eventually, nats};
 /// A running system in its own folder.
 #[derive(Debug)]
 pub struct System {
-    // Dropped in this order: the program before its folder, and last the lock.
+    // Dropped in this order: the program before its disk and its folder, and last the lock.
     program: Program,
+    arguments: Vec<String>,
+    disk: Option<Disk>,
     folder: Folder,
     _alone: MutexGuard<'static, ()>,
 }
@@ -35,29 +41,85 @@ impl System {
     /// When it does not start.
     #[must_use]
     pub fn up(arguments: &[&str]) -> Self {
+        Self::up_with(arguments, None, |_| ())
+    }
+
+    /// As [`System::up`], with the state folder on a disk of `disk_mib` MiB of its own, and `change` applied to the command.
+    ///
+    /// # Panics
+    /// When it does not start, or the disk cannot be mounted.
+    #[must_use]
+    pub fn up_with(arguments: &[&str], disk_mib: Option<u32>, change: impl FnOnce(&mut Command)) -> Self {
         let alone = alone();
         let folder = Folder::new("system");
-        let mut command = Command::new(binary("qscale"));
-        command
-            .arg("up")
-            .arg("--plain")
-            .args(arguments)
-            .env("QSCALE_STATE", folder.path().join("state"))
-            .env("NATS_SERVER_BIN", nats::program());
+        let disk = disk_mib.map(|mib| Disk::mount(folder.path().join("disk"), mib));
+        let state = disk.as_ref().map_or(folder.path(), Disk::path).join("state");
+        let mut command = up_command(arguments, &state);
+        change(&mut command);
         let program = Program::spawn(command, &folder.path().join("up.log"));
-        let mut system = Self { program, folder, _alone: alone };
-        eventually("qscale up to be ready", || {
-            assert!(system.program.ended().is_none(), "qscale up ended:\n{}", system.tail());
-            let log = std::fs::read_to_string(system.folder.path().join("up.log")).ok()?;
-            log.contains("[6/6]").then_some(())
-        });
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut system = Self { program, arguments, disk, folder, _alone: alone };
+        system.until_up();
         system
+    }
+
+    /// Stops the system, calls `between` with its state folder, and starts it again.
+    ///
+    /// # Panics
+    /// When it does not stop or start.
+    pub fn restart(&mut self, between: impl FnOnce(&Path)) {
+        assert!(self.stop(), "{}", self.tail());
+        between(&self.state());
+        let log = self.folder.path().join("up.log");
+        std::fs::remove_file(&log).expect("the log can be removed");
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        self.program = Program::spawn(up_command(&arguments, &self.state()), &log);
+        self.until_up();
+    }
+
+    fn until_up(&mut self) {
+        eventually("qscale up to be ready", || {
+            assert!(self.program.ended().is_none(), "qscale up ended:\n{}", self.tail());
+            self.printed().contains("[6/6]").then_some(())
+        });
     }
 
     /// Its state folder.
     #[must_use]
     pub fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
+        self.disk().map_or(self.folder.path(), Disk::path).join("state")
+    }
+
+    /// The disk of its state folder, if it has one of its own.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// Everything that `qscale up` printed so far.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("up.log")).unwrap_or_default()
+    }
+
+    /// Sends `signal` to the service `program`, once it runs; returns its process id.
+    ///
+    /// # Panics
+    /// When the service does not run.
+    pub fn signal(&self, program: &str, signal: i32) -> u32 {
+        let pid = eventually(program, || self.pid_of(program));
+        // SAFETY: kill takes numbers only; the process is a child of the system that this test started.
+        unsafe { libc::kill(pid.cast_signed(), signal) };
+        pid
+    }
+
+    /// Readiness of `service`, such as `agent-threshold`: the conditions, as JSON. Empty if it does not answer.
+    ///
+    /// # Panics
+    /// When the system has no such service.
+    pub async fn readiness(&self, service: &str) -> String {
+        let address = self.addresses()["health"][service].as_str().unwrap_or_else(|| panic!("no service {service}")).to_owned();
+        http::get(&address, "/readyz", PATIENCE).await.map(|(_, body)| body).unwrap_or_default()
     }
 
     /// Addresses and process id, as written by `qscale up`.
@@ -137,6 +199,71 @@ impl System {
             text += &format!("\n--- {}\n{}", entry.file_name().to_string_lossy(), tail(&entry.path()));
         }
         text
+    }
+}
+
+fn up_command(arguments: &[&str], state: &Path) -> Command {
+    let mut command = Command::new(binary("qscale"));
+    command.arg("up").arg("--plain").args(arguments).env("QSCALE_STATE", state).env("NATS_SERVER_BIN", nats::program());
+    command
+}
+
+/// A disk of its own for a folder, in memory. Unmounted when dropped.
+#[derive(Debug)]
+pub struct Disk(PathBuf);
+
+impl Disk {
+    /// Mounts one of `mib` MiB at `path`, which is created. Only root may.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    fn mount(path: PathBuf, mib: u32) -> Self {
+        std::fs::create_dir(&path).expect("a folder can be created");
+        let target = CString::new(path.as_os_str().as_bytes()).expect("a path has no NUL");
+        let options = CString::new(format!("size={mib}m,mode=700")).expect("no NUL");
+        // SAFETY: the strings are NUL-terminated and outlive the call.
+        let mounted = unsafe { libc::mount(c"tmpfs".as_ptr(), target.as_ptr(), c"tmpfs".as_ptr(), 0, options.as_ptr().cast()) };
+        assert_eq!(mounted, 0, "mount: {}", std::io::Error::last_os_error());
+        Self(path)
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file until nothing fits any more. [`Disk::free`] removes it.
+    ///
+    /// # Panics
+    /// When it can write without end.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create(self.filler()).expect("a file can be created");
+        // Smaller and smaller pieces, so that no byte is left.
+        for size in [1 << 20, 4096, 1] {
+            let piece = vec![0; size];
+            while file.write_all(&piece).is_ok() {}
+        }
+    }
+
+    /// Frees what [`Disk::fill`] took.
+    ///
+    /// # Panics
+    /// When the file cannot be removed.
+    pub fn free(&self) {
+        std::fs::remove_file(self.filler()).expect("the file can be removed");
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let Ok(target) = CString::new(self.0.as_os_str().as_bytes()) else { return };
+        // SAFETY: the string is NUL-terminated and outlives the call. The mount vanishes with its last open file.
+        unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
     }
 }
 

@@ -2,96 +2,13 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::time::Duration;
 
 use async_nats::jetstream;
-use qscale_common::contract::{Effect, EventType, GuardRule, Outcome, subject};
-use qscale_common::policy::{Bounds, ScalingPolicy};
-use qscale_common::runtime::bus::{BusConfig, Subscription};
-use qscale_common::runtime::clock;
+use qscale_common::contract::subject;
+use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::http;
-use qscale_common::runtime::platform::PlatformClient;
-use qscale_tests::{PATIENCE, Program, System, eventually, eventually_async, process, system};
-
-const SERVICES: [&str; 5] = ["qscale-collector", "qscale-agent", "qscale-actuator", "qscale-platform", "nats-server"];
-
-struct Watched {
-    system: System,
-    outcomes: Subscription<Outcome>,
-    bounds: Bounds,
-}
-
-impl Watched {
-    async fn new() -> Self {
-        let system = System::up(&["--load", "25", "--tick", "1s", "--agent", "threshold-both"]);
-        let bus = system.bus().await;
-        let outcomes = bus.subscribe(subject::all(EventType::Outcome), None).await.expect("operators may listen");
-        let policies = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.expect("the bucket");
-        let value = policies.get("default.fibonacci").await.expect("readable").expect("written by qscale up");
-        let bounds = ScalingPolicy::from_json(&value).expect("valid").bounds;
-        Self { system, outcomes, bounds }
-    }
-
-    /// Waits for `count` Outcomes of decisions that the guard has checked.
-    async fn loop_turns(&mut self, count: usize, after: &str) {
-        let mut seen = 0;
-        while seen < count {
-            let next = tokio::time::timeout(PATIENCE, self.outcomes.next()).await;
-            let Ok(Some(received)) = next else { panic!("no Outcome after {after}:\n{}", self.system.tail()) };
-            let outcome = received.message;
-            if let Some(allowed) = outcome.allowed {
-                assert!(self.bounds.contain(allowed), "{allowed} is out of bounds after {after}");
-            }
-            let checked = matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged | Effect::Held);
-            seen += usize::from(checked);
-        }
-    }
-
-    /// Waits for an Outcome that a freeze held, or for one that none held.
-    async fn until_frozen(&mut self, frozen: bool) {
-        let held = |outcome: &Outcome| outcome.guard.iter().any(|note| note.rule == GuardRule::Freeze);
-        let found = async {
-            while let Some(received) = self.outcomes.next().await {
-                if held(&received.message) == frozen {
-                    return true;
-                }
-            }
-            false
-        };
-        let found = tokio::time::timeout(PATIENCE, found).await;
-        assert!(matches!(found, Ok(true)), "no Outcome with freeze {frozen}:\n{}", self.system.tail());
-    }
-
-    /// Waits until the running replicas are those known to the platform.
-    async fn no_orphans(&self, after: &str) {
-        let address = self.system.addresses()["platform"].as_str().expect("an address").to_owned();
-        let client = PlatformClient::new(&address).expect("an address");
-        let began = clock::instant();
-        loop {
-            let known: Option<Vec<u32>> = client.list().await.ok().map(|functions| {
-                functions.iter().flat_map(|function| function.actual.replicas.iter().filter_map(|replica| replica.pid)).collect()
-            });
-            let mut running: Vec<u32> = system::with_argument("qscale-function").into_iter().filter(|pid| self.is_ours(*pid)).collect();
-            running.sort_unstable();
-            if let Some(mut known) = known {
-                known.sort_unstable();
-                if known == running && !known.is_empty() {
-                    return;
-                }
-            }
-            assert!(clock::since(began) < PATIENCE, "orphans after {after}: {running:?}\n{}", self.system.tail());
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// Whether a replica belongs to this system: the command line of its parent contains the state folder, or it is an orphan.
-    fn is_ours(&self, pid: u32) -> bool {
-        let state = self.system.state().display().to_string();
-        let parent = process::parent(pid);
-        // An orphan becomes a child of the first process; it counts, so that the check fails until it is gone.
-        parent.is_some_and(|parent| parent == 1 || system::with_argument(&state).contains(&parent))
-    }
-}
+use qscale_tests::watched::{SERVICES, Watched};
+use qscale_tests::{PATIENCE, Program, eventually, eventually_async, process};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loop_recovers_from_the_death_of_any_service() {

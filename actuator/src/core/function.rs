@@ -34,6 +34,8 @@ pub(super) struct Function {
     pub(super) trace: Option<TraceParent>,
     /// Arrival time of the last State.
     seen_at: Timestamp,
+    /// Time by which the last State was ahead of this actuator's clock when it arrived.
+    ahead: Duration,
     /// Identity of the State before the last.
     pub(super) previous: Option<StateId>,
     pub(super) silence: Silence,
@@ -148,6 +150,7 @@ impl Function {
             state: None,
             trace: None,
             seen_at: now,
+            ahead: Duration::ZERO,
             previous: None,
             silence: Silence::new(now),
             presence: Presence::Unknown,
@@ -207,17 +210,43 @@ impl Function {
     }
 
     /// Processes a State; returns whether it is new.
-    pub(super) fn on_state(&mut self, state: State, trace: Option<TraceParent>, now: Timestamp) -> bool {
+    pub(super) fn on_state(&mut self, mut state: State, trace: Option<TraceParent>, now: Timestamp) -> bool {
         let (state_id, last) = (state.state_id(), self.last_state_id());
         if last.is_some_and(|last| !state_id.follows(last)) {
             return false;
         }
         self.previous = last;
+        // The clock of the collector is ahead: the State ages from its arrival, or it would be fresh until this clock catches up.
+        self.ahead = state.observed_at_ms.since(now);
+        state.observed_at_ms = state.observed_at_ms.min(now);
         self.state = Some(Box::new(state));
         (self.trace, self.seen_at) = (trace, now);
         self.refusals.clear();
         self.silence.unanswered = self.silence.unanswered.saturating_add(1);
         true
+    }
+
+    /// Time by which the State that `action` answers was ahead of this actuator's clock.
+    pub(super) fn ahead_of(&self, action: &Action) -> Duration {
+        let id = Some(action.state_id());
+        if id == self.last_state_id() || id == self.previous { self.ahead } else { Duration::ZERO }
+    }
+
+    /// Moves all times that lie after `now` there, because the clock was set back to it: nothing may wait for it to catch up, or look fresh until then.
+    pub(super) fn set_clock_back(&mut self, now: Timestamp) {
+        if let Some(state) = &mut self.state {
+            state.observed_at_ms = state.observed_at_ms.min(now);
+        }
+        if let Some((_, at)) = &mut self.applied {
+            *at = now.min(*at);
+        }
+        if let Work::Waiting { at, .. } = &mut self.work {
+            *at = now.min(*at);
+        }
+        self.early.iter_mut().for_each(|early| early.since = early.since.min(now));
+        for at in [&mut self.seen_at, &mut self.silence.heard, &mut self.budget_stored] {
+            *at = now.min(*at);
+        }
     }
 
     pub(super) fn last_state_id(&self) -> Option<StateId> {

@@ -3,6 +3,7 @@
 mod actions;
 mod any_sequence;
 mod autonomous;
+mod clocks;
 
 use std::num::NonZeroU32;
 

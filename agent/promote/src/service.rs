@@ -49,6 +49,7 @@ pub async fn run(config: PromoterConfig, token: CancellationToken) -> anyhow::Re
         *registry.lock().unwrap_or_else(PoisonError::into_inner) = own;
         (bus, metrics)
     };
+    bus.watch_streams(token.clone());
     health.set("requests", false);
     let address = health::serve(config.health, health.clone(), registry, token.clone()).await?;
     tracing::info!(instance, %address, "promoter started");

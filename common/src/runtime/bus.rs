@@ -6,6 +6,7 @@ mod queue;
 mod read_history;
 mod recorded_messages;
 mod retained;
+mod stream_health;
 mod subscription;
 
 use std::future::IntoFuture;
@@ -14,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::{self, context::ContextBuilder};
+use async_nats::jetstream;
+use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture, PublishError};
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use bytes::Bytes;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -28,13 +30,14 @@ use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 use tokio::sync::Semaphore;
 
-pub use bucket::Bucket;
 pub(super) use bucket::read_current;
+pub use bucket::{Bucket, entries_condition};
 pub use outbox::Outbox;
 use queue::Retention;
 pub use recorded_messages::{RecordedMessage, RecordedMessages};
 pub use retained::RetainedMessage;
 pub(super) use retained::Start;
+pub use stream_health::StreamFault;
 pub use subscription::{Received, Subscription};
 
 use super::clock;
@@ -411,7 +414,7 @@ impl Bus {
         // The first attempt is made here rather than in the task, so that messages keep their order.
         let first = self.attempt(&subject, &headers, &body).await;
         tokio::spawn(async move {
-            let acknowledged = bus.until_acknowledged(first, &subject, &headers, &body).await;
+            let acknowledged = bus.until_acknowledged(M::TYPE, first, &subject, &headers, &body).await;
             bus.counts.add(M::TYPE, if acknowledged { Delivery::Recorded } else { Delivery::Lost }, 1);
             if !acknowledged {
                 let admitted = bus.lost_log.lock().unwrap_or_else(PoisonError::into_inner).admit(clock::instant());
@@ -423,13 +426,24 @@ impl Bus {
         });
     }
 
-    async fn attempt(&self, subject: &str, headers: &HeaderMap, body: &Bytes) -> Option<jetstream::context::PublishAckFuture> {
-        self.jetstream.publish_with_headers(subject.to_owned(), headers.clone(), body.clone()).await.ok()
+    async fn attempt(&self, subject: &str, headers: &HeaderMap, body: &Bytes) -> Result<PublishAckFuture, PublishError> {
+        self.jetstream.publish_with_headers(subject.to_owned(), headers.clone(), body.clone()).await
+    }
+
+    /// Sets the readiness condition of the stream that records messages of type `kind`: whether it acknowledged one, or `error`.
+    fn report_recorded(&self, kind: EventType, error: Option<&PublishError>) {
+        let Some(health) = &self.health else { return };
+        let condition = format!("record of {kind}");
+        match error {
+            None => health.set(&condition, true),
+            Some(error) => health.fail(&condition, error.to_string()),
+        }
     }
 
     async fn until_acknowledged(
         &self,
-        first: Option<jetstream::context::PublishAckFuture>,
+        kind: EventType,
+        first: Result<PublishAckFuture, PublishError>,
         subject: &str,
         headers: &HeaderMap,
         body: &Bytes,
@@ -438,9 +452,12 @@ impl Bus {
         let mut attempt = first;
         let mut pause = Duration::from_millis(50);
         loop {
-            if let Some(acknowledgement) = attempt
-                && acknowledgement.into_future().await.is_ok()
-            {
+            let acknowledged = match attempt {
+                Ok(acknowledgement) => acknowledgement.into_future().await.map(drop),
+                Err(error) => Err(error),
+            };
+            self.report_recorded(kind, acknowledged.as_ref().err());
+            if acknowledged.is_ok() {
                 return true;
             }
             if clock::since(began) > RECORD_FOR {

@@ -163,6 +163,63 @@ pub fn since(began: std::time::Instant) -> Duration {
     instant().saturating_duration_since(began)
 }
 
+/// Least difference between the time of day and the monotonic clock that counts as a step; below it, the clock was only adjusted.
+const STEP: Duration = Duration::from_secs(1);
+/// Time within which both clocks are read. A process that was stopped in between reads them again.
+const READ_WITHIN: Duration = Duration::from_millis(100);
+
+/// Detects steps of the time of day, which the monotonic clock does not make. A suspension of the machine counts as one, a stop of the process does not.
+#[derive(Debug, Clone, Copy)]
+pub struct StepDetector {
+    wall: Timestamp,
+    instant: std::time::Instant,
+}
+
+impl StepDetector {
+    /// A detector of steps from now on.
+    #[must_use]
+    pub fn start() -> Self {
+        loop {
+            let read = Self { instant: instant(), wall: wall() };
+            if since(read.instant) <= READ_WITHIN {
+                return read;
+            }
+        }
+    }
+
+    /// Whether the time of day was set forward or back by more than a second since the start or the last call.
+    pub fn stepped(&mut self) -> bool {
+        let before = std::mem::replace(self, Self::start());
+        self.differs_from(before)
+    }
+
+    fn differs_from(self, before: Self) -> bool {
+        let expected = before.wall.plus(self.instant.saturating_duration_since(before.instant));
+        expected.since(self.wall).max(self.wall.since(expected)) > STEP
+    }
+}
+
+/// System time that follows the monotonic clock from its start on, and so makes no steps.
+#[derive(Debug, Clone, Copy)]
+pub struct SteadyClock {
+    began: Timestamp,
+    instant: std::time::Instant,
+}
+
+impl SteadyClock {
+    /// A clock that shows `began` now.
+    #[must_use]
+    pub fn start(began: Timestamp) -> Self {
+        Self { began, instant: instant() }
+    }
+
+    /// The time it shows.
+    #[must_use]
+    pub fn now(self) -> Timestamp {
+        self.began.plus(since(self.instant).saturating_mul(rate().speed))
+    }
+}
+
 /// Real time of `span` in system time.
 #[must_use]
 pub fn real(span: Duration) -> Duration {
@@ -212,6 +269,23 @@ mod tests {
             let wall = Timestamp(ORIGIN.0 + after);
             assert_eq!(rate.to_wall(rate.of_wall(wall)), wall);
         }
+    }
+
+    #[test]
+    fn a_step_is_what_the_monotonic_clock_does_not_show() {
+        let instant = instant();
+        let read = |wall_ms: u64, after_ms: u64| StepDetector {
+            wall: Timestamp(ORIGIN.0 + wall_ms),
+            instant: instant + Duration::from_millis(after_ms),
+        };
+        let before = read(0, 0);
+        for (wall_ms, after_ms) in [(0, 0), (60_000, 60_000), (60_900, 60_000), (59_100, 60_000)] {
+            assert!(!read(wall_ms, after_ms).differs_from(before), "{wall_ms} ms within {after_ms} ms");
+        }
+        for (wall_ms, after_ms) in [(3_600_000, 0), (0, 3_600_000), (3_660_000, 60_000)] {
+            assert!(read(wall_ms, after_ms).differs_from(before), "{wall_ms} ms within {after_ms} ms");
+        }
+        assert!(!StepDetector::start().stepped());
     }
 
     #[test]

@@ -12,15 +12,34 @@ use axum::routing::get;
 use axum::{Json, Router};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 /// Metrics of a service, shared between its components and the metrics endpoint.
 pub type Metrics = Arc<Mutex<Registry>>;
 
+/// State of a condition. In JSON `true`, `false`, or the reason why it does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Condition {
+    /// Whether it holds.
+    Holds(bool),
+    /// It does not hold, for this reason.
+    Fails(String),
+}
+
+impl Condition {
+    /// Whether it holds.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        *self == Self::Holds(true)
+    }
+}
+
 /// Named conditions; a service is ready while all hold.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
-    conditions: Arc<Mutex<BTreeMap<String, bool>>>,
+    conditions: Arc<Mutex<BTreeMap<String, Condition>>>,
 }
 
 impl Health {
@@ -32,23 +51,32 @@ impl Health {
 
     /// Sets whether `condition` holds.
     pub fn set(&self, condition: &str, holds: bool) {
+        self.replace(condition, Condition::Holds(holds));
+    }
+
+    /// Reports that `condition` does not hold because of `reason`.
+    pub fn fail(&self, condition: &str, reason: String) {
+        self.replace(condition, Condition::Fails(reason));
+    }
+
+    fn replace(&self, condition: &str, state: Condition) {
         let mut conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(current) = conditions.get_mut(condition) {
-            *current = holds;
+            *current = state;
         } else {
-            conditions.insert(condition.to_owned(), holds);
+            conditions.insert(condition.to_owned(), state);
         }
     }
 
     /// Whether every condition holds.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.conditions().values().all(|holds| *holds)
+        self.conditions().values().all(Condition::holds)
     }
 
     /// All conditions by name.
     #[must_use]
-    pub fn conditions(&self) -> BTreeMap<String, bool> {
+    pub fn conditions(&self) -> BTreeMap<String, Condition> {
         self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

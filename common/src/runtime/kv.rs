@@ -8,7 +8,7 @@ use crate::contract::subject;
 use crate::control::Control;
 use crate::policy::ScalingPolicy;
 use anyhow::Context as _;
-use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::kv::{Entry, Operation, Store, UpdateErrorKind};
 
 /// Attempts at an edit that concurrent writers keep overtaking.
 const EDITS: usize = 8;
@@ -21,25 +21,27 @@ pub async fn open(bus: &Bus, bucket: &str) -> anyhow::Result<Store> {
     bus.jetstream().get_key_value(bucket).await.with_context(|| format!("bucket {bucket}; `qscale up` creates missing buckets"))
 }
 
-/// All entries of a bucket, by key.
+/// All values of a bucket, by key.
 ///
 /// # Errors
 /// When the server stops answering.
 pub async fn all(store: &Store) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    let values = entries(store).await?.into_iter().filter(|(_, entry)| entry.operation == Operation::Put);
+    Ok(values.map(|(key, entry)| (key, entry.value.into())).collect())
+}
+
+/// The last entry of every key of a bucket: a value or a deletion marker.
+///
+/// # Errors
+/// When the server stops answering.
+pub async fn entries(store: &Store) -> anyhow::Result<BTreeMap<String, Entry>> {
     let mut entries = BTreeMap::new();
-    // Every key has one last message: a value or a deletion marker.
     let keys = store.status().await.context("status of the bucket")?.values();
     if keys == 0 {
         return Ok(entries);
     }
     let mut watch = store.watch_with_history(">").await.with_context(|| format!("read bucket {}", store.name))?;
-    let read = read_current(&mut watch, keys, |entry| {
-        if entry.operation == Operation::Put {
-            entries.insert(entry.key, entry.value.into());
-        } else {
-            entries.remove(&entry.key);
-        }
-    });
+    let read = read_current(&mut watch, keys, |entry| drop(entries.insert(entry.key.clone(), entry)));
     read.await.with_context(|| format!("read bucket {}", store.name))?;
     Ok(entries)
 }

@@ -12,6 +12,10 @@ use crate::name::{InvalidName, Name};
 
 /// Name of the account of the services.
 pub const SERVICES: &str = "QSCALE";
+/// Name of the account of the server itself. It has no user.
+const SERVER: &str = "SYS";
+/// Request for the health of the server and its streams, which the account of the services imports.
+pub(super) const SERVER_HEALTH: &str = "$SYS.REQ.SERVER.PING.HEALTHZ";
 /// Connections of an agent: instances, and tools of its author.
 const AGENT_CONNECTIONS: u32 = 64;
 /// Subscriptions of all connections of an agent.
@@ -22,7 +26,7 @@ const RESPONSE_SECONDS: u32 = 10;
 /// A user of the bus.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum User {
-    /// Creates streams and buckets at set-up.
+    /// Creates streams and buckets at set-up, and restores lost entries of buckets.
     Setup,
     /// Publishes State and Reward.
     Collector,
@@ -82,14 +86,15 @@ impl User {
         rights.subscribe.push(format!("{}.>", inbox_prefix(&self.name())));
         match self {
             Self::Setup => {
-                rights.publish.push("$JS.API.>".into());
+                rights.publish.extend(["$JS.API.>", "$JS.FC.>", "$KV.>", SERVER_HEALTH].map(str::to_owned));
             }
             Self::Collector => {
                 rights
                     .publishes(EventType::State)
                     .publishes(EventType::Reward)
                     .reads(EventType::Outcome)
-                    .reads_bucket(subject::POLICY_BUCKET);
+                    .reads_bucket(subject::POLICY_BUCKET)
+                    .reads_health();
             }
             Self::Agent(agent) => {
                 rights.publish.extend(agent_services(agent));
@@ -103,13 +108,13 @@ impl User {
             Self::Actuator => {
                 rights.publishes(EventType::Outcome).reads(EventType::State).reads(EventType::Action);
                 rights.reads_bucket(subject::POLICY_BUCKET).reads_bucket(subject::CONTROL_BUCKET);
-                rights.writes_bucket(subject::ACTUATOR_BUCKET).writes_key(subject::LEASE_BUCKET, subject::ACTUATOR_LEASE);
+                rights.writes_bucket(subject::ACTUATOR_BUCKET).writes_key(subject::LEASE_BUCKET, subject::ACTUATOR_LEASE).reads_health();
             }
             Self::Loadgen => {
                 rights.publishes(EventType::Load);
             }
             Self::Promoter => {
-                rights.reads_streams(agents).reads_bucket(subject::POLICY_BUCKET);
+                rights.reads_streams(agents).reads_bucket(subject::POLICY_BUCKET).reads_health();
                 rights.writes_bucket(subject::FINETUNE_BUCKET).writes_models().records_changes(self);
                 rights.writes_key(subject::LEASE_BUCKET, subject::PROMOTER_LEASE);
             }
@@ -119,7 +124,7 @@ impl User {
                 }
                 rights.reads_streams(agents).reads_stream(subject::CHANGE_STREAM).records_changes(self);
                 rights.writes_bucket(subject::POLICY_BUCKET).writes_bucket(subject::CONTROL_BUCKET).writes_bucket(subject::FINETUNE_BUCKET);
-                rights.reads_bucket(subject::ACTUATOR_BUCKET).reads_bucket(subject::LEASE_BUCKET).writes_models();
+                rights.reads_bucket(subject::ACTUATOR_BUCKET).reads_bucket(subject::LEASE_BUCKET).writes_models().reads_health();
                 rights.publish.push("$JS.API.INFO".into());
             }
         }
@@ -207,6 +212,11 @@ impl Permissions {
         self
     }
 
+    fn reads_health(&mut self) -> &mut Self {
+        self.publish.push(SERVER_HEALTH.into());
+        self
+    }
+
     fn reads_bucket(&mut self, bucket: &str) -> &mut Self {
         self.reads_stream(&subject::bucket_stream(bucket))
     }
@@ -252,7 +262,7 @@ pub fn agents<'a>(users: impl IntoIterator<Item = &'a String>) -> Vec<Name> {
     users.into_iter().filter_map(agent).collect()
 }
 
-/// The `accounts` block of a nats-server configuration for the users of `passwords`.
+/// The accounts in the configuration of a nats-server for the users of `passwords`.
 ///
 /// # Errors
 /// If a name belongs to no user.
@@ -272,7 +282,9 @@ pub fn accounts(passwords: &BTreeMap<String, String>) -> Result<String, InvalidN
     }
     let exports = exports(&agents);
     Ok(format!(
-        "accounts {{\n  {SERVICES}: {{\n    jetstream: enabled\n    users: [\n{services}    ]\n    exports: [\n{exports}    ]\n  }}\n{others}}}\n"
+        "accounts {{\n  {SERVICES}: {{\n    jetstream: enabled\n    users: [\n{services}    ]\n    exports: [\n{exports}    ]\n    \
+         imports: [ {{ service: {{ account: {SERVER}, subject: \"{SERVER_HEALTH}\" }} }} ]\n  }}\n{others}  \
+         {SERVER}: {{ exports: [ {{ service: \"{SERVER_HEALTH}\", accounts: [{SERVICES}] }} ] }}\n}}\nsystem_account: {SERVER}\n"
     ))
 }
 

@@ -89,7 +89,8 @@ pub async fn unfreeze(author: &Author, target: &Target, now: Timestamp) -> anyho
 /// # Errors
 /// As [`kv::edit`].
 pub async fn restore(author: &Author, target: &Target, now: Timestamp) -> anyhow::Result<()> {
-    edit(author, target, ChangeKind::RestoreRequested, |_| Some(control(author, true, Some(now), now)), now).await.map(drop)
+    let request = |before: Option<&Control>| Some(control(author, true, Some(restore_time(before, now)), now));
+    edit(author, target, ChangeKind::RestoreRequested, request, now).await.map(drop)
 }
 
 /// A control before an edit, and whether it was written.
@@ -130,6 +131,12 @@ async fn edit(
     };
     author.record(made, now).await;
     Ok(ControlEdit { before, written: true })
+}
+
+/// Time of a new request to restore, by which the actuator distinguishes it from earlier ones: `now`, unless the clock was set back since the request `before`.
+fn restore_time(before: Option<&Control>, now: Timestamp) -> Timestamp {
+    let last = before.map_or(Timestamp(0), |before| before.restore.map_or(before.at_ms, |restore| restore.max(before.at_ms)));
+    now.max(Timestamp(last.0.saturating_add(1)))
 }
 
 /// Answers of the actuator to a restore.
@@ -204,5 +211,17 @@ mod tests {
         assert!(is_new(Some(&before), Some("another")) && is_new(None, None));
         assert!(is_new(Some(&Control { frozen: false, ..before }), None));
         assert!(is_new(Some(&Control::from_json(b"broken")), None));
+    }
+
+    #[test]
+    fn a_restore_is_newer_than_the_last_one_whatever_the_clock() {
+        const NOW: Timestamp = Timestamp(1_763_880_784_123);
+        assert_eq!(restore_time(None, NOW), NOW);
+        let later = Timestamp(NOW.0 + 3_600_000);
+        let before = Control { restore: Some(later), at_ms: NOW, ..Control::default() };
+        assert_eq!(restore_time(Some(&before), NOW), Timestamp(later.0 + 1));
+        let lifted = Control { at_ms: later, ..Control::default() };
+        assert_eq!(restore_time(Some(&lifted), NOW), Timestamp(later.0 + 1));
+        assert_eq!(restore_time(Some(&lifted), Timestamp(later.0 + 9)), Timestamp(later.0 + 9));
     }
 }

@@ -30,6 +30,9 @@ const VALUE_BYTES: i32 = 64 * 1024;
 const BUCKET_BYTES: i64 = 64 * MIB;
 const MODEL_BYTES: i64 = 512 * MIB;
 
+/// Description of a bucket while lost entries are restored. Nobody reads the bucket until then: without them it could lack a freeze.
+pub const RESTORING: &str = "being restored";
+
 /// Oldest supported nats-server: older ones cannot create the buckets and ignore filters.
 pub const OLDEST_SERVER: (u64, u64, u64) = (2, 11, 0);
 
@@ -135,6 +138,14 @@ pub async fn ensure(jetstream: &Context, agents: &[Name]) -> anyhow::Result<()> 
         let name = bucket.bucket.clone();
         jetstream.create_or_update_key_value(bucket).await.with_context(|| format!("bucket {name}"))?;
     }
+    ensure_models(jetstream).await
+}
+
+/// Creates the model store if it is missing.
+///
+/// # Errors
+/// If the server refuses.
+pub async fn ensure_models(jetstream: &Context) -> anyhow::Result<()> {
     if jetstream.get_object_store(subject::MODEL_STORE).await.is_err() {
         let store = object_store::Config {
             bucket: subject::MODEL_STORE.into(),

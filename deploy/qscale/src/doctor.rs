@@ -1,12 +1,17 @@
 //! `qscale doctor`: finds problems of a setup and how to fix them. Owns the order of the checks and the output; the checks belong to `qscale_up`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
+use qscale_common::runtime::clock;
 use qscale_up::doctor::{DoctorVerdict, Report, bus, machine, workloads};
 
 use crate::output::{self, Tone};
 use crate::system::{Locate, StateDir, SystemTrust};
+
+/// Age up to which losses of streams and buckets are shown.
+const SHOWN_LOSSES: Duration = Duration::from_secs(24 * 3600);
 
 /// Output of the findings.
 #[derive(Debug, Args)]
@@ -43,10 +48,12 @@ async fn examine(locate: &Locate) -> Report {
     let up = addresses.is_some() || locate.nats.is_some();
     machine::nats_program(&mut report, up).await;
     let bus = if up { bus::reach(&mut report, locate.bus().await) } else { None };
-    if let Some(bus) = &bus {
-        bus::storage(&mut report, bus).await;
-    }
+    let written = match &bus {
+        Some(bus) => bus::storage(&mut report, bus).await,
+        None => false,
+    };
     if let (Some(addresses), Some(state)) = (&addresses, &state) {
+        bus::losses(&mut report, state, clock::wall().minus(SHOWN_LOSSES));
         workloads::services(&mut report, addresses, state).await;
         workloads::measurements(&mut report, addresses).await;
     }
@@ -55,7 +62,7 @@ async fn examine(locate: &Locate) -> Report {
     if let Some(bus) = &bus {
         match locate.trust() {
             Ok(SystemTrust { policies, models }) => {
-                workloads::policies(&mut report, bus, &policies, functions.as_deref()).await;
+                workloads::policies(&mut report, bus, &policies, functions.as_deref(), written).await;
                 workloads::models(&mut report, bus, &models).await;
             }
             Err(error) => report.fail("signatures", format!("{error:#}"), "start the system again with `qscale up`"),

@@ -11,7 +11,7 @@ use qscale_common::load::LoadSummary;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::metrics::{self, FunctionView, NodeView};
 use qscale_common::platform::{EventKind, FunctionSpec, FunctionStatus, Isolation, Limits, LogLine};
-use qscale_common::runtime::clock;
+use qscale_common::runtime::clock::{self, SteadyClock};
 use qscale_common::runtime::platform::api::{self, Refused};
 use qscale_common::runtime::platform::events::Events;
 use qscale_common::runtime::platform::operations::OperationControl;
@@ -34,6 +34,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct SimulatedPlatform {
     origin: Origin,
+    /// Its time: requests and replicas go on while the time of day is set.
+    clock: SteadyClock,
     machine: SimulatedMachine,
     control: OperationControl,
     threads: NonZeroUsize,
@@ -53,6 +55,7 @@ impl SimulatedPlatform {
     pub fn new(machine: SimulatedMachine, limits: Limits, load_waits: bool, now: Timestamp) -> Self {
         Self {
             origin: Origin(now),
+            clock: SteadyClock::start(now),
             machine,
             control: OperationControl::new(limits, machine.capacity(), 0),
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -62,6 +65,12 @@ impl SimulatedPlatform {
             runs: AtomicU64::new(now.0 / 1_000 % (1 << 20)),
             events: Events::new(now),
         }
+    }
+
+    /// Time of the platform.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Starts all waiting load at `now`; the load of functions added later starts with them.
@@ -127,7 +136,7 @@ impl SimulatedPlatform {
     /// Advances a function to the present and calls `act`.
     fn now<T>(&self, function: &Mutex<Simulated>, act: impl FnOnce(&mut Simulated, Timestamp) -> T) -> T {
         let mut function = lock(function);
-        let now = clock::now();
+        let now = self.time();
         self.advance(&mut function, now);
         act(&mut function, now)
     }
@@ -142,7 +151,7 @@ impl SimulatedPlatform {
         let id = spec.id();
         // Held until the function is in the list, so that `begin_load` does not miss it.
         let waits = lock(&self.load_waits);
-        let now = clock::now();
+        let now = self.time();
         let mut function = Simulated::new(spec, inputs, self.origin, self.next_run(), now);
         if !*waits {
             function.begin_load(now);
@@ -187,7 +196,7 @@ impl api::Platform for SimulatedPlatform {
     }
 
     fn list(&self) -> Vec<FunctionStatus> {
-        self.each(clock::now(), Simulated::status)
+        self.each(self.time(), Simulated::status)
     }
 
     fn count(&self) -> usize {
@@ -225,7 +234,7 @@ impl api::Platform for SimulatedPlatform {
     }
 
     async fn gone(&self, function: Arc<Mutex<Simulated>>) {
-        let deadline = clock::now().plus(lock(&function).spec().drain_timeout.0);
+        let deadline = self.time().plus(lock(&function).spec().drain_timeout.0);
         loop {
             let (gone, now) = self.now(&function, |function, now| (function.is_gone(), now));
             if gone || now >= deadline {
@@ -259,7 +268,7 @@ impl api::Platform for SimulatedPlatform {
     }
 
     fn record(&self, id: &FunctionId, kind: EventKind, message: String) {
-        self.record_all(id, clock::now(), vec![(None, kind, message)]);
+        self.record_all(id, self.time(), vec![(None, kind, message)]);
     }
 
     fn isolation(&self) -> Option<Isolation> {
@@ -271,7 +280,7 @@ impl api::Platform for SimulatedPlatform {
     }
 
     fn metrics(&self) -> String {
-        let now = clock::now();
+        let now = self.time();
         let functions = self.each(now, Simulated::view);
         metrics::render(&functions, self.node(&functions, now))
     }

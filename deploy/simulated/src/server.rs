@@ -82,7 +82,7 @@ async fn publish(platform: Arc<SimulatedPlatform>, bus: Bus, every: Span, stop: 
             _ = tick.tick() => {}
         }
         let (platform, run) = (Arc::clone(&platform), run.clone());
-        let loads = tokio::task::spawn_blocking(move || platform.loads(&run, clock::now())).await;
+        let loads = tokio::task::spawn_blocking(move || platform.loads(&run, platform.time())).await;
         match loads {
             Ok(loads) => {
                 for load in &loads {
@@ -95,14 +95,14 @@ async fn publish(platform: Arc<SimulatedPlatform>, bus: Bus, every: Span, stop: 
 }
 
 async fn load_summary(State(platform): State<Arc<SimulatedPlatform>>) -> Response {
-    match tokio::task::spawn_blocking(move || platform.summary(clock::now())).await {
+    match tokio::task::spawn_blocking(move || platform.summary(platform.time())).await {
         Ok(summary) => Json(summary).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
 async fn begin_load(State(platform): State<Arc<SimulatedPlatform>>) -> StatusCode {
-    match tokio::task::spawn_blocking(move || platform.begin_load(clock::now())).await {
+    match tokio::task::spawn_blocking(move || platform.begin_load(platform.time())).await {
         Ok(()) => StatusCode::NO_CONTENT,
         Err(_panicked) => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,6 +17,7 @@ use qscale_common::runtime::author::{self, Author};
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::files::{MAX_DOCUMENT, MAX_STATE, read_text};
+use qscale_common::runtime::health::Condition;
 use qscale_common::runtime::lock::LockedFolder;
 use qscale_common::runtime::lock::{self, FileLock};
 use qscale_common::runtime::nats_accounts::{self, User};
@@ -27,9 +29,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::plan::{Plan, PlannedFunction, copy_of};
-use super::supervisor::{HealthCheck, KILLED, Service, Status, Statuses, Supervisor};
+use super::supervisor::{HealthCheck, KILLED, Preparation, Service, Status, Statuses, Supervisor};
 use super::{Backend, say, sibling_program};
-use crate::repair;
+use crate::repair::{Repair, RepairReport};
 use crate::state_dir::{Addresses, StateDir, SystemTrust, find_nats_server};
 use crate::storage::Storage;
 
@@ -169,6 +171,7 @@ impl RunningSystem {
         if self.backend == Backend::Sim {
             // Every simulated world starts from its initial state; decisions of an earlier one mean nothing in it.
             let _absent = std::fs::remove_dir_all(self.store());
+            self.repair()?.forget();
         }
         let program = find_nats_server().context("nats-server not found: run `make tools`, add it to PATH, or set NATS_SERVER_BIN")?;
         let credentials = self.state.lock_credentials().await?;
@@ -188,6 +191,7 @@ impl RunningSystem {
         private::write(&path, configuration.as_bytes())?;
         // nats-server writes it, but would follow a link in its place.
         private::create(&self.state.join("nats/nats.pid"))?;
+        let store = self.store();
         self.say(&format!("[1/6] nats-server ({}) on {listen}", program.display()));
         self.supervisor
             .start(Service {
@@ -200,12 +204,16 @@ impl RunningSystem {
                 ends: false,
                 stop_timeout: STOP_TIMEOUT,
                 health: Some(HealthCheck::nats(listen)),
+                prepare: Some(Preparation(Arc::new(move || delete_indexes(&store)))),
             })
             .await?;
         let connect = async |user: &str| self.bus_config(user).connect_once("qscale-up", READY_TIMEOUT).await;
         let setup = connect("setup").await.with_context(|| format!("see {}", self.state.log("nats-server").display()))?;
         let agents = nats_accounts::agents(passwords.keys());
         provision::ensure(&async_nats::jetstream::new(setup), &agents).await.context("failed to create streams and buckets")?;
+        let mut repair = self.repair()?;
+        repair.restore().await.context("failed to check streams and buckets")?;
+        repair.report().take_events().iter().for_each(|event| self.say(event));
         Ok(Bus::of_client(connect("operator").await?, "/qscale/operator"))
     }
 
@@ -320,6 +328,7 @@ impl RunningSystem {
                 ends: false,
                 stop_timeout,
                 health: Some(HealthCheck::http(health)),
+                prepare: None,
             })
             .await
     }
@@ -344,15 +353,23 @@ impl RunningSystem {
         wait_until("a replica of every function", &self.state.log("platform"), ready).await?;
         for (service, address) in &self.addresses.health {
             let ready =
-                async || crate::state_dir::conditions(address).await.is_some_and(|conditions| conditions.values().all(|holds| *holds));
+                async || crate::state_dir::conditions(address).await.is_some_and(|conditions| conditions.values().all(Condition::holds));
             wait_until(service, &self.state.log(service), ready).await?;
         }
         Ok(platform.list().await?.iter().all(|status| status.vertical))
     }
 
-    /// Starts the repair of streams that are deleted while the system runs.
-    pub fn start_repair(&self, operator: Bus) -> JoinHandle<()> {
-        tokio::spawn(repair::run(self.state.clone(), self.bus_config("setup"), operator))
+    /// Starts the repair of streams that are lost while the system runs; returns what it reports.
+    ///
+    /// # Errors
+    /// When a file of the state folder cannot be read.
+    pub fn start_repair(&self) -> anyhow::Result<(RepairReport, JoinHandle<()>)> {
+        let repair = self.repair()?;
+        Ok((repair.report(), tokio::spawn(repair.run())))
+    }
+
+    fn repair(&self) -> anyhow::Result<Repair> {
+        Repair::new(self.state.clone(), &self.store(), self.bus_config("setup"))
     }
 
     fn say(&self, text: &str) {
@@ -398,6 +415,7 @@ impl RunningSystem {
                 ends: true,
                 stop_timeout: DRAIN_STOP_TIMEOUT,
                 health: None,
+                prepare: None,
             })
             .await
     }
@@ -502,6 +520,16 @@ async fn remove_left_copy(platform: &PlatformClient, author: &Author, plan: &Pla
 fn claim_usual_ports() -> Option<FileLock> {
     let folder = private::folder(&private::runtime_folder()).ok()?;
     lock::take(&folder.join("usual-ports.lock")).ok()
+}
+
+/// Deletes the indexes of the streams in `store`, so that nats-server reads all messages when it starts, and drops damaged ones. With an index it would find them
+/// only when they are read, and the reader would wait for ever.
+fn delete_indexes(store: &Path) {
+    let streams = std::fs::read_dir(store.join("jetstream").join(nats_accounts::SERVICES).join("streams"));
+    for stream in streams.into_iter().flatten().flatten() {
+        // It may not have been written.
+        let _absent = std::fs::remove_file(stream.path().join("msgs/index.db"));
+    }
 }
 
 /// A loopback address with the usual port, or with any free one.

@@ -2,6 +2,7 @@
 //!
 //! Owns the order of start and stop, and the result of a run. Must not decide allocations or measure latency: the services do.
 
+mod copies;
 pub mod dashboard;
 pub mod doctor;
 pub mod launch;
@@ -9,7 +10,7 @@ pub mod load;
 pub mod many;
 pub mod options;
 pub mod plan;
-mod repair;
+pub mod repair;
 pub mod state_dir;
 pub mod storage;
 pub mod supervisor;
@@ -34,9 +35,10 @@ use self::launch::RunningSystem;
 pub use self::load::{LoadPlan, RequestForm};
 pub use self::options::{Backend, UpOptions};
 use self::plan::Plan;
+use self::repair::RepairReport;
 use self::state_dir::StateDir;
 use self::supervisor::{Status, Statuses};
-use self::view::View;
+use self::view::{Head, View};
 
 /// Up to this number of functions, each has a line of its own in printed output.
 pub const LINES: usize = 8;
@@ -91,12 +93,14 @@ pub async fn run_until_done(plan: &Plan, state: &StateDir, view: ViewOptions, to
         Ok(_) if view.require_limits && !running.can_limit() => Err(anyhow::anyhow!(
             "cgroups are not writable, so CPU and memory cannot be limited and a vertical run shows nothing; see `qscale doctor`"
         )),
-        Ok(bus) => {
-            let repair = running.start_repair(bus.clone());
-            let followed = follow(plan, view, &running, &bus, token).await;
-            repair.abort();
-            followed
-        }
+        Ok(bus) => match running.start_repair() {
+            Ok((report, repair)) => {
+                let followed = follow(plan, view, &running, &bus, &report, token).await;
+                repair.abort();
+                followed
+            }
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     let simulated = running.simulated_load().await;
@@ -154,6 +158,7 @@ async fn follow(
     view: ViewOptions,
     running: &RunningSystem,
     bus: &Bus,
+    repair: &RepairReport,
     token: &CancellationToken,
 ) -> anyhow::Result<Dashboard> {
     let mut dashboard = Dashboard::default();
@@ -176,7 +181,15 @@ async fn follow(
         let now = clock::instant();
         let elapsed = now.duration_since(began) * plan.clock_rate.speed();
         dashboard.sample(&shown, clock::now());
-        screen.draw(&dashboard, &statuses, &shown, &title(plan, running, elapsed), clock::now());
+        for event in repair.take_events() {
+            if screen.is_open() {
+                dashboard.line(event);
+            } else {
+                say(event);
+            }
+        }
+        let head = Head { title: title(plan, running, elapsed), problems: repair.problems() };
+        screen.draw(&dashboard, &statuses, &shown, &head, clock::now());
         if now.duration_since(printed) >= PRINT_INTERVAL {
             printed = now;
             if view.print && !screen.is_open() {

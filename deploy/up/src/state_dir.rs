@@ -9,6 +9,7 @@ use anyhow::Context;
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::files::{MAX_DOCUMENT, read_text};
+use qscale_common::runtime::health::Condition;
 use qscale_common::runtime::lock::{self, FileLock};
 use qscale_common::runtime::nats_accounts::User;
 use qscale_common::runtime::platform::PlatformClient;
@@ -253,7 +254,7 @@ fn new_password() -> String {
 }
 
 /// The readiness conditions of the service whose health endpoint is at `address`; `None` if it does not answer.
-pub async fn conditions(address: &str) -> Option<BTreeMap<String, bool>> {
+pub async fn conditions(address: &str) -> Option<BTreeMap<String, Condition>> {
     let (_, body) = http::get(address, "/readyz", ANSWER_WITHIN).await.ok()?;
     serde_json::from_str(&body).ok()
 }

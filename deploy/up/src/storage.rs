@@ -9,6 +9,9 @@ use qscale_common::name::Name;
 use qscale_common::runtime::{nats_accounts, provision};
 use qscale_common::text::mebibytes;
 
+/// Free space below which a disk counts as full, bytes: nats-server could not write for long.
+pub const DISK_FULL: u64 = 16 << 20;
+
 /// Storage for streams, buckets and the model store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storage {

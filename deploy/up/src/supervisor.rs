@@ -3,6 +3,7 @@
 mod health_check;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,18 @@ pub struct Service {
     pub stop_timeout: Duration,
     /// Check that finds it hanging, if it has a health endpoint.
     pub health: Option<HealthCheck>,
+    /// Work before each start.
+    pub prepare: Option<Preparation>,
+}
+
+/// Work before each start of a service.
+#[derive(Clone)]
+pub struct Preparation(pub Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Preparation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Preparation")
+    }
 }
 
 /// Exit code of a process that a signal ended.
@@ -349,6 +362,9 @@ fn limit_log(log: &Path) {
 }
 
 fn spawn(service: &Service) -> anyhow::Result<Child> {
+    if let Some(Preparation(prepare)) = &service.prepare {
+        prepare();
+    }
     let log = private::append(&service.log)?;
     let output = match &service.output {
         Some(path) => private::create(path)?,
@@ -391,6 +407,7 @@ mod tests {
             ends,
             stop_timeout: Duration::from_secs(10),
             health: None,
+            prepare: None,
         }
     }
 

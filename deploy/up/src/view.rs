@@ -26,11 +26,23 @@ use super::supervisor::{ServiceStatus, Status, Statuses};
 const MIN_RANGE: Duration = Duration::from_secs(30);
 const MAX_RANGE: Duration = Duration::from_secs(300);
 
+/// Most lines of the title, the services and their problems.
+const MAX_HEAD: u16 = 6;
+
 /// Up to this number of functions are shown side by side; more are shown as a table.
 const SIDE_BY_SIDE: usize = 2;
 
 /// A line of a plot: name, colour, values over time.
 type Series<'a> = (&'a str, Color, &'a VecDeque<(Timestamp, f64)>);
+
+/// The first lines of the view.
+#[derive(Debug)]
+pub struct Head {
+    /// Title of the run.
+    pub title: String,
+    /// Problems of the system.
+    pub problems: Vec<String>,
+}
 
 /// The terminal, or nothing without one.
 pub struct View {
@@ -68,13 +80,14 @@ impl View {
     }
 
     /// Draws the state at `now`.
-    pub fn draw(&mut self, dashboard: &Dashboard, statuses: &Statuses, shown: &[FunctionId], title: &str, now: Timestamp) {
+    pub fn draw(&mut self, dashboard: &Dashboard, statuses: &Statuses, shown: &[FunctionId], head: &Head, now: Timestamp) {
         let Some(terminal) = &mut self.terminal else { return };
         let table = &mut self.table;
         let drawn = terminal.draw(|frame| {
-            let [head, body, log] =
-                Layout::vertical([Constraint::Length(2), Constraint::Min(16), Constraint::Length(9)]).areas(frame.area());
-            frame.render_widget(header(statuses, title), head);
+            let lines = u16::try_from(2 + head.problems.len()).unwrap_or(u16::MAX).min(MAX_HEAD);
+            let [top, body, log] =
+                Layout::vertical([Constraint::Length(lines), Constraint::Min(16), Constraint::Length(9)]).areas(frame.area());
+            frame.render_widget(header(statuses, head), top);
             if shown.len() > SIDE_BY_SIDE {
                 table.draw(frame, body, dashboard, shown, now);
             } else {
@@ -128,7 +141,7 @@ fn restore() {
     let _gone = execute!(stderr(), terminal::LeaveAlternateScreen);
 }
 
-fn header<'a>(statuses: &Statuses, title: &'a str) -> Paragraph<'a> {
+fn header<'a>(statuses: &Statuses, head: &'a Head) -> Paragraph<'a> {
     let mut services = vec!["services: ".dim()];
     for (name, ServiceStatus { status, restarts, start_error }) in statuses {
         let colour = match status {
@@ -143,7 +156,8 @@ fn header<'a>(statuses: &Statuses, title: &'a str) -> Paragraph<'a> {
             None => "  ".into(),
         });
     }
-    Paragraph::new(vec![Line::from(title).bold(), Line::from(services)])
+    let problems = head.problems.iter().map(|problem| Line::from(problem.as_str()).red());
+    Paragraph::new([Line::from(head.title.as_str()).bold(), Line::from(services)].into_iter().chain(problems).collect::<Vec<_>>())
 }
 
 fn draw_function(frame: &mut ratatui::Frame, area: Rect, function: &FunctionId, record: Option<&FunctionRecord>, now: Timestamp) {
@@ -226,12 +240,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_header_shows_why_a_service_does_not_start() {
+    fn the_header_shows_why_a_service_does_not_start_and_the_problems() {
         let status = ServiceStatus { status: Status::Restarting, restarts: 1, start_error: Some("no such file".to_owned()) };
-        let mut buffer = Buffer::empty(Rect::new(0, 0, 80, 2));
-        header(&[("agent-dqn".to_owned(), status)].into(), "title").render(buffer.area, &mut buffer);
+        let mut buffer = Buffer::empty(Rect::new(0, 0, 80, 3));
+        let head = Head { title: "title".to_owned(), problems: vec!["disk full: 0 MiB free in /state".to_owned()] };
+        header(&[("agent-dqn".to_owned(), status)].into(), &head).render(buffer.area, &mut buffer);
         let text: String = buffer.content.iter().map(Cell::symbol).collect();
-        assert!(text.contains("agent-dqn") && text.contains("no such file"), "{text}");
+        assert!(["agent-dqn", "no such file", "disk full"].iter().all(|part| text.contains(part)), "{text}");
     }
 
     #[test]

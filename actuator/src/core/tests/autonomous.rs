@@ -110,6 +110,22 @@ fn while_disconnected_the_fallback_only_increases() {
 }
 
 #[test]
+fn while_disconnected_the_fallback_increases_although_actions_still_arrive() {
+    let mut rig = Rig::new();
+    rig.tick_wanting(4);
+    rig.core.set_lead(Lead::Disconnected(1), rig.now);
+    for _ in 0..5 {
+        let state_id = rig.state_using(400.0);
+        rig.action("agent", state_id, 3);
+    }
+    assert!(rig.has().replicas.0 > 4, "{:?}", rig.last());
+    rig.core.set_lead(Lead::Leading(1), rig.now);
+    rig.tick_wanting(5);
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
+    assert_eq!(rig.core.silent(), 0, "the agent decides again");
+}
+
+#[test]
 fn the_hold_rule_keeps_the_current_allocation() {
     let mut rig = Rig::new();
     rig.policy.fallback.rule = FallbackRule::Hold;

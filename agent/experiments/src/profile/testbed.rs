@@ -234,6 +234,7 @@ impl Testbed {
                 ends: true,
                 stop_timeout: STOP_WITHIN,
                 health: None,
+                prepare: None,
             })
             .await?;
         Ok(LoadRun { name, requests, summary, until: plan.duration.map_or(Duration::ZERO, |duration| duration.0) + timeout.0 + PATIENCE })
@@ -319,6 +320,7 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
             ends: false,
             stop_timeout: STOP_WITHIN,
             health: None,
+            prepare: None,
         })
         .await?;
     let began = clock::instant();

@@ -1,12 +1,13 @@
 //! Watched buckets: a map that is current while the server can be reached.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::datetime::DateTime;
 use async_nats::jetstream::kv::{Entry, Operation, Store, Watch};
+use async_nats::jetstream::stream;
 use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Bus;
 use crate::contract::subject;
 use crate::policy::ScalingPolicy;
+use crate::runtime::provision::RESTORING;
 use crate::runtime::signature::{PolicyReader, TrustConfig};
 
 /// Entries of a bucket by key; `None` until it was read once.
@@ -26,6 +28,21 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval between checks that the bucket still is the one that is watched.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Readiness condition that `bucket` has all entries that were read from it. It fails until they are restored, or the service is restarted to go on without
+/// them.
+#[must_use]
+pub fn entries_condition(bucket: &str) -> String {
+    format!("entries of bucket {bucket}")
+}
+
+/// A bucket lost entries. The service continues with those that it read before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the bucket lost entries{such_as}; the service continues with those that it read before, restart it to go on with what is left")]
+struct LostEntries {
+    /// One of them, if it is known.
+    such_as: String,
+}
 
 impl Bus {
     /// Watches all of `bucket` until `token` is cancelled. An entry that `parse` refuses is logged and left out.
@@ -40,14 +57,14 @@ impl Bus {
         tokio::spawn(async move {
             let mut seen = BucketState { bucket, parse, created: None, entries: BTreeMap::new(), revisions: BTreeMap::new() };
             let mut last = String::new();
-            bus.report_bucket(bucket, false);
+            bus.report_bucket(bucket, Err(&anyhow::anyhow!("not read yet")));
             while !token.is_cancelled() && !sender.is_closed() {
                 tokio::select! {
                     () = token.cancelled() => {}
                     result = follow(&bus, &mut seen, &sender) => match result {
                         Ok(()) => last.clear(),
                         Err(error) => {
-                            bus.report_bucket(bucket, false);
+                            bus.report_bucket(bucket, Err(&error));
                             let error = format!("{error:#}");
                             if error != last {
                                 tracing::warn!(bucket, error, "failed to read a bucket; keeping its last content and trying again");
@@ -62,10 +79,14 @@ impl Bus {
         receiver
     }
 
-    /// Sets the readiness condition of `bucket`.
-    fn report_bucket(&self, bucket: &str, readable: bool) {
-        if let Some(health) = &self.health {
-            health.set(&format!("bucket {bucket}"), readable);
+    /// Sets the readiness conditions of `bucket`.
+    fn report_bucket(&self, bucket: &str, read: Result<(), &anyhow::Error>) {
+        let Some(health) = &self.health else { return };
+        let (condition, entries) = (format!("bucket {bucket}"), entries_condition(bucket));
+        match read {
+            Ok(()) => [condition, entries].iter().for_each(|condition| health.set(condition, true)),
+            Err(error) if error.is::<LostEntries>() => health.fail(&entries, error.to_string()),
+            Err(error) => health.fail(&condition, format!("{error:#}")),
         }
     }
 
@@ -99,17 +120,25 @@ async fn follow<T>(bus: &Bus, seen: &mut BucketState<T, impl Parse<T>>, sender: 
     let store: Store = bus.jetstream().get_key_value(seen.bucket).await.context("open")?;
     // Every subject of the bucket has one last message: a value or a deletion marker.
     let status = store.status().await.context("status")?;
-    let (pending, created) = (status.values(), status.info.created);
+    let created = status.info.created;
+    anyhow::ensure!(status.info.config.description.as_deref() != Some(RESTORING), "the bucket is being restored");
     if seen.created.replace(created).is_some_and(|before| before != created) {
         // The revisions of another bucket of the same name begin again.
         seen.revisions.clear();
     }
+    seen.check_stream(&status.info.state)?;
     let mut watch = store.watch_with_history(">").await.context("watch")?;
-    let keys = initial(seen, &mut watch, pending).await?;
-    seen.entries.retain(|key, _| keys.contains(key));
-    seen.revisions.retain(|key, _| keys.contains(key));
+    let mut found = BTreeMap::new();
+    read_current(&mut watch, status.values(), |entry| drop(found.insert(entry.key.clone(), entry))).await?;
+    seen.check(&found)?;
+    let has_value = |key: &String| found.get(key).is_some_and(|entry| entry.operation == Operation::Put);
+    seen.entries.retain(|key, _| has_value(key));
+    seen.revisions.retain(|key, _| found.contains_key(key));
+    for entry in found.into_values() {
+        seen.take(entry);
+    }
     publish(seen, sender);
-    bus.report_bucket(seen.bucket, true);
+    bus.report_bucket(seen.bucket, Ok(()));
     let end = tokio::time::sleep(RESYNC_INTERVAL);
     tokio::pin!(end);
     let mut check = tokio::time::interval(CHECK_INTERVAL);
@@ -119,8 +148,9 @@ async fn follow<T>(bus: &Bus, seen: &mut BucketState<T, impl Parse<T>>, sender: 
             () = &mut end => return Ok(()),
             // A deleted bucket ends no watch.
             _ = check.tick() => {
-                let now = store.status().await.context("status")?.info.created;
-                anyhow::ensure!(now == created, "the bucket was deleted and created again");
+                let now = store.status().await.context("status")?.info;
+                anyhow::ensure!(now.created == created, "the bucket was deleted and created again");
+                seen.check_stream(&now.state)?;
             }
             entry = watch.next() => {
                 let entry = entry.context("the watch ended")?.context("watch")?;
@@ -130,21 +160,6 @@ async fn follow<T>(bus: &Bus, seen: &mut BucketState<T, impl Parse<T>>, sender: 
             }
         }
     }
-}
-
-/// Reads the current entries of the bucket; returns their keys.
-async fn initial<T>(seen: &mut BucketState<T, impl Parse<T>>, watch: &mut Watch, pending: u64) -> anyhow::Result<BTreeSet<String>> {
-    let mut keys = BTreeSet::new();
-    read_current(watch, pending, |entry| {
-        if matches!(entry.operation, Operation::Put) {
-            keys.insert(entry.key.clone());
-        } else {
-            keys.remove(&entry.key);
-        }
-        seen.take(entry);
-    })
-    .await?;
-    Ok(keys)
 }
 
 /// Reads the current entries of a bucket from the start of `watch`: of each of the `keys` its last entry, a value or a deletion marker.
@@ -172,6 +187,20 @@ fn publish<T, P>(seen: &BucketState<T, P>, sender: &Sender<T>) {
 }
 
 impl<T, P: Parse<T>> BucketState<T, P> {
+    /// Refuses the entries `found` of a bucket that has lost some: every key keeps its last entry, and that of a deleted key is a marker.
+    fn check(&self, found: &BTreeMap<String, Entry>) -> Result<(), LostEntries> {
+        let is_lost = |(key, revision): &(&String, &u64)| found.get(*key).is_none_or(|entry| entry.revision < **revision);
+        let lost = self.revisions.iter().find(is_lost);
+        lost.map_or(Ok(()), |(key, _)| Err(LostEntries { such_as: format!(", such as {key}") }))
+    }
+
+    /// As [`BucketState::check`], by the state of the stream alone.
+    fn check_stream(&self, stream: &stream::State) -> Result<(), LostEntries> {
+        let (keys, last) = (self.revisions.len() as u64, self.revisions.values().max().copied().unwrap_or(0));
+        let complete = stream.subjects_count >= keys && stream.last_sequence >= last;
+        if complete { Ok(()) } else { Err(LostEntries { such_as: String::new() }) }
+    }
+
     /// Applies one change; returns whether anything changed.
     fn take(&mut self, entry: Entry) -> bool {
         if self.revisions.get(&entry.key).is_some_and(|known| *known >= entry.revision) {

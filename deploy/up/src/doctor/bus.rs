@@ -7,8 +7,11 @@ use qscale_common::contract::subject;
 use qscale_common::runtime::bus::{Bus, ConnectError};
 use qscale_common::runtime::provision;
 use qscale_common::text::{self, mebibytes};
+use qscale_common::time::Timestamp;
 
 use super::report::Report;
+use crate::copies;
+use crate::state_dir::StateDir;
 
 const PROVISION: &str = "stop the system and run `qscale up`, which updates streams and buckets without data loss";
 
@@ -39,8 +42,44 @@ fn address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// Checks that JetStream is enabled and every stream, bucket and store exists with its limits.
-pub async fn storage(report: &mut Report, bus: &Bus) {
+/// Checks that JetStream is enabled and every stream, bucket and store exists with its limits, and is written. Returns whether it is.
+pub async fn storage(report: &mut Report, bus: &Bus) -> bool {
+    let written = written(report, bus).await;
+    streams(report, bus).await;
+    written
+}
+
+/// Checks that nats-server could recover and can write every stream.
+async fn written(report: &mut Report, bus: &Bus) -> bool {
+    const CHECK: &str = "streams";
+    const FIX: &str = "free some space if its disk is full; `qscale up` then restarts nats-server and restores what it can";
+    let faults = match bus.stream_faults().await {
+        Ok(faults) => faults,
+        Err(error) => {
+            report.fail(CHECK, format!("{error:#}"), FIX);
+            return false;
+        }
+    };
+    for fault in &faults {
+        report.fail(if fault.stream.is_empty() { CHECK.to_owned() } else { format!("stream {}", fault.stream) }, &fault.error, FIX);
+    }
+    faults.is_empty()
+}
+
+/// Warns about losses of streams and buckets since `since`.
+pub fn losses(report: &mut Report, state: &StateDir, since: Timestamp) {
+    const CHECK: &str = "losses";
+    match copies::stream_record(state) {
+        Ok(record) => {
+            for loss in record.content.losses.iter().filter(|loss| loss.at_ms >= since) {
+                report.warn(CHECK, format!("{} {}: {}", text::day(loss.at_ms), text::clock(loss.at_ms), loss.what), "check the disk");
+            }
+        }
+        Err(error) => report.fail(CHECK, format!("{error:#}"), "delete the file and restart `qscale up`"),
+    }
+}
+
+async fn streams(report: &mut Report, bus: &Bus) {
     match bus.jetstream().query_account().await {
         Ok(account) => report.pass("JetStream", format!("enabled, {} used", mebibytes(account.storage))),
         Err(error) => {

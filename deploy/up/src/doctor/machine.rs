@@ -12,12 +12,12 @@ use qscale_dqn::registry::DQN;
 
 use super::report::Report;
 use crate::state_dir::{Addresses, StateDir, find_nats_server};
-use crate::storage::Storage;
+use crate::storage::{DISK_FULL, Storage};
 
 /// Timeout for a program's --version.
 const VERSION_WITHIN: Duration = Duration::from_secs(5);
 /// Free disk below which nothing fits, bytes.
-const DISK_FULL: u64 = 128 << 20;
+const NOTHING_FITS: u64 = 128 << 20;
 
 const GET_SERVER: &str = "run `make tools`, put nats-server 2.11 or newer on the PATH, or set NATS_SERVER_BIN";
 
@@ -74,9 +74,11 @@ pub fn disk(report: &mut Report, folder: &Path, state: Option<&StateDir>) {
         return report.warn(CHECK, format!("failed to read the free space of {}", storage.folder.display()), "check it with df");
     };
     let found = format!("{} free in {}, full streams take {}", mebibytes(free), storage.folder.display(), mebibytes(storage.full));
-    if let Some(shortage) = storage.shortage() {
+    if free < DISK_FULL {
+        report.fail(CHECK, format!("disk full: {found}"), FREE_SOME);
+    } else if let Some(shortage) = storage.shortage() {
         report.fail(CHECK, shortage, FREE_SOME);
-    } else if free < DISK_FULL {
+    } else if free < NOTHING_FITS {
         report.fail(CHECK, found, FREE_SOME);
     } else if free < storage.full {
         report.warn(CHECK, found, FREE_SOME);

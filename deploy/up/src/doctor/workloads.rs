@@ -11,6 +11,7 @@ use qscale_common::platform::{FunctionStatus, MAX_LEASE};
 use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
+use qscale_common::runtime::health::Condition;
 use qscale_common::runtime::http;
 use qscale_common::runtime::kv;
 use qscale_common::runtime::lease::Lease;
@@ -44,7 +45,7 @@ pub async fn services(report: &mut Report, addresses: &Addresses, state: &StateD
         match conditions {
             None => report.fail(check, format!("no reply from {address}"), see),
             Some(conditions) => {
-                let failing: Vec<&str> = conditions.iter().filter(|(_, holds)| !**holds).map(|(name, _)| name.as_str()).collect();
+                let failing: Vec<String> = conditions.iter().filter_map(|(name, condition)| failing(name, condition)).collect();
                 if failing.is_empty() {
                     report.pass(check, format!("ready at {address}"));
                 } else {
@@ -52,6 +53,15 @@ pub async fn services(report: &mut Report, addresses: &Addresses, state: &StateD
                 }
             }
         }
+    }
+}
+
+/// The condition `name` with its reason, if it does not hold.
+fn failing(name: &str, condition: &Condition) -> Option<String> {
+    match condition {
+        Condition::Holds(true) => None,
+        Condition::Holds(false) => Some(name.to_owned()),
+        Condition::Fails(reason) => Some(format!("{name} ({reason})")),
     }
 }
 
@@ -153,8 +163,8 @@ fn replicas(report: &mut Report, function: &FunctionStatus) {
     }
 }
 
-/// Checks that ScalingPolicies are valid and have a function, fresh States and a deciding agent.
-pub async fn policies(report: &mut Report, bus: &Bus, trust: &TrustConfig, functions: Option<&[FunctionStatus]>) {
+/// Checks that ScalingPolicies are valid and have a function and, if the streams are `written` and so show it, fresh States and a deciding agent.
+pub async fn policies(report: &mut Report, bus: &Bus, trust: &TrustConfig, functions: Option<&[FunctionStatus]>, written: bool) {
     let policies = match kv::policies(bus, trust).await {
         Ok(policies) => policies,
         Err(error) => return report.fail("policies", format!("{error:#}"), "run `qscale up`, which creates the bucket"),
@@ -168,7 +178,9 @@ pub async fn policies(report: &mut Report, bus: &Bus, trust: &TrustConfig, funct
         match policy {
             Ok(policy) => {
                 scaled.insert(workload(policy));
-                examine(report, bus, policy, known.as_ref()).await;
+                if examine(report, policy, known.as_ref()) && written {
+                    decisions(report, bus, policy).await;
+                }
             }
             Err(error) => {
                 let name = key.replacen('.', "/", 1);
@@ -218,16 +230,18 @@ fn workload(policy: &ScalingPolicy) -> FunctionId {
     FunctionId::new(policy.namespace.clone(), policy.workload_name().clone())
 }
 
-async fn examine(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, known: Option<&BTreeSet<FunctionId>>) {
+/// Whether the function of `policy` can be scaled.
+fn examine(report: &mut Report, policy: &ScalingPolicy, known: Option<&BTreeSet<FunctionId>>) -> bool {
     let function = policy.function();
     let check = format!("policy {function}");
     let workload = workload(policy);
     if policy.workload.kind == WorkloadKind::Local && known.is_some_and(|known| !known.contains(&workload)) {
-        return report.fail(
+        report.fail(
             check,
             format!("the platform has no function {workload}"),
             format!("qscale function add FILE, or qscale policy delete {function}"),
         );
+        return false;
     }
     match policy.mode {
         _ if policy.paused => {
@@ -238,11 +252,16 @@ async fn examine(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, known: 
             report.warn(&check, "decisions are recorded but not applied", format!("qscale policy set {function} mode=active"));
         }
     }
+    true
+}
+
+/// Checks for a fresh State, a deciding agent and applied decisions.
+async fn decisions(report: &mut Report, bus: &Bus, policy: &ScalingPolicy) {
     let now = clock::now();
     if measured(report, bus, policy, now).await {
         decided(report, bus, policy, now).await;
     }
-    applied(report, bus, &function).await;
+    applied(report, bus, &policy.function()).await;
 }
 
 /// Checks for a fresh State, without which no agent can decide.
