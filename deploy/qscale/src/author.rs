@@ -13,7 +13,7 @@ use qscale_common::runtime::signature::{SigningKey, TrustConfig};
 use crate::output;
 use crate::system::Locate;
 
-/// Who makes a change and why.
+/// Author and reason of a change.
 #[derive(Debug, Clone, Default, Args)]
 pub struct AuthorArgs {
     /// Name in the record of changes; by default that of the user who runs the command
@@ -32,7 +32,7 @@ impl AuthorArgs {
     }
 }
 
-/// Who makes a change that can be signed.
+/// Author of a change that can be signed.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SignerArgs {
     #[command(flatten)]
