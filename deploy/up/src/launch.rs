@@ -230,7 +230,7 @@ impl RunningSystem {
     /// The author of the changes that the start of a system makes.
     fn author(&self, bus: &Bus) -> anyhow::Result<Author> {
         let by = format!("{} (qscale up)", author::user_name());
-        let author = Author::new(bus, User::Operator, &by).reporting(|error| say(&format!("warning: {error}")));
+        let author = Author::new(bus, User::Operator, &by).reporting(|error| say(format_args!("warning: {error}")));
         Ok(author.signing(self.state.signing_key(&User::Operator)?))
     }
 
