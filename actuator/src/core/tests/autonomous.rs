@@ -120,7 +120,7 @@ fn while_disconnected_the_fallback_increases_although_actions_still_arrive() {
     }
     assert!(rig.has().replicas.0 > 4, "{:?}", rig.last());
     rig.core.set_lead(Lead::Leading(1), rig.now);
-    rig.tick_wanting(5);
+    rig.tick_wanting(7);
     rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
     assert_eq!(rig.core.silent(), 0, "the agent decides again");
 }
