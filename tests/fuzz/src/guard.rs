@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use qscale_common::contract::Direction;
+use qscale_common::contract::{Ages, Direction};
 use qscale_common::fixtures::{any_state, name};
 use qscale_common::guard::{Budget, DecisionKind, Frozen, GuardInput, Verdict, evaluate};
 use qscale_common::name::FunctionId;
@@ -20,9 +20,10 @@ pub fn guard(data: &[u8]) {
     let policy = policy(&mut input);
     let mut state = input.maybe(any_state);
     let now = Timestamp(input.any_u64().min(Timestamp::LAST.0));
-    if let Some(state) = state.as_mut().filter(|_| input.choose([true, true, false])) {
+    if let Some(state) = state.as_mut().filter(|_| input.choose([true, true, true, false])) {
         // Recent in most cases.
-        state.observed_at_ms = Timestamp(now.0.saturating_sub(u64::from(input.any_u32())));
+        state.observed_at_ms = Timestamp(now.0.saturating_sub(u64::from(input.any_u32() >> 16)));
+        state.age = Ages { requests_ms: Some(0), cpu_ms: Some(0), memory_ms: Some(0), replicas_ms: Some(0) };
     }
     let budget = budget(&mut input, now);
     let current = allocation(&mut input);
@@ -30,10 +31,10 @@ pub fn guard(data: &[u8]) {
     let case = GuardInput {
         wanted,
         current: Some(current),
-        kind: input.choose([DecisionKind::Named, DecisionKind::Named, DecisionKind::Shadow, DecisionKind::Repair]),
+        kind: input.choose([DecisionKind::Named, DecisionKind::Named, DecisionKind::Named, DecisionKind::Shadow, DecisionKind::Repair]),
         policy: &policy,
         state: state.as_ref(),
-        frozen: input.choose([None, None, None, None, Some(Frozen::Function), Some(Frozen::All)]),
+        frozen: input.choose([None, None, None, None, None, None, None, Some(Frozen::Function), Some(Frozen::All)]),
         vertical: input.choose([true, true, false]),
         budget: &budget,
         now,
@@ -118,8 +119,8 @@ pub(crate) fn policy(input: &mut Input<'_>) -> ScalingPolicy {
     policy.tick = TickLength::new(length).expect("within the range");
     policy.bounds =
         Bounds { replicas: range(input, 0, Replicas), cpu_millicores: range(input, 1, Millicores), memory_mib: range(input, 1, Mebibytes) };
-    policy.mode = input.choose([Mode::Active, Mode::Active, Mode::Active, Mode::Recommend, Mode::Observe]);
-    policy.paused = input.choose([false, false, false, true]);
+    policy.mode = input.choose([Mode::Active, Mode::Active, Mode::Active, Mode::Active, Mode::Active, Mode::Recommend, Mode::Observe]);
+    policy.paused = input.choose([false, false, false, false, false, false, true]);
     policy.scale_up_only = input.choose([false, false, true]);
     let guard = &mut policy.guard;
     (guard.replicas_up, guard.replicas_down) = (at_least_one(input), at_least_one(input));

@@ -60,7 +60,9 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
 
 fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut SmallRng) {
     for _ in 0..rng.random_range(1..=6) {
-        let at = rng.random_range(0..=input.len());
+        // Formats are decided at the beginning of an input.
+        let farthest = input.len() >> rng.random_range(0..10);
+        let at = rng.random_range(0..=farthest);
         let end = (at + rng.random_range(0..=16)).min(input.len());
         match rng.random_range(0..7) {
             0 => input[at..end].iter_mut().take(1).for_each(|byte| *byte ^= 1 << rng.random_range(0..8)),
