@@ -2,7 +2,7 @@
 # Arguments for `make up`: make up ARGS="--for 60s --load step:5@0s,40@20s,5@40s"
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-gpu build tools format lint unit fuzz schemas bench clean
+.PHONY: help up test test-gpu build tools format lint unit fuzz audit sbom schemas bench clean
 ARGS ?=
 # Seconds for each target of `make fuzz`; 14 targets of 260 s take an hour. TARGETS selects some of them.
 SECONDS ?= 260
@@ -42,6 +42,12 @@ test-gpu: ## Compare the learner on GPU and CPU; needs a Vulkan driver and 15 mi
 
 fuzz: ## Fuzz the parsers and the guard for an hour, or SECONDS each; needs a C++ compiler
 	@tests/fuzz/fuzz.sh $(SECONDS) $(TARGETS)
+
+audit: ## Check dependencies with cargo deny; installs it, reads the advisories of RustSec from the network
+	@$$(deploy/cargo-tool.sh cargo-deny 0.20.2) check
+
+sbom: ## Write the bill of materials of each program (CycloneDX) in target/sbom
+	@deploy/sbom.py
 
 schemas: ## Regenerate the JSON Schemas and the AsyncAPI document
 	$(CARGO) run --locked -p qscale-common --example schemas
