@@ -51,8 +51,10 @@ pub fn folder(path: &Path) -> anyhow::Result<PathBuf> {
     let found = opened.metadata().with_context(|| path.display().to_string())?;
     check_owner(&path, &found)?;
     if found.mode() & OTHERS != 0 {
+        // Another process may have made it private in between, and written to it.
+        let is_private = || opened.metadata().is_ok_and(|found| found.mode() & OTHERS == 0);
         ensure!(
-            is_state_folder(&path),
+            is_state_folder(&path) || is_private(),
             "{} has mode {:03o} and holds other files; choose a folder of its own, or: chmod 700 {}",
             path.display(),
             found.mode() & 0o777,

@@ -76,7 +76,7 @@ fn an_older_signed_policy_does_not_replace_a_newer_one() {
     let mut reader = reader(&key);
     let first = key.sign_policy(KEY, &policy(), None, NOW);
     // A clock that was set back does not make the policy older.
-    let second = key.sign_policy(KEY, &policy(), Some(&first), Timestamp(5));
+    let second = key.sign_policy(KEY, &policy(), Some(&first), Timestamp(NOW.0 - 3_600_000));
     assert!(reader.read(KEY, &first).is_ok() && reader.read(KEY, &second).is_ok() && reader.read(KEY, &second).is_ok());
     refused(&mut reader, KEY, &first, "older");
     // A number that no clock can have had does not end the sequence.
@@ -131,10 +131,10 @@ fn a_created_key_is_private_and_read_again() {
     assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
     assert_eq!(SigningKey::read(&path).expect("readable").public_key(), created.public_key());
     assert!(SigningKey::create(&path).is_err(), "an existing key is not replaced");
-    let others = [KeyPair::new_account().seed().expect("a seed"), created.public_key().to_string(), "SU".to_owned(), "SUÄ".repeat(20)];
+    let others = [KeyPair::new_account().seed().expect("a seed"), created.public_key().to_string(), "S".to_owned(), "SUÄ".repeat(20)];
     for text in others {
         std::fs::write(&path, &text).expect("written");
         let error = format!("{:#}", SigningKey::read(&path).expect_err("refused"));
-        assert!(error.contains("SU...") && !error.contains(&text), "{error}");
+        assert!(error.contains("SU...") && (text.len() < 2 || !error.contains(&text)), "{error}");
     }
 }
