@@ -170,16 +170,16 @@ pub struct StateFile<T> {
 
 /// The copies of the buckets.
 pub fn bucket_copies(state: &StateDir) -> anyhow::Result<StateFile<BucketCopies>> {
-    StateFile::open(state.join("nats/buckets.json"))
+    StateFile::read(state.join("nats/buckets.json"))
 }
 
 /// Positions of the streams, and losses.
 pub fn stream_record(state: &StateDir) -> anyhow::Result<StateFile<StreamRecord>> {
-    StateFile::open(state.join("nats/streams.json"))
+    StateFile::read(state.join("nats/streams.json"))
 }
 
 impl<T: Clone + PartialEq + Default + Serialize + DeserializeOwned> StateFile<T> {
-    fn open(path: PathBuf) -> anyhow::Result<Self> {
+    fn read(path: PathBuf) -> anyhow::Result<Self> {
         let shown = || path.display().to_string();
         let Some(text) = private::read(&path).with_context(shown)? else {
             return Ok(Self { path, content: T::default(), written: None });

@@ -184,9 +184,11 @@ async fn lost_messages_of_streams_are_reported_and_recorded_again() {
         watched.loop_turns(3, &format!("damage of {ending}")).await;
     }
     eventually("a report", || watched.system.printed().contains("stream QSCALE_RECORD").then_some(()));
-    let doctor = watched.system.qscale(&["doctor"]);
-    let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    assert!(doctor.status.success() && found.contains("stream QSCALE_RECORD"), "{found}");
+    eventually("doctor to show the loss and nothing wrong any more", || {
+        let doctor = watched.system.qscale(&["doctor"]);
+        let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        (doctor.status.success() && found.contains("stream QSCALE_RECORD lost messages")).then_some(())
+    });
     assert!(watched.system.stop(), "{}", watched.system.tail());
 }
 

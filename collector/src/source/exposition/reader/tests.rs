@@ -365,7 +365,7 @@ fn the_sum_over_a_pod_counts_only_where_no_container_is_shown() {
         assert_eq!(usage_with(&config, &with_other), (None, Some(7), 0), "{sum}: the other container is a part of the sum");
         let twice = [pod, container(CPU, &sum.replace("/p", "/q"), "9")].concat();
         assert_eq!(usage(&twice).0, Some(9_000_000), "{sum}: two hierarchies");
-        let network = "container=\"\",id=\"/p/n\",name=\"k8s_POD_p\"";
+        let network = "container=\"\",id=\"/network\",name=\"k8s_POD_p\"";
         let with_unnamed = [container(CPU, sum, "9"), container(CPU, network, "1"), container(START, network, "1600000000")].concat();
         assert_eq!(usage(&with_unnamed).0, Some(9_000_000), "{sum}: a part of it that has no name");
     }
