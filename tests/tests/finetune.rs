@@ -7,12 +7,12 @@ use qscale_common::contract::{EventType, State, subject};
 use qscale_common::name::Name;
 use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
-use qscale_common::runtime::models::{ModelPointer, ModelReader, ModelStore};
+use qscale_common::runtime::models::{ModelPointer, ModelStore};
 use qscale_common::runtime::nats_accounts::User;
-use qscale_common::runtime::signature::{SigningKey, TrustConfig};
+use qscale_common::runtime::signature::SigningKey;
 use qscale_common::time::Timestamp;
 use qscale_dqn::Actions;
-use qscale_dqn::checkpoint::{Checkpoint, MAX_BYTES, Purpose};
+use qscale_dqn::checkpoint::{Checkpoint, Purpose};
 use qscale_dqn::pretrained::pretrained;
 use qscale_promote::promotion::Burn;
 use qscale_promote::record::Record;
@@ -151,23 +151,6 @@ async fn a_round_reports_its_decisions(fixture: &Fixture) {
     assert!(shown.contains("no version of dqn is in use") && shown.contains("REASON") && shown.contains("gate: "), "{shown}");
 }
 
-/// The first candidate replaces the bundled model, which the promoter stores as the version to return to. Both are signed with keys of the system.
-async fn a_first_model_replaces_the_bundled_one(fixture: &Fixture) {
-    let file = fixture.system.state().join("first.dqn");
-    std::fs::write(&file, pretrained().to_bytes()).expect("written");
-    let decisions = fixture.finetune(&["--candidate", &file.display().to_string(), "--budget", "1000"]);
-    assert!(names(&decisions).starts_with(&["shadow", "used"]), "{decisions:?}");
-    let promoter = SigningKey::read(&fixture.system.state().join("keys/promoter")).expect("made at the start").public_key();
-    let listed = text(&fixture.system.qscale(&["model", "list", "--json"]), &fixture.system);
-    let listed: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
-    assert!(listed.len() == 2 && listed.iter().any(|version| version["signed_by"] == promoter.to_string()), "{listed:?}");
-    let trust: TrustConfig = serde_json::from_value(fixture.system.addresses()["trust"]["models"].clone()).expect("keys");
-    let reader = ModelReader::new(&fixture.bus, &trust);
-    for version in [1, 2] {
-        assert_eq!(reader.read(&fixture.dqn, version, MAX_BYTES).await.expect("signed"), pretrained().to_bytes());
-    }
-}
-
 /// A candidate that passes every gate is put in use and watched.
 async fn a_better_model_passes_the_gates(fixture: &Fixture) {
     let wasteful = fixture.push(&leaning_to("demand x4")).await;
@@ -231,7 +214,6 @@ async fn a_model_is_fine_tuned_and_replaced_through_gates_only() {
     let fixture = Fixture::new().await;
     fixture.record_minutes(15).await;
     a_round_reports_its_decisions(&fixture).await;
-    a_first_model_replaces_the_bundled_one(&fixture).await;
     a_better_model_passes_the_gates(&fixture).await;
     violations_roll_a_candidate_back(&fixture).await;
     another_version_ends_the_watch(&fixture).await;
