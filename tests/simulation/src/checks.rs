@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::{Millis, Payload, ProcessId};
 use crate::view::ActuatorView;
 
-/// Time within which an Action that reached the leader has an Outcome, milliseconds: two timeouts of a request and a retry.
-const OUTCOME_WITHIN: Millis = 30_000;
+/// Time within which an Action that reached the leader has an Outcome, milliseconds: two timeouts of a request and a retry, and the longest pause.
+const OUTCOME_WITHIN: Millis = 70_000;
 /// Changes that a new leader may not know of: those between two writes of a budget.
 const UNSTORED_CHANGES: u32 = 6;
 
