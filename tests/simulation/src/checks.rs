@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::{Millis, Payload, ProcessId};
 use crate::view::ActuatorView;
 
-/// Time within which an Action that reached the leader has an Outcome, milliseconds: two timeouts of a request and a retry, and the longest pause.
-const OUTCOME_WITHIN: Millis = 70_000;
+/// Time within which an Action that reached the leader has an Outcome, milliseconds: two timeouts of a request and a retry. The time of a pause does not count.
+const OUTCOME_WITHIN: Millis = 30_000;
 /// Changes that a new leader may not know of: those between two writes of a budget.
 const UNSTORED_CHANGES: u32 = 6;
 
@@ -53,6 +53,8 @@ pub(crate) struct Checks {
     delivered: HashSet<(ProcessId, ActionKey)>,
     /// Actions that reached a leader and have no Outcome yet.
     waiting: BTreeMap<(ProcessId, ActionKey), Millis>,
+    /// Processes that do not run.
+    paused: BTreeSet<ProcessId>,
     emissions: HashMap<(FunctionId, u64), Emission>,
     completed: HashMap<FunctionId, Emission>,
     outcomes: HashMap<String, Outcome>,
@@ -96,7 +98,10 @@ impl Checks {
     /// Time advances to `now`.
     pub(crate) fn advance(&mut self, now: Millis) {
         self.now = now;
-        if let Some(((process, (agent, function, state_id)), _)) = self.waiting.iter().find(|(_, since)| now - **since > OUTCOME_WITHIN) {
+        let overdue = |((process, _), since): &(&(ProcessId, ActionKey), &Millis)| {
+            now - **since > OUTCOME_WITHIN && !self.paused.contains(process)
+        };
+        if let Some(((process, (agent, function, state_id)), _)) = self.waiting.iter().find(overdue) {
             let detail = format!("actuator {process}: Action of {agent} for {function}, tick {}, has no Outcome", state_id.tick);
             self.fail("every Action gets an Outcome", detail);
         }
@@ -221,6 +226,18 @@ impl Checks {
         self.terms += u32::from(is_new);
         self.leads.insert(process, (lead, term + u32::from(is_new)));
         self.waiting.retain(|(waiting, _), _| *waiting != process);
+    }
+
+    /// A process is paused.
+    pub(crate) fn on_paused(&mut self, process: ProcessId) {
+        self.paused.insert(process);
+    }
+
+    /// A process runs again: its time for Outcomes begins again.
+    pub(crate) fn on_resumed(&mut self, process: ProcessId) {
+        self.paused.remove(&process);
+        let now = self.now;
+        self.waiting.iter_mut().filter(|((waiting, _), _)| *waiting == process).for_each(|(_, since)| *since = now);
     }
 
     /// A process ends.

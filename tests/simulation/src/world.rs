@@ -760,7 +760,10 @@ impl World {
                     self.stop(process);
                 }
             }
-            FaultKind::Pause(process) => self.processes[process].paused += 1,
+            FaultKind::Pause(process) => {
+                self.processes[process].paused += 1;
+                self.checks.on_paused(process);
+            }
             FaultKind::Partition(process) => {
                 let detected = self.rng.random_range(1_000..DETECTION_MS);
                 let of = &mut self.processes[process];
@@ -866,6 +869,7 @@ impl World {
         if self.processes[process].paused > 0 {
             return;
         }
+        self.checks.on_resumed(process);
         let life = self.processes[process].life;
         let mut held = newest_states(std::mem::take(&mut self.processes[process].held));
         // The loop takes inputs by their urgency; the election runs beside it, so its steps come at any time.

@@ -32,7 +32,6 @@ fn plans_that_failed_before_hold() {
 }
 
 #[test]
-#[ignore = "run it by name: a check that counts the time of a pause may still fail"]
 fn new_seeds_hold() {
     // Other seeds in every run.
     let first = clock::now().0 * 10;
