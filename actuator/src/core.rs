@@ -226,9 +226,10 @@ impl Core {
         self.sweep(now);
     }
 
-    /// Sets the stored records. A leader ignores the records that it wrote itself and that may be older than its own state.
+    /// Sets the stored records. A leader's own budget is newer than the stored one; to
+    /// that of a disconnected actuator another leader may have added.
     pub fn set_records(&mut self, entries: &Entries, now: Timestamp) {
-        let leading = self.leading();
+        let lead = self.lead;
         for (id, record) in entries.values().map(Arc::as_ref) {
             let handled = match record {
                 Record::Baseline(baseline) => self.settings.kinds.contains(&baseline.kind),
@@ -238,7 +239,13 @@ impl Core {
                 continue;
             }
             let control = self.controls.get(&Control::key(id)).map(Arc::as_ref);
-            self.functions.entry(id.clone()).or_insert_with(|| Function::new(control, now)).remember(record, leading);
+            let function = self.functions.entry(id.clone()).or_insert_with(|| Function::new(control, now));
+            match (record, lead) {
+                (Record::Budget(stored), Lead::Following) => function.budget.clone_from(stored),
+                (Record::Budget(stored), Lead::Disconnected(_)) => function.budget.join(stored),
+                (Record::Budget(_), Lead::Leading(_)) => {}
+                (record, _) => function.remember(record),
+            }
         }
         // Every write of a leader comes back as a change of the bucket. Only the first reading is urgent; the next sweep covers the others.
         if !std::mem::replace(&mut self.records_read, true) {

@@ -347,12 +347,11 @@ impl Function {
         self.frozen(frozen_all).is_none() && self.policy.as_ref().is_some_and(|policy| policy.mode == Mode::Active && !policy.paused)
     }
 
-    /// Sets a stored record. A leader's own budget is newer than the stored one.
-    pub(super) fn remember(&mut self, record: &Record, leading: bool) {
+    /// Sets a stored record other than a budget.
+    pub(super) fn remember(&mut self, record: &Record) {
         match record {
             Record::Baseline(baseline) if matches!(&self.baseline, BaselineState::Stored(stored) if stored == baseline) => {}
             Record::Baseline(baseline) => self.baseline = BaselineState::Stored(baseline.clone()),
-            Record::Budget(budget) if !leading => self.budget = budget.clone(),
             Record::Budget(_) => {}
             Record::Restored(request) => self.restored = self.restored.max(*request),
         }

@@ -1,5 +1,7 @@
 //! Changes within the last hour. Owns counting changes and reversals in bounded memory; must not evaluate anything else.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{Direction, GuardRule};
@@ -42,6 +44,17 @@ impl Budget {
             same
         });
         self.last = Some((now, direction));
+    }
+
+    /// Adds what another actuator counted: of each minute the larger numbers, since both may have counted the same changes.
+    pub fn join(&mut self, other: &Self) {
+        let mut minutes: BTreeMap<u64, Minute> = self.minutes.iter().map(|entry| (entry.0, *entry)).collect();
+        for entry in &other.minutes {
+            let joined = minutes.entry(entry.0).or_insert(*entry);
+            *joined = Minute(entry.0, joined.1.max(entry.1), joined.2.max(entry.2));
+        }
+        self.minutes = minutes.into_values().collect();
+        self.last = [self.last, other.last].into_iter().flatten().max_by_key(|(at, _)| *at);
     }
 
     /// Changes and reversals that count at `now`.

@@ -110,6 +110,25 @@ fn while_disconnected_the_fallback_only_increases() {
 }
 
 #[test]
+fn the_stored_budget_does_not_replace_that_of_a_disconnected_actuator() {
+    let mut rig = Rig::new();
+    rig.policy.guard.changes_per_hour = NonZeroU32::new(3).expect("not zero");
+    rig.apply_policy();
+    rig.tick_wanting(5);
+    rig.pass(Duration::from_secs(1));
+    let stored = rig.records.clone();
+    rig.core.set_lead(Lead::Disconnected(1), rig.now);
+    for _ in 0..5 {
+        rig.state_using(400.0);
+    }
+    assert_eq!(rig.has().replicas.0, 7, "two more of three changes");
+    rig.core.set_records(&stored, rig.now);
+    rig.core.set_lead(Lead::Leading(1), rig.now);
+    rig.tick_wanting(8);
+    rig.expect(Effect::Held, DecisionSource::Agent, &[GuardRule::ActionBudget]);
+}
+
+#[test]
 fn while_disconnected_the_fallback_increases_although_actions_still_arrive() {
     let mut rig = Rig::new();
     rig.tick_wanting(4);
