@@ -45,6 +45,14 @@ impl Core {
     fn evaluate(&mut self, id: &FunctionId, decision: Decision, attempts: u32, now: Timestamp) {
         let Some(function) = self.functions.get(id) else { return };
         let before = function.current();
+        if decision.restores && function.pending_restore(self.restore_all).is_none() {
+            // A failed attempt was reported.
+            if attempts == 0 {
+                let reason = "the restore request is no longer pending".to_owned();
+                self.publish(id, &decision, Effect::Failed, |outcome| (outcome.before, outcome.reason) = (before, reason));
+            }
+            return;
+        }
         let applies = decision.restores || (decision.source != DecisionSource::Shadow && function.is_active(self.frozen_all));
         if applies && function.presence == Presence::Missing {
             let missing = BackendError::NotFound(id.clone()).to_string();

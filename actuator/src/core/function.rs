@@ -170,6 +170,11 @@ impl Function {
         }
     }
 
+    /// The newest restore request, `all` included, that was not executed yet.
+    pub(super) fn pending_restore(&self, all: Option<Timestamp>) -> Option<Timestamp> {
+        self.restore.max(all).filter(|request| *request > self.restored)
+    }
+
     /// Whether it must be kept: it has a policy, or something to restore.
     pub(super) fn is_needed(&self) -> bool {
         self.policy.is_some() || self.baseline != BaselineState::None

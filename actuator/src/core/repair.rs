@@ -83,7 +83,7 @@ impl Core {
     pub(super) fn restore(&mut self, id: &FunctionId, now: Timestamp) {
         let (leads, all) = (self.leading() && self.records_read, self.restore_all);
         let Some(function) = self.functions.get_mut(id).filter(|function| leads && !function.restoring()) else { return };
-        let Some(request) = function.restore.max(all).filter(|request| *request > function.restored) else {
+        let Some(request) = function.pending_restore(all) else {
             if !std::mem::replace(&mut function.restored_stored, true) {
                 self.commands.push(Command::Store(id.clone(), Record::Restored(function.restored)));
             }

@@ -47,7 +47,7 @@ pub(crate) struct Checks {
     published: HashMap<FunctionId, [Option<StateId>; 2]>,
     rewards: HashSet<(FunctionId, StateId)>,
     readings: HashMap<String, Readings>,
-    /// Whether the counters began again before the last reading. Nothing tells the collector, and it takes a small fall for an error of the exporter.
+    /// Whether the counters began again before the last reading. The collector is not informed, and takes a small fall for an error of the exporter.
     counters_began: bool,
     answered: HashSet<(ProcessId, ActionKey)>,
     actions: HashMap<ActionKey, Timestamp>,

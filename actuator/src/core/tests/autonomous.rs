@@ -231,13 +231,8 @@ fn the_baseline_is_stored_once() {
 
 #[test]
 fn nothing_is_applied_before_the_baseline_is_stored() {
-    let mut rig = Rig::new();
-    let state_id = rig.state();
-    let action = rig.make_action("agent", state_id, 6);
-    rig.core.on_action(action, None, rig.now);
-    let commands = rig.core.take_commands();
-    let [Command::Store(function, record @ Record::Baseline(_))] = commands.as_slice() else { panic!("{commands:?}") };
-    rig.core.on_stored(function, record.clone(), None, rig.now);
+    let (mut rig, function, record) = storing_the_baseline();
+    rig.core.on_stored(&function, record, None, rig.now);
     rig.settle();
     rig.expect(Effect::Failed, DecisionSource::Agent, &[]);
     assert!(rig.orders.is_empty());
@@ -381,6 +376,21 @@ fn a_restore_is_retried_until_it_succeeds() {
     rig.platform.reachable = true;
     rig.pass(Duration::from_secs(10));
     assert_eq!(rig.has().replicas.0, 4);
+}
+
+#[test]
+fn a_restore_ends_when_its_request_is_lost() {
+    let mut rig = Rig::new();
+    rig.tick_wanting(6);
+    rig.platform.reachable = false;
+    rig.control(control::ALL, true, Some(rig.now));
+    rig.expect(Effect::Failed, DecisionSource::Operator, &[]);
+    let orders = rig.orders.len();
+    // The controls were lost, and everything is frozen until an operator has checked.
+    rig.control(control::ALL, true, None);
+    rig.platform.reachable = true;
+    rig.pass(Duration::from_secs(30));
+    assert_eq!((rig.orders.len(), restored(&rig)), (orders, None));
 }
 
 #[test]
