@@ -52,7 +52,7 @@ impl Fleet {
     async fn start() -> Self {
         let server = NatsServer::start();
         server.provision().await;
-        let bus = Bus::of_client(server.config("test").connect_once("test", qscale_tests::PATIENCE).await.expect("it answers"), "/test");
+        let bus = Bus::of_client(server.config("test").connect_once("test", qscale_tests::TIMEOUT).await.expect("it answers"), "/test");
         let function = |number: usize| format!("f-{number}").parse::<FunctionId>().expect("a name");
         let early: Vec<_> = (0..EARLY).map(function).collect();
         let late: Vec<_> = (EARLY..EARLY + LATE).map(function).collect();
@@ -107,7 +107,7 @@ impl Fleet {
 
     /// The value of the first metric whose line starts with `name`.
     async fn metric(&self, name: &str) -> Option<f64> {
-        let (_, text) = http::get(&self.health.to_string(), "/metrics", qscale_tests::PATIENCE).await.ok()?;
+        let (_, text) = http::get(&self.health.to_string(), "/metrics", qscale_tests::TIMEOUT).await.ok()?;
         text.lines().find(|line| line.starts_with(name))?.rsplit(' ').next()?.parse().ok()
     }
 
@@ -221,7 +221,7 @@ async fn a_full_outbox_drops_the_oldest_outcomes_and_counts_them() {
     }
     assert!((1..=PUSHED - CAPACITY as u64).contains(&dropped.get()), "{} dropped", dropped.get());
     server.restart();
-    assert_eq!(outbox.close(qscale_tests::PATIENCE).await, 0);
+    assert_eq!(outbox.close(qscale_tests::TIMEOUT).await, 0);
     eventually_async("the newest Outcome", async || {
         let mut last = 0;
         bus.read_history(started, |outcome: Outcome| last = last.max(outcome.tick.0)).await.ok()?;

@@ -20,7 +20,7 @@ use qscale_common::runtime::bus::{Bus, Received, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::units::Allocation;
-use qscale_tests::{Folder, NatsServer, PATIENCE, Program, eventually_async};
+use qscale_tests::{Folder, NatsServer, Program, TIMEOUT, eventually_async};
 
 const TICK: Duration = Duration::from_millis(250);
 const TTL: &str = "1500ms";
@@ -173,13 +173,13 @@ impl World {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, next).await.unwrap_or_else(|_| panic!("no {what} in time"))
+        tokio::time::timeout(TIMEOUT, next).await.unwrap_or_else(|_| panic!("no {what} in time"))
     }
 }
 
 /// The connection of a user with its own permissions only.
 async fn bus(server: &NatsServer, user: &str) -> Bus {
-    Bus::of_client(server.config(user).connect_once("test", PATIENCE).await.expect("it answers"), "/test")
+    Bus::of_client(server.config(user).connect_once("test", TIMEOUT).await.expect("it answers"), "/test")
 }
 
 fn function() -> FunctionId {

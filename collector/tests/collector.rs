@@ -16,7 +16,7 @@ use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::health::Health;
 use qscale_common::runtime::http;
 use qscale_common::time::{Span, TickLength};
-use qscale_tests::{NatsServer, PATIENCE};
+use qscale_tests::{NatsServer, TIMEOUT};
 use tokio_util::sync::CancellationToken;
 
 const TICK: Duration = Duration::from_millis(200);
@@ -145,11 +145,11 @@ impl Loop {
     }
 
     async fn state(&mut self) -> State {
-        tokio::time::timeout(PATIENCE, self.states.next()).await.expect("a State comes").expect("the subscription stands").message
+        tokio::time::timeout(TIMEOUT, self.states.next()).await.expect("a State comes").expect("the subscription stands").message
     }
 
     async fn reward(&mut self) -> Reward {
-        tokio::time::timeout(PATIENCE, self.rewards.next()).await.expect("a Reward comes").expect("the subscription stands").message
+        tokio::time::timeout(TIMEOUT, self.rewards.next()).await.expect("a Reward comes").expect("the subscription stands").message
     }
 
     /// The first State for which `wanted` holds; every State on the way follows the one before it.
@@ -173,7 +173,7 @@ impl Loop {
     /// Body of the health endpoint at `path`, once it contains `expected`.
     async fn healthy(&self, path: &str, expected: &str) -> String {
         qscale_tests::eventually_async(expected, || async {
-            let (_, body) = http::get(&self.health.to_string(), path, PATIENCE).await.ok()?;
+            let (_, body) = http::get(&self.health.to_string(), path, TIMEOUT).await.ok()?;
             body.contains(expected).then_some(body)
         })
         .await
@@ -181,7 +181,7 @@ impl Loop {
 
     async fn stop(self) {
         self.collector.cancel();
-        tokio::time::timeout(PATIENCE, self.running).await.expect("it stops").expect("it does not panic").expect("it stops well");
+        tokio::time::timeout(TIMEOUT, self.running).await.expect("it stops").expect("it does not panic").expect("it stops well");
         drop(self.server);
     }
 }

@@ -111,6 +111,12 @@ impl Allocation {
         Self { replicas: Replicas(replicas), cpu_millicores: Millicores(cpu), memory_mib: Mebibytes(memory) }
     }
 
+    /// Whether any part is smaller than that of `other`.
+    #[must_use]
+    pub fn is_lower_than(&self, other: Self) -> bool {
+        self.replicas < other.replicas || self.cpu_millicores < other.cpu_millicores || self.memory_mib < other.memory_mib
+    }
+
     /// CPU of all replicas together, in cores.
     #[must_use]
     pub fn total_cores(&self) -> f64 {

@@ -16,7 +16,7 @@ use qscale_common::runtime::clock;
 use qscale_common::runtime::health::Health;
 use qscale_common::time::Tick;
 use qscale_common::units::Replicas;
-use qscale_tests::{Folder, NatsServer, PATIENCE, Program, process};
+use qscale_tests::{Folder, NatsServer, Program, TIMEOUT, process};
 use serde_json::json;
 
 const ROUNDS: usize = 300;
@@ -83,18 +83,18 @@ impl Bench {
     async fn warm_up(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>) {
         let began = clock::instant();
         while self.attempt(functions, outcomes, Duration::from_secs(2)).await.len() < functions.len() {
-            assert!(clock::since(began) < PATIENCE, "no Outcome for every State");
+            assert!(clock::since(began) < TIMEOUT, "no Outcome for every State");
         }
     }
 
     async fn round(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>) -> Vec<Duration> {
-        let latencies = self.attempt(functions, outcomes, PATIENCE).await;
+        let latencies = self.attempt(functions, outcomes, TIMEOUT).await;
         assert_eq!(latencies.len(), functions.len(), "an Outcome for every State");
         latencies
     }
 
     /// Publishes one State per function and returns the time to each Outcome.
-    async fn attempt(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>, patience: Duration) -> Vec<Duration> {
+    async fn attempt(&mut self, functions: &[FunctionId], outcomes: &mut Subscription<Outcome>, timeout: Duration) -> Vec<Duration> {
         self.tick += 1;
         let mut sent: HashMap<FunctionId, Instant> = HashMap::new();
         for function in functions {
@@ -114,7 +114,7 @@ impl Bench {
             }
         };
         // The number of latencies shows which Outcomes are missing.
-        let _in_time = tokio::time::timeout(patience, all).await;
+        let _in_time = tokio::time::timeout(timeout, all).await;
         latencies
     }
 }

@@ -23,7 +23,7 @@ def built(directory, *arguments):
     return Path(json.loads(metadata.stdout)["target_directory"]) / "release"
 
 
-def contestants(arguments, invocations):
+def simulators(arguments, invocations):
     ours = built(ROOT, "-p", "qscale-sim", "--example", "trace") / "examples" / "trace"
     with open(invocations, "w") as out:
         subprocess.run([ours, "list", arguments.trace, arguments.rate], check=True, stdout=out)
@@ -44,14 +44,14 @@ def main():
     parser.add_argument("--trace", required=True, help="folder with invocations.csv and durations.csv in Azure's format of 2019")
     parser.add_argument("--dslab", help="checkout of github.com/osukhoroslov/dslab; left out where not given")
     parser.add_argument("--simfaas", help="a Python in which simfaas 0.2.2 is installed; left out where not given")
-    parser.add_argument("--rate", default="1", help="how many times the trace's counts")
+    parser.add_argument("--rate", default="1", help="factor on the trace's counts")
     parser.add_argument("--keep-alive", default="600", help="seconds that a replica is kept without a request")
     parser.add_argument("--startup", default="0.5", help="seconds that a start takes")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as directory:
-        commands = contestants(arguments, os.path.join(directory, "invocations.csv"))
+        commands = simulators(arguments, os.path.join(directory, "invocations.csv"))
         results = {name: [] for name in commands}
         for number in range(arguments.rounds):
             # One after the other within each round, so that what else the machine does falls on all of them.

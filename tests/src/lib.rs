@@ -15,33 +15,35 @@ use std::time::Duration;
 pub use command::CommandResult;
 pub use nats::NatsServer;
 pub use process::Program;
+use qscale_common::contract::Message;
+use qscale_common::runtime::bus::Subscription;
 use qscale_common::runtime::clock;
 pub use system::System;
 
 /// Timeout of every wait. Long enough for a busy machine; only a hang reaches it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` returns a value.
 ///
 /// # Panics
-/// When it does not within [`PATIENCE`]; `what` describes the condition.
+/// When it does not within [`TIMEOUT`]; `what` describes the condition.
 #[track_caller]
 pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
-    within(PATIENCE, what, condition)
+    within(TIMEOUT, what, condition)
 }
 
 /// Like [`eventually`], with another timeout.
 ///
 /// # Panics
-/// When the condition returns no value within `patience`.
+/// When the condition returns no value within `timeout`.
 #[track_caller]
-pub fn within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn within<T>(timeout: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let began = clock::instant();
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(clock::since(began) < patience, "timeout after {patience:?}: {what}");
+        assert!(clock::since(began) < timeout, "timeout after {timeout:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -49,16 +51,29 @@ pub fn within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> 
 /// Like [`eventually`], for asynchronous conditions.
 ///
 /// # Panics
-/// When the condition returns no value within [`PATIENCE`].
+/// When the condition returns no value within [`TIMEOUT`].
 pub async fn eventually_async<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
     let began = clock::instant();
     loop {
         if let Some(found) = condition().await {
             return found;
         }
-        assert!(clock::since(began) < PATIENCE, "timeout after {PATIENCE:?}: {what}");
+        assert!(clock::since(began) < TIMEOUT, "timeout after {TIMEOUT:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The first of `messages` that `accept` accepts; `None` if none arrives within [`TIMEOUT`].
+pub async fn first<M: Message + Send + 'static>(messages: &mut Subscription<M>, accept: impl Fn(&M) -> bool) -> Option<M> {
+    let search = async {
+        while let Some(received) = messages.next().await {
+            if accept(&received.message) {
+                return Some(received.message);
+            }
+        }
+        None
+    };
+    tokio::time::timeout(TIMEOUT, search).await.ok().flatten()
 }
 
 /// A temporary folder of a test, removed when dropped.

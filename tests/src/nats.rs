@@ -142,7 +142,7 @@ impl NatsServer {
     /// # Panics
     /// When the server refuses.
     pub async fn provision_for(&self, agents: &[Name]) {
-        let client = self.config("setup").connect_once("setup", crate::PATIENCE).await.expect("the server answers");
+        let client = self.config("setup").connect_once("setup", crate::TIMEOUT).await.expect("the server answers");
         let jetstream = async_nats::jetstream::new(client);
         qscale_common::runtime::provision::ensure(&jetstream, agents).await.expect("streams and buckets can be created");
     }

@@ -14,7 +14,7 @@ use qscale_common::runtime::http;
 use serde_json::Value;
 
 use crate::process::{self, binary, tail};
-use crate::{Folder, PATIENCE, Program, eventually, nats};
+use crate::{Folder, Program, TIMEOUT, eventually, nats};
 
 /// A running system in its own folder.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl System {
     /// When the system has no such service.
     pub async fn readiness(&self, service: &str) -> String {
         let address = self.addresses()["health"][service].as_str().unwrap_or_else(|| panic!("no service {service}")).to_owned();
-        http::get(&address, "/readyz", PATIENCE).await.map(|(_, body)| body).unwrap_or_default()
+        http::get(&address, "/readyz", TIMEOUT).await.map(|(_, body)| body).unwrap_or_default()
     }
 
     /// Addresses and process id, as written by `qscale up`.
@@ -163,7 +163,7 @@ impl System {
     /// # Panics
     /// When the server does not answer.
     pub async fn client(&self) -> Client {
-        self.operator().connect_once("test", PATIENCE).await.expect("the server answers")
+        self.operator().connect_once("test", TIMEOUT).await.expect("the server answers")
     }
 
     /// An operator's bus.

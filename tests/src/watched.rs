@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use qscale_common::contract::{Effect, EventType, GuardRule, Outcome, State, subject};
-use qscale_common::policy::{Bounds, ScalingPolicy};
+use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::Subscription;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::platform::PlatformClient;
 
-use crate::{PATIENCE, System, process, system};
+use crate::{System, TIMEOUT, first, process, system};
 
 /// Arguments of `qscale up`: one function under load with a tick of a second.
 pub const LOAD: [&str; 6] = ["--load", "25", "--tick", "1s", "--agent", "threshold-both"];
@@ -23,7 +23,8 @@ pub struct Watched {
     pub system: System,
     states: Subscription<State>,
     outcomes: Subscription<Outcome>,
-    bounds: Bounds,
+    /// The policy of its function at the start.
+    pub policy: ScalingPolicy,
 }
 
 impl Watched {
@@ -45,8 +46,16 @@ impl Watched {
         let states = bus.subscribe(subject::all(EventType::State), None).await.expect("operators may listen");
         let policies = bus.jetstream().get_key_value(subject::POLICY_BUCKET).await.expect("the bucket");
         let value = policies.get("default.fibonacci").await.expect("readable").expect("written by qscale up");
-        let bounds = ScalingPolicy::from_json(&value).expect("valid").bounds;
-        Self { system, states, outcomes, bounds }
+        let policy = ScalingPolicy::from_json(&value).expect("valid");
+        Self { system, states, outcomes, policy }
+    }
+
+    /// Stops the system.
+    ///
+    /// # Panics
+    /// When it does not end as it should.
+    pub fn stop(&mut self) {
+        assert!(self.system.stop(), "{}", self.system.tail());
     }
 
     /// Waits for `count` Outcomes of decisions that the guard has checked.
@@ -56,11 +65,11 @@ impl Watched {
     pub async fn loop_turns(&mut self, count: usize, after: &str) {
         let mut seen = 0;
         while seen < count {
-            let next = tokio::time::timeout(PATIENCE, self.outcomes.next()).await;
+            let next = tokio::time::timeout(TIMEOUT, self.outcomes.next()).await;
             let Ok(Some(received)) = next else { panic!("no Outcome after {after}:\n{}", self.system.tail()) };
             let outcome = received.message;
             if let Some(allowed) = outcome.allowed {
-                assert!(self.bounds.contain(allowed), "{allowed} is out of bounds after {after}");
+                assert!(self.policy.bounds.contain(allowed), "{allowed} is out of bounds after {after}");
             }
             let checked = matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged | Effect::Held);
             seen += usize::from(checked);
@@ -72,17 +81,15 @@ impl Watched {
     /// # Panics
     /// When they do not come, or one is decreased.
     pub async fn no_decrease_within(&mut self, count: usize, after: &str) {
-        // Decisions under way are not meant.
+        // Decisions already under way do not count.
         self.until_states(3, after).await;
         while self.outcomes.try_next().is_some() {}
         self.until_states(count, after).await;
         while let Some(received) = self.outcomes.try_next() {
             let outcome = received.message;
             let (Some(before), Some(allowed)) = (outcome.before, outcome.allowed) else { continue };
-            let less = allowed.replicas < before.replicas
-                || allowed.cpu_millicores < before.cpu_millicores
-                || allowed.memory_mib < before.memory_mib;
-            assert!(!less || !matches!(outcome.effect, Effect::Applied | Effect::Changed), "{outcome:?} after {after}");
+            let lower = allowed.is_lower_than(before);
+            assert!(!lower || !matches!(outcome.effect, Effect::Applied | Effect::Changed), "{outcome:?} after {after}");
         }
     }
 
@@ -93,7 +100,7 @@ impl Watched {
     pub async fn until_states(&mut self, count: usize, after: &str) {
         while self.states.try_next().is_some() {}
         for _ in 0..count {
-            let next = tokio::time::timeout(PATIENCE, self.states.next()).await;
+            let next = tokio::time::timeout(TIMEOUT, self.states.next()).await;
             assert!(matches!(next, Ok(Some(_))), "no State after {after}:\n{}", self.system.tail());
         }
     }
@@ -104,16 +111,8 @@ impl Watched {
     /// When it does not come.
     pub async fn until_frozen(&mut self, frozen: bool) {
         let held = |outcome: &Outcome| outcome.guard.iter().any(|note| note.rule == GuardRule::Freeze);
-        let found = async {
-            while let Some(received) = self.outcomes.next().await {
-                if held(&received.message) == frozen {
-                    return true;
-                }
-            }
-            false
-        };
-        let found = tokio::time::timeout(PATIENCE, found).await;
-        assert!(matches!(found, Ok(true)), "no Outcome with freeze {frozen}:\n{}", self.system.tail());
+        let found = first(&mut self.outcomes, |outcome| held(outcome) == frozen).await;
+        assert!(found.is_some(), "no Outcome with freeze {frozen}:\n{}", self.system.tail());
     }
 
     /// Waits until the running replicas are those known to the platform.
@@ -136,7 +135,7 @@ impl Watched {
                     return;
                 }
             }
-            assert!(clock::since(began) < PATIENCE, "orphans after {after}: {running:?}\n{}", self.system.tail());
+            assert!(clock::since(began) < TIMEOUT, "orphans after {after}: {running:?}\n{}", self.system.tail());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use qscale_common::runtime::http;
 use qscale_tests::process::binary;
-use qscale_tests::{CommandResult, PATIENCE, System};
+use qscale_tests::{CommandResult, System, TIMEOUT};
 
 /// Files and folders below `folder`, itself included.
 fn all(folder: &Path) -> Vec<PathBuf> {
@@ -18,7 +18,7 @@ fn all(folder: &Path) -> Vec<PathBuf> {
 async fn the_system_of_a_user_is_private() {
     let system = System::up(&["--load", "none"]);
     let address = system.addresses()["platform"].as_str().expect("an address").to_owned();
-    let (status, body) = http::get(&address, "/v1/functions", PATIENCE).await.expect("a reply");
+    let (status, body) = http::get(&address, "/v1/functions", TIMEOUT).await.expect("a reply");
     assert_eq!(status.as_u16(), 401, "{body}");
     assert!(body.contains(&system.state().join("platform/token").display().to_string()), "{body}");
     for path in all(&system.state()) {

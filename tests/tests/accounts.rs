@@ -14,7 +14,7 @@ use qscale_common::name::Name;
 use qscale_common::runtime::bus::{Bus, BusConfig, ConnectError};
 use qscale_common::runtime::nats_accounts::{User, inbox_prefix};
 use qscale_common::runtime::provision;
-use qscale_tests::{Folder, NatsServer, PATIENCE, Program, eventually, nats};
+use qscale_tests::{Folder, NatsServer, Program, TIMEOUT, eventually, nats};
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -127,7 +127,7 @@ impl Peer {
         loop {
             let event = tokio::select! {
                 message = heard.next(), if self.observes => { message.expect("the connection lives"); return refusals }
-                event = tokio::time::timeout(PATIENCE, self.events.recv()) => event.expect("in time").expect("the connection lives"),
+                event = tokio::time::timeout(TIMEOUT, self.events.recv()) => event.expect("in time").expect("the connection lives"),
             };
             if let Event::ServerError(error) = event {
                 let error = error.to_string().to_lowercase();
@@ -240,7 +240,7 @@ async fn no_reply_subject_carries_a_message_out_of_an_agents_account() {
     // Answers of one stream come in the order of the requests.
     for service in &own {
         let request = attacker.client.request(service.replace('>', "default.f"), r#"{"seq":1}"#.into());
-        tokio::time::timeout(PATIENCE, request).await.expect("in time").expect("the attacker's own requests are answered");
+        tokio::time::timeout(TIMEOUT, request).await.expect("in time").expect("the attacker's own requests are answered");
     }
     let allowed = |subject: &str| {
         own.iter().any(|pattern| matches(pattern, subject)) || matches("_R_.>", subject) || matches("$JS.EVENT.ADVISORY.>", subject)
@@ -320,7 +320,7 @@ async fn an_agent_has_a_limited_number_of_connections() {
         assert!(open.len() < 200, "no limit");
     };
     assert!(open.len() > 10, "{refused:#}");
-    fixture.server.config("agent-other").connect_once("test", PATIENCE).await.expect("another agent is not affected");
+    fixture.server.config("agent-other").connect_once("test", TIMEOUT).await.expect("another agent is not affected");
 }
 
 #[tokio::test]
@@ -329,7 +329,7 @@ async fn services_can_read_what_their_work_needs() {
     let bucket = |user: &'static str, bucket: &'static str| {
         let config = fixture.server.config(user);
         async move {
-            let client = config.connect_once("test", PATIENCE).await.expect("connect");
+            let client = config.connect_once("test", TIMEOUT).await.expect("connect");
             let store =
                 async_nats::jetstream::new(client).get_key_value(bucket).await.map_err(|error| format!("{user} {bucket}: {error}"))?;
             store.watch_with_history(">").await.map_err(|error| format!("{user} {bucket}: {error}"))?;
@@ -343,7 +343,7 @@ async fn services_can_read_what_their_work_needs() {
     bucket("actuator", subject::CONTROL_BUCKET).await.expect("controls are readable");
     bucket("actuator", subject::LEASE_BUCKET).await.expect("leases are readable");
 
-    let operator = fixture.server.config("operator").connect_once("test", PATIENCE).await.expect("connect");
+    let operator = fixture.server.config("operator").connect_once("test", TIMEOUT).await.expect("connect");
     let actions = subject::action_stream(&fixtures::name("other"));
     for name in [subject::RECORD_STREAM, &actions] {
         let stream = async_nats::jetstream::new(operator.clone()).get_stream(name).await.expect("the stream is visible");
@@ -447,15 +447,15 @@ async fn tls_and_nkeys_are_used_where_configured() {
         key_file: path("client.key"),
         ..BusConfig::default()
     };
-    let client = config.connect_once("test", PATIENCE).await.expect("key and certificates are accepted");
+    let client = config.connect_once("test", TIMEOUT).await.expect("key and certificates are accepted");
     let mut heard = client.subscribe("a").await.expect("subscribed");
     client.publish("a", "x".into()).await.expect("published");
-    assert!(tokio::time::timeout(PATIENCE, heard.next()).await.expect("in time").is_some());
+    assert!(tokio::time::timeout(TIMEOUT, heard.next()).await.expect("in time").is_some());
     let refused = async |config: BusConfig| config.connect_once("test", Duration::from_secs(3)).await.is_err();
     assert!(refused(BusConfig { nkey_file: None, ..config.clone() }).await, "without the nkey");
     assert!(refused(BusConfig { certificate_file: None, key_file: None, ..config.clone() }).await, "without the client's certificate");
     assert!(refused(BusConfig { ca_file: None, ..config.clone() }).await, "an authority that the system does not know");
-    let error = BusConfig { key_file: None, ..config }.connect_once("test", PATIENCE).await.expect_err("incomplete").to_string();
+    let error = BusConfig { key_file: None, ..config }.connect_once("test", TIMEOUT).await.expect_err("incomplete").to_string();
     assert!(error.contains("nats.key_file"), "{error}");
 }
 
@@ -493,10 +493,10 @@ async fn a_jwt_is_read_from_a_credentials_file() {
     let port = eventually("nats-server to listen", || nats::listening_port(folder.path()));
     let path = folder.path().join("agent.creds");
     let config = BusConfig { url: format!("nats://127.0.0.1:{port}"), credentials_file: Some(path.clone()), ..BusConfig::default() };
-    let error = config.connect_once("test", PATIENCE).await.expect_err("no file");
+    let error = config.connect_once("test", TIMEOUT).await.expect_err("no file");
     assert!(format!("{error:#}").contains(&path.display().to_string()), "{error:#}");
     write("agent.creds", "not credentials".to_owned());
-    let error = config.connect_once("test", PATIENCE).await.expect_err("no JWT");
+    let error = config.connect_once("test", TIMEOUT).await.expect_err("no JWT");
     assert!(format!("{error:#}").contains("not a credentials file"), "{error:#}");
     let credentials = |seed: &nkeys::KeyPair| {
         let seed = seed.seed().expect("a seed");
@@ -508,5 +508,5 @@ async fn a_jwt_is_read_from_a_credentials_file() {
     write("agent.creds", credentials(&nkeys::KeyPair::new_user()));
     assert!(config.connect_once("test", Duration::from_secs(3)).await.is_err(), "the key of another user");
     write("agent.creds", credentials(&user));
-    config.connect_once("test", PATIENCE).await.expect("the JWT is accepted");
+    config.connect_once("test", TIMEOUT).await.expect("the JWT is accepted");
 }

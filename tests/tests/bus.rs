@@ -10,7 +10,7 @@ use qscale_common::runtime::health::Health;
 use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::time::Tick;
 use qscale_common::units::Allocation;
-use qscale_tests::{NatsServer, PATIENCE, eventually_async};
+use qscale_tests::{NatsServer, TIMEOUT, eventually_async};
 use tokio_util::sync::CancellationToken;
 
 struct Peer {
@@ -47,7 +47,7 @@ fn action(tick: u64) -> Action {
 }
 
 async fn next(subscription: &mut Subscription<Action>) -> Action {
-    tokio::time::timeout(PATIENCE, subscription.next()).await.expect("a message arrives").expect("the connection lives").message
+    tokio::time::timeout(TIMEOUT, subscription.next()).await.expect("a message arrives").expect("the connection lives").message
 }
 
 /// Subscribes, and waits until the server has registered the subscription.
@@ -65,7 +65,7 @@ async fn invalid_messages_are_counted_and_skipped() {
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
     let mut actions = listening(&peer).await;
-    let sender = server.config("").connect_once("sender", PATIENCE).await.expect("connect");
+    let sender = server.config("").connect_once("sender", TIMEOUT).await.expect("connect");
     let good = String::from_utf8(action(1).encode()).expect("JSON is text");
     let subject = action(1).subject();
     let bad: [(&str, &str, Vec<u8>); 8] = [
@@ -136,10 +136,10 @@ async fn messages_recorded_during_an_outage_are_stored_once() {
         peer.bus.record(&action(tick), peer.bus.new_trace()).await;
     }
     server.restart();
-    peer.bus.drain(PATIENCE).await;
+    peer.bus.drain(TIMEOUT).await;
     assert_eq!(peer.count(EventType::Action, "recorded"), 20);
     peer.bus.record(&action(20), peer.bus.new_trace()).await;
-    peer.bus.drain(PATIENCE).await;
+    peer.bus.drain(TIMEOUT).await;
     let stream = peer.bus.jetstream().get_stream(subject::action_stream(&fixtures::name("threshold"))).await.expect("the stream");
     assert_eq!(stream.get_info().await.expect("its state").state.messages, 20, "published twice, stored once");
 }
@@ -150,12 +150,12 @@ async fn a_trace_travels_with_the_message() {
     server.provision_for(&[fixtures::name("threshold")]).await;
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
-    let raw = server.config("").connect_once("raw", PATIENCE).await.expect("connect");
+    let raw = server.config("").connect_once("raw", TIMEOUT).await.expect("connect");
     let mut messages = raw.subscribe("qscale.v1.>").await.expect("subscribe");
     raw.request("$JS.API.INFO", "".into()).await.expect("the server answers");
     let trace = peer.bus.new_trace();
     peer.bus.record(&action(1), trace).await;
-    let message = tokio::time::timeout(PATIENCE, messages.next()).await.expect("in time").expect("a message");
+    let message = tokio::time::timeout(TIMEOUT, messages.next()).await.expect("in time").expect("a message");
     let headers = message.headers.expect("headers");
     let header = |name: &str| headers.get(name).expect(name).as_str().to_owned();
     assert_eq!(header("traceparent"), trace.to_string());
@@ -177,7 +177,7 @@ async fn policies_are_followed_through_a_restart_of_the_server() {
         let has = |map: &Option<std::sync::Arc<std::collections::BTreeMap<String, std::sync::Arc<ScalingPolicy>>>>| {
             map.as_ref().is_some_and(|map| map.keys().map(String::as_str).collect::<Vec<_>>() == wanted)
         };
-        let arrived = tokio::time::timeout(PATIENCE, policies.wait_for(has)).await;
+        let arrived = tokio::time::timeout(TIMEOUT, policies.wait_for(has)).await;
         assert!(arrived.is_ok(), "waited for {wanted:?}");
     };
     keys(&mut policies, &[]).await;
@@ -202,7 +202,7 @@ async fn the_newest_messages_win_where_a_reader_lags() {
     let peer = Peer::connect(&server.config("")).await;
     peer.ready().await;
     let mut actions = listening(&peer).await;
-    let sender = server.config("").connect_once("sender", PATIENCE).await.expect("connect");
+    let sender = server.config("").connect_once("sender", TIMEOUT).await.expect("connect");
     // A subscription keeps 64 MiB of messages, decoded and encoded size together, and drops the oldest beyond.
     let (capacity, count, mut sizes) = (64 << 20, 140_000, Vec::new());
     for tick in 0..count {

@@ -8,7 +8,7 @@ use qscale_common::contract::subject;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::http;
 use qscale_tests::watched::{SERVICES, Watched};
-use qscale_tests::{PATIENCE, Program, eventually, eventually_async, process};
+use qscale_tests::{Program, TIMEOUT, eventually, eventually_async, process};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loop_recovers_from_the_death_of_any_service() {
@@ -22,7 +22,7 @@ async fn the_loop_recovers_from_the_death_of_any_service() {
         watched.loop_turns(4, &format!("kill -9 of {service}")).await;
         watched.no_orphans(service).await;
     }
-    assert!(watched.system.stop(), "{}", watched.system.tail());
+    watched.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,7 +31,7 @@ async fn lost_streams_are_created_again_and_lost_controls_count_as_a_freeze() {
     watched.loop_turns(2, "the start").await;
     let password = std::fs::read_to_string(watched.system.state().join("credentials/setup")).expect("the password of the setup user");
     let config = BusConfig { user: "setup".into(), password, password_file: None, ..watched.system.operator() };
-    let setup = jetstream::new(config.connect_once("test", PATIENCE).await.expect("connected"));
+    let setup = jetstream::new(config.connect_once("test", TIMEOUT).await.expect("connected"));
     for stream in [subject::LIVE_STREAM, subject::RECORD_STREAM, "QSCALE_ACTION_threshold-both"] {
         setup.delete_stream(stream).await.expect("it was there");
         eventually_async(stream, async || setup.get_stream(stream).await.ok()).await;
@@ -46,7 +46,7 @@ async fn lost_streams_are_created_again_and_lost_controls_count_as_a_freeze() {
     let controls = watched.system.bus().await.jetstream().get_key_value(subject::CONTROL_BUCKET).await.expect("created again");
     controls.put("default.fibonacci", "{".into()).await.expect("operators may write");
     watched.until_frozen(true).await;
-    assert!(watched.system.stop(), "{}", watched.system.tail());
+    watched.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,7 +61,7 @@ async fn a_nats_server_that_does_not_write_any_more_is_started_again() {
     eventually("a new nats-server", || watched.system.pid_of("nats-server").filter(|new| *new != pid));
     watched.loop_turns(4, "the restart of nats-server").await;
     assert!(watched.system.qscale(&["freeze", "--all"]).status.success(), "{}", watched.system.tail());
-    assert!(watched.system.stop(), "{}", watched.system.tail());
+    watched.stop();
 }
 
 /// Starts `service` without a bus, with the log `log`, and waits until it is alive.
@@ -84,7 +84,7 @@ async fn a_log_that_cannot_be_written_costs_nothing_else() {
         // Every write fails as on a full disk.
         let (mut program, health) = start_with_log(service, &settings, Path::new("/dev/full"));
         for _ in 0..3 {
-            let alive = async || http::get(&health, "/healthz", PATIENCE).await.ok().filter(|(status, _)| status.is_success());
+            let alive = async || http::get(&health, "/healthz", TIMEOUT).await.ok().filter(|(status, _)| status.is_success());
             eventually_async(&format!("{service} to answer"), alive).await;
         }
         assert!(program.ended().is_none(), "{service} runs");

@@ -6,7 +6,7 @@ use std::path::Path;
 use qscale_tests::source::{self, Kind, files, pieces};
 
 /// Phrases that are not used, each as a whole word, with what to write instead.
-const BANNED: [(&str, &str); 27] = [
+const BANNED: [(&str, &str); 30] = [
     ("in force", "current, applied, in use"),
     ("comes along", "is bundled, is included"),
     ("come along", "are bundled, are included"),
@@ -28,6 +28,9 @@ const BANNED: [(&str, &str); 27] = [
     ("no number", "NaN, non-finite, not a number"),
     ("so many", "name the quantity"),
     ("as it comes", "with defaults"),
+    ("as they come", "with defaults"),
+    ("kinds of trouble", "perturbations, faults"),
+    ("everyone", "name who it is"),
     ("misfortune", "perturbation"),
     ("mishap", "perturbation, fault"),
     ("somebody", "name who it is"),

@@ -14,7 +14,7 @@ use qscale_dqn::Actions;
 use qscale_dqn::checkpoint::{Checkpoint, Purpose};
 use qscale_dqn::pretrained::pretrained;
 use qscale_rl::Weights;
-use qscale_tests::{NatsServer, PATIENCE, System, eventually_async};
+use qscale_tests::{NatsServer, System, TIMEOUT, eventually_async};
 
 type StateKey = (FunctionId, StateId);
 
@@ -53,7 +53,7 @@ impl Recorder {
                 assert_eq!(self.answered.insert((action.function(), action.state_id()), action.provenance), None, "answered twice");
             }
         };
-        let received = tokio::time::timeout(PATIENCE, listening).await;
+        let received = tokio::time::timeout(TIMEOUT, listening).await;
         assert!(received.is_ok(), "no more Actions of {fingerprint}:\n{}", system.tail());
         self.read_states();
     }
@@ -67,7 +67,7 @@ impl Recorder {
                 self.answered.insert((action.function(), action.state_id()), action.provenance);
             }
         };
-        let received = tokio::time::timeout(PATIENCE, listening).await;
+        let received = tokio::time::timeout(TIMEOUT, listening).await;
         let missed: Vec<_> = self.waiting.iter().filter(|state| !self.answered.contains_key(state)).collect();
         assert!(received.is_ok() && self.waiting.len() > 20, "of {} States unanswered: {missed:?}\n{}", self.waiting.len(), system.tail());
     }
@@ -116,7 +116,7 @@ async fn agent_refused(system: &System, count: usize) {
     let address = system.addresses()["health"]["agent-dqn"].as_str().expect("an address").to_owned();
     let expected = format!("qscale_agent_models_total{{outcome=\"refused\"}} {count}");
     eventually_async(&expected, async || {
-        let (_, reply) = http::get(&address, "/metrics", PATIENCE).await.ok()?;
+        let (_, reply) = http::get(&address, "/metrics", TIMEOUT).await.ok()?;
         reply.contains(&expected).then_some(())
     })
     .await;
@@ -180,7 +180,7 @@ async fn a_model_is_swapped_refused_and_rolled_back_without_a_missed_tick() {
 }
 
 async fn operator(server: &NatsServer) -> Bus {
-    let client = server.config("operator").connect_once("test", PATIENCE).await.expect("the server answers");
+    let client = server.config("operator").connect_once("test", TIMEOUT).await.expect("the server answers");
     Bus::of_client(client, "/qscale/test/0")
 }
 

@@ -7,7 +7,7 @@ use qscale_tests::process::binary;
 use qscale_tests::{Folder, nats, system};
 use serde_json::Value;
 
-const CONTESTANTS: [&str; 5] = ["threshold", "tabular-q", "tabular-q-1", "dqn-step", "dqn"];
+const COMPETITORS: [&str; 5] = ["threshold", "tabular-q", "tabular-q-1", "dqn-step", "dqn"];
 /// Files that are written again without repeating training or runs.
 const FILES: [&str; 5] = ["results.csv", "learning.svg", "usual.svg", "steps.svg", "models/dqn-step-2.dqn"];
 
@@ -29,15 +29,15 @@ fn trained_policies_decide_on_real_functions_and_results_are_kept() {
     let output = reproduce(folder.path(), &[&arguments[..], &["--json"]].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let summary: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
-    assert_eq!((&summary["complete"], &summary["settings"]["place"]["ticks"]), (&true.into(), &10.into()), "{summary}");
+    assert_eq!((&summary["complete"], &summary["settings"]["site"]["ticks"]), (&true.into(), &10.into()), "{summary}");
     let bytes = std::fs::read(folder.path().join("found/results.json")).expect("written");
     let results: Value = serde_json::from_slice(&bytes).expect("JSON");
     let runs = results["runs"].as_array().expect("a list");
-    assert_eq!(runs.len(), CONTESTANTS.len() * 2 * 2);
+    assert_eq!(runs.len(), COMPETITORS.len() * 2 * 2);
     for run in runs {
-        assert!(CONTESTANTS.iter().any(|contestant| run["contestant"] == *contestant), "{run}");
+        assert!(COMPETITORS.iter().any(|competitor| run["competitor"] == *competitor), "{run}");
         assert!(run["throughput_rps"].as_f64() > Some(0.0) && run["cost_per_hour"].as_f64() > Some(0.0), "{run}");
-        assert_eq!(run["course"]["latency_ms"].as_array().map(Vec::len), Some(10), "{run}");
+        assert_eq!(run["series"]["latency_ms"].as_array().map(Vec::len), Some(10), "{run}");
     }
     for name in FILES {
         assert!(std::fs::metadata(folder.path().join("found").join(name)).is_ok_and(|file| file.len() > 0), "{name}");

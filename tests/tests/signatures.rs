@@ -18,12 +18,12 @@ use qscale_common::runtime::nats_accounts::User;
 use qscale_common::runtime::signature::{SignatureError, SigningKey, TrustConfig};
 use qscale_common::runtime::{clock, kv, policies};
 use qscale_dqn::pretrained::pretrained;
-use qscale_tests::{Folder, NatsServer, PATIENCE, System, eventually_async};
+use qscale_tests::{Folder, NatsServer, System, TIMEOUT, eventually_async};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 async fn bus(server: &NatsServer, user: &str) -> Bus {
-    let client = server.config(user).connect_once("test", PATIENCE).await.expect("the server answers");
+    let client = server.config(user).connect_once("test", TIMEOUT).await.expect("the server answers");
     Bus::of_client(client, "/qscale/test/0")
 }
 
@@ -84,7 +84,7 @@ impl Fixture {
         let has = |read: &Option<Arc<BTreeMap<String, Arc<ScalingPolicy>>>>| {
             read.as_ref().is_some_and(|read| read.get(&key).is_some_and(|found| **found == mark))
         };
-        let read = tokio::time::timeout(PATIENCE, self.read.wait_for(has)).await.expect("in time").expect("watched").clone();
+        let read = tokio::time::timeout(TIMEOUT, self.read.wait_for(has)).await.expect("in time").expect("watched").clone();
         let mut read = (*read.expect("read")).clone();
         read.remove(&key);
         read

@@ -10,7 +10,7 @@ use qscale_common::platform::{FunctionSpec, PlatformAddresses};
 use qscale_common::runtime::http;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_tests::process::binary;
-use qscale_tests::{Folder, PATIENCE, Program, System, eventually, eventually_async, nats, system};
+use qscale_tests::{Folder, Program, System, TIMEOUT, eventually, eventually_async, first, nats, system};
 
 const FUNCTIONS: usize = 50;
 
@@ -47,7 +47,7 @@ async fn up_and_down(system: &System) {
             }
         }
     };
-    let came = tokio::time::timeout(PATIENCE, follow).await;
+    let came = tokio::time::timeout(TIMEOUT, follow).await;
     assert!(came.is_ok(), "{} functions fell of {}, load of {}:\n{}", fell.len(), most.len(), offered.len(), system.tail());
     assert!(applied >= 2 * FUNCTIONS, "{applied} changes were applied");
 }
@@ -62,14 +62,8 @@ async fn a_freeze_holds(system: &System) {
     let bus = system.bus().await;
     let mut outcomes = bus.subscribe::<Outcome>(subject::all(EventType::Outcome), None).await.expect("operators may listen");
     assert!(system.qscale(&["freeze", "--all"]).status.success());
-    let held = async {
-        while let Some(received) = outcomes.next().await {
-            if received.message.guard.iter().any(|note| note.rule == GuardRule::Freeze) {
-                return;
-            }
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, held).await.is_ok(), "nothing is held:\n{}", system.tail());
+    let held = first(&mut outcomes, |outcome| outcome.guard.iter().any(|note| note.rule == GuardRule::Freeze)).await;
+    assert!(held.is_some(), "nothing is held:\n{}", system.tail());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,7 +107,7 @@ fn metrics(text: &str) -> (BTreeSet<String>, BTreeMap<String, BTreeSet<String>>)
 }
 
 async fn scrape(address: &str) -> String {
-    http::get(address, "/metrics", PATIENCE).await.expect("a reply").1
+    http::get(address, "/metrics", TIMEOUT).await.expect("a reply").1
 }
 
 fn free_address() -> String {

@@ -4,19 +4,11 @@ use std::process::Command;
 
 use qscale_common::contract::{DecisionSource, Effect, EventType, Outcome, subject};
 use qscale_common::runtime::bus::Subscription;
-use qscale_tests::{PATIENCE, Program, System, repository};
+use qscale_tests::{Program, System, first, repository};
 
 async fn decided_by(outcomes: &mut Subscription<Outcome>, agent: &str, system: &System) -> Outcome {
-    let search = async {
-        while let Some(received) = outcomes.next().await {
-            if received.message.agent.as_str() == agent && received.message.source == DecisionSource::Agent {
-                return Some(received.message);
-            }
-        }
-        None
-    };
-    let found = tokio::time::timeout(PATIENCE, search).await;
-    found.ok().flatten().unwrap_or_else(|| panic!("no decision of {agent}:\n{}", system.tail()))
+    let decided = |outcome: &Outcome| outcome.agent.as_str() == agent && outcome.source == DecisionSource::Agent;
+    first(outcomes, decided).await.unwrap_or_else(|| panic!("no decision of {agent}:\n{}", system.tail()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -98,11 +98,7 @@ impl Core {
     /// leads by now. The platform refuses it once the other leader has written.
     fn restrict_while_disconnected(&self, decision: &Decision, before: Option<Allocation>, verdict: Verdict) -> Verdict {
         let Verdict::Apply { allocation, .. } = &verdict else { return verdict };
-        let gives = before.is_some_and(|before| {
-            allocation.replicas >= before.replicas
-                && allocation.cpu_millicores >= before.cpu_millicores
-                && allocation.memory_mib >= before.memory_mib
-        });
+        let gives = before.is_some_and(|before| !allocation.is_lower_than(before));
         if matches!(self.lead, Lead::Leading(_)) || (decision.source == DecisionSource::Fallback && gives) {
             return verdict;
         }

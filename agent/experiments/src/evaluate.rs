@@ -189,12 +189,7 @@ fn write(out: &Path, results: &Results, summary: &Summary) -> anyhow::Result<()>
         ("report.html", html(results, summary)),
         ("front.svg", front_svg(results, summary)),
     ] {
-        let path = out.join(name);
-        // Renamed once complete, so that readers never see a partial file.
-        let part = out.join(format!("{name}.part"));
-        std::fs::write(&part, text)
-            .and_then(|()| std::fs::rename(&part, &path))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        crate::files::replace(&out.join(name), text.as_bytes())?;
     }
     Ok(())
 }

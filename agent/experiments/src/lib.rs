@@ -4,6 +4,7 @@
 //! Owns the order of runs, their folders and result files. Must not print results: callers do.
 
 pub mod evaluate;
+mod files;
 pub mod journal;
 pub mod profile;
 pub mod reproduce;

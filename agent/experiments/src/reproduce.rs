@@ -1,7 +1,7 @@
 //! The study that Qscale is based on, repeated in the simulator or, smaller, with real functions on this machine. Owns
 //! the experiments and their result files; must not print results.
 
-mod entrant;
+mod competitor;
 pub mod experiment;
 mod figures;
 mod files;
@@ -44,7 +44,7 @@ pub struct ReproduceOptions {
     pub local: bool,
     /// Length of each run on this machine.
     pub duration: Option<Span>,
-    /// Trainings and runs of each entrant under each load.
+    /// Trainings and runs of each competitor under each load.
     pub seeds: Option<u64>,
     /// First seed.
     pub seed: u64,

@@ -22,7 +22,6 @@ use qscale_train::evaluate::{Evaluator, Score};
 use qscale_train::run::{Best, TrainingRun, Validation};
 
 use self::folder::TrainingFolder;
-pub use self::folder::replace;
 pub use self::rules::BaselineRule;
 
 /// Learning method.
@@ -243,7 +242,7 @@ pub fn train(
     let best =
         (0..models.len()).max_by(|one, other| reward(&models[*one]).total_cmp(&reward(&models[*other]))).context("no seed was trained")?;
     let path = out.join("model.dqn");
-    folder::replace(&path, &models[best].model.to_bytes())?;
+    crate::files::replace(&path, &models[best].model.to_bytes())?;
     Ok(TrainOutcome::Done(TrainReport { models, best, path }))
 }
 
@@ -269,7 +268,7 @@ fn train_pair(
     for evaluation in card.filter(|evaluation| evaluation.policy == "dqn") {
         evaluation.mean = if evaluation.split == Split::Test { test.mean } else { validation.mean };
     }
-    folder::replace(&folder.join("model.dqn"), &model.to_bytes())?;
+    crate::files::replace(&folder.join("model.dqn"), &model.to_bytes())?;
     Ok(Some(TrainedModel { seed, model, validation, test, rule: general.rule, seconds: general.seconds + specialist.seconds }))
 }
 

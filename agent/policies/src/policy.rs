@@ -1,6 +1,5 @@
 //! The policy trait and its decisions. Owns the interface between a policy and its callers; must not know any policy.
 
-use std::fmt;
 use std::time::Duration;
 
 use qscale_common::contract::{Choice, State};
@@ -8,6 +7,7 @@ use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::Memory;
 
@@ -92,8 +92,9 @@ impl Decision {
 }
 
 /// Why the current allocation is kept. "Nothing to do", "not allowed" and "unknown" are different answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray, strum::Display)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum HoldReason {
     /// The current allocation is the wanted one.
     NothingToDo,
@@ -105,27 +106,4 @@ pub enum HoldReason {
     NoMeasurement,
     /// Not evaluated: the State lies between two of the policy's own ticks.
     NotDue,
-}
-
-impl HoldReason {
-    /// Every reason, in a fixed order.
-    pub const ALL: [HoldReason; 5] = [Self::NothingToDo, Self::NotAllowed, Self::NoAllocation, Self::NoMeasurement, Self::NotDue];
-
-    /// Label for metrics.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::NothingToDo => "nothing_to_do",
-            Self::NotAllowed => "not_allowed",
-            Self::NoAllocation => "no_allocation",
-            Self::NoMeasurement => "no_measurement",
-            Self::NotDue => "not_due",
-        }
-    }
-}
-
-impl fmt::Display for HoldReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.label())
-    }
 }

@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use qscale_common::name::Name;
+use qscale_common::runtime::telemetry::Label;
 use qscale_common::time::Timestamp;
 
 use crate::promotion::{Promotion, PromotionDecision, Stage};
@@ -28,7 +29,7 @@ struct ModelLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DecisionLabels {
     model: String,
-    decision: &'static str,
+    decision: Label<PromotionDecision>,
 }
 
 impl Metrics {
@@ -46,7 +47,7 @@ impl Metrics {
 
     /// Counts a decision.
     pub(crate) fn decided(&self, model: &Name, decision: PromotionDecision) {
-        self.decisions.get_or_create(&DecisionLabels { model: model.to_string(), decision: decision.as_str() }).inc();
+        self.decisions.get_or_create(&DecisionLabels { model: model.to_string(), decision: Label(decision) }).inc();
     }
 
     /// Shows the state of a promotion.

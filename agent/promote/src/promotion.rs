@@ -10,6 +10,7 @@ use std::fmt;
 use qscale_common::name::FunctionId;
 use qscale_common::time::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 use thiserror::Error;
 
 use crate::settings::{PromotionRequest, PromotionRules, PromotionSettings, RoundRequest};
@@ -114,8 +115,9 @@ pub struct DailyBudget {
 }
 
 /// Decision on a candidate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum PromotionDecision {
     /// There is no candidate: too little was recorded.
     TooLittle,
@@ -136,24 +138,6 @@ pub enum PromotionDecision {
     /// Another version was put in use, so the trial ended.
     #[serde(alias = "foreign")]
     Superseded,
-}
-
-impl PromotionDecision {
-    /// Its name in metrics and output for programs.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::TooLittle => "too_little",
-            Self::RejectedOffline => "rejected_offline",
-            Self::Shadow => "shadow",
-            Self::RejectedInShadow => "rejected_in_shadow",
-            Self::Recommended => "recommended",
-            Self::Used => "used",
-            Self::Kept => "kept",
-            Self::RolledBack => "rolled_back",
-            Self::Superseded => "superseded",
-        }
-    }
 }
 
 /// Entry of the decision log.

@@ -200,7 +200,7 @@ impl PromotionStep<'_> {
     async fn write(&mut self, decisions_before: u64) -> anyhow::Result<()> {
         self.record.write().await?;
         for entry in self.record.promotion.log_since(decisions_before) {
-            let decision = entry.decision.as_str();
+            let decision: &str = entry.decision.into();
             tracing::info!(model = %self.worker.model, version = entry.version, decision, reason = entry.reason, "decided");
             self.worker.metrics.decided(&self.worker.model, entry.decision);
         }

@@ -19,7 +19,7 @@ use qscale_dqn::pretrained::pretrained;
 use qscale_promote::promotion::{Burn, RoundState, RoundStatus};
 use qscale_promote::record::{self, Record};
 use qscale_promote::{PromotionDecision, PromotionRules, PromotionSettings, RoundRequest, Trial};
-use qscale_tests::{Folder, NatsServer, PATIENCE, Program, eventually_async};
+use qscale_tests::{Folder, NatsServer, Program, TIMEOUT, eventually_async};
 
 const BASE: u64 = 1;
 const CANDIDATE: u64 = 2;
@@ -37,7 +37,7 @@ struct World {
 }
 
 async fn bus(server: &NatsServer, user: &str) -> Bus {
-    let client = server.config(user).connect_once("test", PATIENCE).await.expect("the server answers");
+    let client = server.config(user).connect_once("test", TIMEOUT).await.expect("the server answers");
     Bus::of_client(client, "/qscale/test/0")
 }
 

@@ -12,7 +12,7 @@ use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::time::{Tick, TickLength};
 use qscale_common::units::Allocation;
-use qscale_tests::{Folder, NatsServer, PATIENCE, Program, process};
+use qscale_tests::{Folder, NatsServer, Program, TIMEOUT, process};
 
 pub fn name(text: &str) -> Name {
     Name::new(text).expect("a valid name")
@@ -43,7 +43,7 @@ impl Scene {
         let server = NatsServer::start_with_accounts(agents);
         server.provision().await;
         let connect = async |user: &str| {
-            let client = server.config(user).connect_once("test", PATIENCE).await.expect("the server answers");
+            let client = server.config(user).connect_once("test", TIMEOUT).await.expect("the server answers");
             Bus::of_client(client, "/qscale/test/0")
         };
         let actions = connect("operator").await.subscribe::<Action>(subject::all(EventType::Action), None).await.expect("a valid subject");
@@ -93,7 +93,7 @@ impl Scene {
         for tick in 1000..2000 {
             let state = State { tick: Tick(tick), ..state("shared") };
             self.collector.publish(&state, self.collector.new_trace()).await;
-            let received = tokio::time::timeout(PATIENCE, self.actions.next()).await.expect("an answer in time").expect("the bus stands");
+            let received = tokio::time::timeout(TIMEOUT, self.actions.next()).await.expect("an answer in time").expect("the bus stands");
             instances.insert(received.message.instance);
             if instances.len() == count {
                 return;

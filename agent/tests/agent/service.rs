@@ -4,7 +4,7 @@ use crate::scene::{Scene, name, state, tails};
 use qscale_common::contract::{EventType, Message, State, TraceParent, subject};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
-use qscale_tests::{PATIENCE, eventually_async, process};
+use qscale_tests::{TIMEOUT, eventually_async, process};
 
 #[tokio::test]
 async fn every_agent_answers_every_state_under_its_own_name() {
@@ -42,7 +42,7 @@ async fn an_action_continues_the_trace_of_its_state_and_is_kept_by_the_stream() 
 }
 
 async fn stored(scene: &Scene, subject: &str) -> Vec<u8> {
-    let client = scene.server.config("operator").connect_once("test", PATIENCE).await.expect("the server answers");
+    let client = scene.server.config("operator").connect_once("test", TIMEOUT).await.expect("the server answers");
     let stream =
         async_nats::jetstream::new(client).get_stream(subject::action_stream(&name("threshold"))).await.expect("the stream is there");
     eventually_async("the Action in the stream", || async { stream.direct_get_last_for_subject(subject).await.ok() }).await.payload.to_vec()

@@ -77,9 +77,7 @@ impl Prices {
     /// Direction from `before` to `after`: up is the higher cost per hour. At equal cost, up is the growth of any part; `None` if nothing changes.
     #[must_use]
     pub fn direction(&self, before: Allocation, after: Allocation) -> Option<Direction> {
-        let grows =
-            after.replicas > before.replicas || after.cpu_millicores > before.cpu_millicores || after.memory_mib > before.memory_mib;
-        let by_part = if grows { Direction::Up } else { Direction::Down };
+        let by_part = if before.is_lower_than(after) { Direction::Up } else { Direction::Down };
         let by_cost = self.per_hour(after).partial_cmp(&self.per_hour(before));
         (before != after).then_some(match by_cost {
             Some(Ordering::Greater) => Direction::Up,

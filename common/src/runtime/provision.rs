@@ -14,7 +14,7 @@ use crate::name::Name;
 const MIB: i64 = 1 << 20;
 /// State and Load: about a day of ten functions at 5 s, or 20 minutes of a thousand.
 const LIVE_BYTES: i64 = 256 * MIB;
-/// Outcome and Reward: what fits, and no longer than a week.
+/// Outcome and Reward: bounded by size, and by an age of a week.
 const RECORD_BYTES: i64 = 768 * MIB;
 /// Actions of one agent, about a day of ten functions at 5 s: the agent's quota, so that a flood removes nothing but its sender's own Actions.
 const ACTION_BYTES: i64 = 128 * MIB;

@@ -155,7 +155,7 @@ fn purpose(kind: EventType) -> &'static str {
         EventType::Outcome => {
             "Result of a decision, and the rules that the guard applied. From the actuator, for every Action, the fallback and operators."
         }
-        EventType::Load => "What was offered to a function and what came back, as its client sees it. From the load generator.",
+        EventType::Load => "Load offered to a function and its results, as the client measures them. From the load generator.",
     }
 }
 

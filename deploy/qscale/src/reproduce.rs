@@ -197,7 +197,7 @@ fn table(results: &StudyResults) -> Table {
         last = line.load;
         table.row([
             Cell::new(load, Tone::Strong),
-            line.entrant.into(),
+            line.competitor.into(),
             format_mean(mean(RunMetric::P95Ms), output::latency).into(),
             format_mean(mean(RunMetric::LateShare), |share| output::number(share * 100.0)).into(),
             format_mean(mean(RunMetric::ThroughputRps), output::number).into(),

@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use qscale_common::runtime::bus::BusConfig;
-use qscale_tests::{Folder, PATIENCE, Program, eventually, nats};
+use qscale_tests::{Folder, Program, TIMEOUT, eventually, nats};
 
 fn qscale(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_qscale")).arg("--state-dir").arg(folder).args(arguments).output().expect("the command starts")
@@ -64,7 +64,7 @@ async fn credential_is_created_and_removed_while_the_system_runs() {
 
     let output = text(&qscale(state, &["agent", "add", "mine"]));
     let config = printed_config(&output, &url);
-    let client = config.connect_once("test", PATIENCE).await.expect("the credential is active");
+    let client = config.connect_once("test", TIMEOUT).await.expect("the credential is active");
     recorded(&client).await.expect("the agent's Actions are acknowledged as soon as it is added");
     let again = text(&qscale(state, &["agent", "add", "mine"]));
     assert!(again.contains(&config.password), "the credential is unchanged: {again}");
@@ -79,11 +79,11 @@ async fn credential_is_created_and_removed_while_the_system_runs() {
     assert!(refused.is_err(), "the credential was removed");
     let setup = std::fs::read_to_string(state.join("credentials/setup")).expect("the password of the setup user");
     let setup = BusConfig { url: url.clone(), user: "setup".into(), password: setup, ..BusConfig::default() };
-    let setup = setup.connect_once("test", PATIENCE).await.expect("the other credentials stay");
+    let setup = setup.connect_once("test", TIMEOUT).await.expect("the other credentials stay");
     let stream = async_nats::jetstream::new(setup).get_stream("QSCALE_ACTION_mine").await;
     assert!(stream.is_err(), "its Actions are deleted");
     let output = text(&qscale(state, &["agent", "add", "mine"]));
-    let client = printed_config(&output, &url).connect_once("test", PATIENCE).await.expect("the new credential is active");
+    let client = printed_config(&output, &url).connect_once("test", TIMEOUT).await.expect("the new credential is active");
     recorded(&client).await.expect("an agent that was removed can be added again");
     text(&qscale(state, &["agent", "remove", "mine"]));
     assert!(!qscale(state, &["agent", "remove", "mine"]).status.success());

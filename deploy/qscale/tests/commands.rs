@@ -12,7 +12,7 @@ use qscale_common::control::Control;
 use qscale_common::name::Name;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::clock;
-use qscale_tests::{CommandResult, Folder, NatsServer, PATIENCE, eventually_async};
+use qscale_tests::{CommandResult, Folder, NatsServer, TIMEOUT, eventually_async};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -55,7 +55,7 @@ impl Fixture {
     }
 
     async fn client(&self, user: &str) -> async_nats::Client {
-        self.server.config(user).connect_once("test", PATIENCE).await.expect("the server answers")
+        self.server.config(user).connect_once("test", TIMEOUT).await.expect("the server answers")
     }
 
     async fn bucket(&self, bucket: &str) -> jetstream::kv::Store {
@@ -423,7 +423,7 @@ impl Watching {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, heard).await.expect("live messages are shown");
+        tokio::time::timeout(TIMEOUT, heard).await.expect("live messages are shown");
     }
 
     fn interrupt(mut self) {

@@ -2,12 +2,13 @@
 //! not ask the nats-server.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use async_nats::datetime::DateTime;
 use async_nats::jetstream::kv::{Entry, Operation};
 use async_nats::jetstream::stream::Info;
+use qscale_common::contract::subject;
 use qscale_common::runtime::private;
 use qscale_common::time::Timestamp;
 use serde::de::DeserializeOwned;
@@ -17,7 +18,7 @@ use crate::state_dir::StateDir;
 
 /// Losses that are kept for `qscale doctor`.
 const LOSSES: usize = 32;
-/// Beginning of keys that are not copied: the actuator writes them often, and knows them itself.
+/// Beginning of keys of the actuator's bucket that are not copied: it writes them often, and knows them itself.
 const NOT_COPIED: &str = "budget.";
 
 /// Copy of the entries of one bucket, by key.
@@ -38,9 +39,9 @@ struct CopiedEntry {
 }
 
 impl BucketCopy {
-    /// A copy of the last `entries` of a bucket.
-    pub fn of(created: DateTime, entries: &BTreeMap<String, Entry>) -> Self {
-        let copied = entries.iter().filter(|(key, _)| !key.starts_with(NOT_COPIED));
+    /// A copy of the last `entries` of `bucket`.
+    pub fn of(bucket: &str, created: DateTime, entries: &BTreeMap<String, Entry>) -> Self {
+        let copied = entries.iter().filter(|(key, _)| bucket != subject::ACTUATOR_BUCKET || !key.starts_with(NOT_COPIED));
         let entries = copied.map(|(key, entry)| {
             let value = (entry.operation == Operation::Put).then(|| String::from_utf8_lossy(&entry.value).into_owned());
             (key.clone(), CopiedEntry { revision: entry.revision, at_ms: timestamp(entry.created), value })
@@ -168,9 +169,9 @@ pub struct StateFile<T> {
     written: Option<T>,
 }
 
-/// The copies of the buckets.
-pub fn bucket_copies(state: &StateDir) -> anyhow::Result<StateFile<BucketCopies>> {
-    StateFile::read(state.join("nats/buckets.json"))
+/// The copies of the buckets of the nats-server whose files are in `store`.
+pub fn bucket_copies(store: &Path) -> anyhow::Result<StateFile<BucketCopies>> {
+    StateFile::read(store.with_extension("buckets.json"))
 }
 
 /// Positions of the streams, and losses.
@@ -283,11 +284,13 @@ mod tests {
         file.save().expect("written");
         let read = stream_record(&state).expect("a file");
         assert_eq!((read.content.losses.len(), read.content.losses.last()), (LOSSES, file.content.losses.last()));
-        let mut copies = bucket_copies(&state).expect("no file yet");
+        let store = folder.path().join("store");
+        let mut copies = bucket_copies(&store).expect("no file yet");
         copies.content.insert("b".into(), copy(CREATED, &[("a", 5, 50, Some("1"))]));
         copies.save().expect("written");
-        assert_eq!(bucket_copies(&state).expect("a file").content, copies.content);
+        assert_eq!(bucket_copies(&store).expect("a file").content, copies.content);
+        assert_eq!(bucket_copies(&folder.path().join("simulated")).expect("no file").content, BucketCopies::new());
         copies.clear();
-        assert_eq!(bucket_copies(&state).expect("no file").content, BucketCopies::new());
+        assert_eq!(bucket_copies(&store).expect("no file").content, BucketCopies::new());
     }
 }

@@ -18,8 +18,7 @@ use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::files::{MAX_DOCUMENT, MAX_STATE, read_text};
 use qscale_common::runtime::health::Condition;
-use qscale_common::runtime::lock::LockedFolder;
-use qscale_common::runtime::lock::{self, FileLock};
+use qscale_common::runtime::lock::{self, FileLock, LockedFolder};
 use qscale_common::runtime::nats_accounts::{self, User};
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::{kv, policies, private, provision};
@@ -33,7 +32,7 @@ use super::supervisor::{HealthCheck, KILLED, Preparation, Service, Status, Statu
 use super::{Backend, say, sibling_program};
 use crate::repair::{Repair, RepairReport};
 use crate::state_dir::{Addresses, StateDir, SystemTrust, find_nats_server};
-use crate::storage::Storage;
+use crate::storage::{Storage, streams_folder};
 
 /// Name of the platform, local or simulated.
 const PLATFORM: &str = "platform";
@@ -408,7 +407,7 @@ impl RunningSystem {
                 name: LOAD.into(),
                 program: sibling_program("qscale-loadgen")?,
                 arguments,
-                // Only the owner of a process can read its environment; everyone can read its arguments.
+                // Only the owner of a process can read its environment; every user can read its arguments.
                 environment: vec![("QSCALE_NATS_PASSWORD".into(), password)],
                 log: self.state.log(LOAD),
                 output: Some(self.load_output()),
@@ -523,10 +522,9 @@ fn claim_usual_ports() -> Option<FileLock> {
 }
 
 /// Deletes the indexes of the streams in `store`, so that nats-server reads all messages when it starts, and drops damaged ones. With an index it would find them
-/// only when they are read, and the reader would wait for ever.
+/// only when they are read, and the reader would wait forever.
 fn delete_indexes(store: &Path) {
-    let streams = std::fs::read_dir(store.join("jetstream").join(nats_accounts::SERVICES).join("streams"));
-    for stream in streams.into_iter().flatten().flatten() {
+    for stream in std::fs::read_dir(streams_folder(store)).into_iter().flatten().flatten() {
         // It may not have been written.
         let _absent = std::fs::remove_file(stream.path().join("msgs/index.db"));
     }

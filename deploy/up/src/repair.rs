@@ -1,4 +1,4 @@
-//! Repair of the nats-server's storage while the system runs. Owns what is restored: streams of messages are created again and fill again; lost entries of
+//! Repair of the nats-server's storage while the system runs. Owns the order of repairs: streams of messages are created again and fill again; lost entries of
 //! buckets come from copies, and the bucket of controls gets a freeze of all functions with them, because the newest requests may be missing. A nats-server
 //! that does not write any more is restarted once its disk has space.
 
@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::kv::{Config, Store};
 use async_nats::jetstream::stream::{Info, RawMessageErrorKind};
-use async_nats::jetstream::{ErrorCode, kv::Config};
 use futures::future::join_all;
 use qscale_common::contract::{Version, subject};
 use qscale_common::control::{self, Control};
@@ -22,7 +23,7 @@ use qscale_common::time::Timestamp;
 
 use crate::copies::{self, BucketCopies, BucketCopy, Comparison, StateFile, StreamPosition, StreamRecord};
 use crate::state_dir::{StateDir, conditions};
-use crate::storage::{DISK_FULL, free_bytes};
+use crate::storage::{DISK_FULL, free_bytes, streams_folder};
 
 /// Interval at which the streams are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(4);
@@ -34,6 +35,8 @@ const FAILED_WRITES: u32 = 2;
 const UNREADABLE: u32 = 3;
 /// Least interval between two restarts of nats-server, so that one that cannot write at all is not restarted all the time.
 const RESTART_INTERVAL: Duration = Duration::from_secs(30);
+/// Time after which a service has noticed that a bucket was restored.
+const REPORTED_WITHIN: Duration = Duration::from_secs(30);
 /// Timeout of a connection and of a request.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -84,6 +87,8 @@ pub struct Repair {
     record: StateFile<StreamRecord>,
     /// Buckets that lack entries which a service has read.
     missed: BTreeSet<String>,
+    /// Time at which a bucket was last restored.
+    restored: BTreeMap<String, Instant>,
     /// Buckets that could not be read, with the number of attempts since the last one that succeeded.
     unreadable: BTreeMap<String, u32>,
     /// Writes of the probe that failed since the last one that succeeded.
@@ -99,16 +104,16 @@ impl Repair {
     /// When a file of the state folder cannot be read: the remedy is to delete it.
     pub fn new(state: StateDir, store: &Path, setup: BusConfig) -> anyhow::Result<Self> {
         const REMEDY: &str = "delete it to go on without what it holds";
-        let (copies, record) = (copies::bucket_copies(&state).context(REMEDY)?, copies::stream_record(&state).context(REMEDY)?);
-        let streams = store.join("jetstream").join(nats_accounts::SERVICES).join("streams");
+        let (copies, record) = (copies::bucket_copies(store).context(REMEDY)?, copies::stream_record(&state).context(REMEDY)?);
         Ok(Self {
             state,
-            streams,
+            streams: streams_folder(store),
             setup,
             connected: None,
             copies,
             record,
             missed: BTreeSet::new(),
+            restored: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             failed_writes: 0,
             restarted: None,
@@ -135,7 +140,10 @@ impl Repair {
         let bus = self.bus().await?;
         let mut checked = self.check_streams(&bus).await;
         // A damaged bucket is replaced after the last attempt to read it.
-        while checked.is_err() && self.unreadable.values().any(|attempts| *attempts < UNREADABLE) {
+        for _ in 1..UNREADABLE as usize * provision::buckets().len() {
+            if checked.is_ok() || self.unreadable.values().all(|attempts| *attempts >= UNREADABLE) {
+                break;
+            }
             checked = self.check_streams(&bus).await;
         }
         checked?;
@@ -277,13 +285,16 @@ impl Repair {
         self.restore_bucket(bus, wanted, "could not be read").await
     }
 
-    /// Finds the buckets that lack entries which a service has read: they may be newer than the copy.
+    /// Finds the buckets that lack entries which a service has read: they may be newer than the copy. A service may still report what was true before a
+    /// bucket was restored.
     async fn find_missed(&mut self) {
         self.missed.clear();
         let Ok(addresses) = self.state.addresses() else { return };
         for conditions in join_all(addresses.health.values().map(|address| conditions(address))).await.into_iter().flatten() {
             let fails = |bucket: &str| conditions.get(&entries_condition(bucket)).is_some_and(|condition| !condition.holds());
-            self.missed.extend(provision::buckets().into_iter().map(|wanted| wanted.bucket).filter(|bucket| fails(bucket)));
+            let recent = |bucket: &String| self.restored.get(bucket).is_some_and(|at| clock::since(*at) < REPORTED_WITHIN);
+            let buckets = provision::buckets().into_iter().map(|wanted| wanted.bucket);
+            self.missed.extend(buckets.filter(|bucket| !recent(bucket) && fails(bucket)));
         }
     }
 
@@ -292,24 +303,40 @@ impl Repair {
         let (name, stream) = (wanted.bucket.clone(), subject::bucket_stream(&wanted.bucket));
         let closed = Config { description: provision::RESTORING.into(), ..wanted.clone() };
         let store = bus.jetstream().create_key_value(closed).await.context("it is gone and cannot be created again")?;
-        let mut copy = self.copies.content.get(&name).cloned().unwrap_or_default();
-        // nats-server may have found entries in the files of the bucket.
-        copy.absorb(&read(bus, &name, &info_of(bus, &stream).await?).await?);
-        let mut restored = 0;
-        for (key, value) in copy.values() {
-            store.put(key, value.to_owned().into()).await.with_context(|| format!("failed to restore {key}"))?;
-            restored += 1;
+        let mut what = format!("bucket {name} {was}");
+        if name == subject::LEASE_BUCKET {
+            what.push_str("; leaders write it again");
+        } else {
+            let restored = self.restore_entries(bus, &name, &stream, &store).await?;
+            what.push_str(&format!("; {} restored from a copy", entries(restored)));
         }
-        let mut what = format!("bucket {name} {was}; {} restored from a copy", entries(restored));
         if name == subject::CONTROL_BUCKET {
-            store.put(control::ALL, freeze_of_all().to_json().into()).await.context("failed to freeze all functions")?;
             what.push_str(", and all functions are frozen, because a newer freeze may be missing: check, then run `qscale unfreeze --all`");
         }
         bus.jetstream().update_key_value(wanted).await.context("failed to open it")?;
+        self.restored.insert(name, clock::instant());
         self.lost(what);
-        let found = read(bus, &name, &info_of(bus, &stream).await?).await?;
-        self.copies.content.insert(name, found);
         Ok(())
+    }
+
+    /// Writes the entries of the copy of the bucket `name` to `store`; returns their number. Controls get a freeze of all functions, which is written first: if
+    /// the rest fails, it must not be missing.
+    async fn restore_entries(&mut self, bus: &Bus, name: &str, stream: &str, store: &Store) -> anyhow::Result<usize> {
+        let mut copy = self.copies.content.get(name).cloned().unwrap_or_default();
+        // nats-server may have found entries in the files of the bucket.
+        copy.absorb(&read(bus, name, &info_of(bus, stream).await?).await?);
+        let freezes = name == subject::CONTROL_BUCKET;
+        if freezes {
+            store.put(control::ALL, freeze_of_all().to_json().into()).await.context("failed to freeze all functions")?;
+        }
+        let mut restored = 0;
+        for (key, value) in copy.values().filter(|(key, _)| !(freezes && *key == control::ALL)) {
+            store.put(key, value.to_owned().into()).await.with_context(|| format!("failed to restore {key}"))?;
+            restored += 1;
+        }
+        let found = read(bus, name, &info_of(bus, stream).await?).await?;
+        self.copies.content.insert(name.to_owned(), found);
+        Ok(restored)
     }
 
     fn lost(&mut self, what: String) {
@@ -326,7 +353,9 @@ impl Repair {
             unwritable |= fault.stream.is_empty() || info(bus, &fault.stream).await?.is_some();
         }
         let more = if faults.len() > 1 { format!(", and {} more", faults.len() - 1) } else { String::new() };
-        anyhow::ensure!(!unwritable, self.restart_server(&format!("{error}{more}")));
+        if unwritable {
+            anyhow::bail!(self.restart_server(&format!("{error}{more}")));
+        }
         anyhow::bail!("{error}{more}")
     }
 
@@ -340,8 +369,10 @@ impl Repair {
                 deleted.push(stream);
             }
         }
-        anyhow::ensure!(deleted.is_empty(), self.restart_server(&format!("the files of {} were deleted", deleted.join(", "))));
-        Ok(())
+        if deleted.is_empty() {
+            return Ok(());
+        }
+        anyhow::bail!(self.restart_server(&format!("the files of {} were deleted", deleted.join(", "))))
     }
 
     /// Checks by a write whether nats-server writes, for a server that reports only part of its health.
@@ -377,8 +408,8 @@ impl Repair {
 
 /// The problem that the disk of `folder` is full, if it is.
 fn disk_full(folder: &Path) -> Option<String> {
-    let free = free_bytes(folder).filter(|free| *free < DISK_FULL)?;
-    Some(format!("disk full: {} free in {}; nothing is recorded until you free some", mebibytes(free), folder.display()))
+    free_bytes(folder).filter(|free| *free < DISK_FULL)?;
+    Some(format!("disk full: less than {} free in {}; nothing is recorded until you free some", mebibytes(DISK_FULL), folder.display()))
 }
 
 /// State of a stream; `None` if it does not exist.
@@ -416,7 +447,7 @@ fn left_in(info: &Info) -> String {
 }
 
 async fn read(bus: &Bus, bucket: &str, info: &Info) -> anyhow::Result<BucketCopy> {
-    Ok(BucketCopy::of(info.created, &kv::entries(&kv::open(bus, bucket).await?).await?))
+    Ok(BucketCopy::of(bucket, info.created, &kv::entries(&kv::open(bus, bucket).await?).await?))
 }
 
 fn entries(count: usize) -> String {

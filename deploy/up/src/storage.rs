@@ -1,4 +1,4 @@
-//! Storage of the streams. Owns how much those that do not exist yet need and how much is free; must not create anything or ask the nats-server.
+//! Storage of the streams. Owns the needed and the free space; must not create anything or ask the nats-server.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;
@@ -28,7 +28,7 @@ pub struct Storage {
 impl Storage {
     /// Storage in the nats-server's folder `store`, which may be missing, with a stream for each of `agents`.
     pub fn measure(store: &Path, agents: &[Name]) -> Self {
-        let streams = store.join("jetstream").join(nats_accounts::SERVICES).join("streams");
+        let streams = streams_folder(store);
         let storage = provision::storage(agents);
         let missing = storage.iter().filter(|(name, _)| !streams.join(name).is_dir());
         let folder = store.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new(".")).to_owned();
@@ -54,6 +54,11 @@ impl Storage {
             None => Ok(()),
         }
     }
+}
+
+/// Folder of the services' streams in the nats-server's folder `store`.
+pub(crate) fn streams_folder(store: &Path) -> PathBuf {
+    store.join("jetstream").join(nats_accounts::SERVICES).join("streams")
 }
 
 /// Free space of the disk of `folder` for this user, bytes; `None` if it cannot be read.

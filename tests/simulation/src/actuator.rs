@@ -11,7 +11,6 @@ use qscale_common::contract::Outcome;
 use qscale_common::name::FunctionId;
 use qscale_common::policy::WorkloadKind;
 use qscale_common::runtime::lease::{self, Election, LeaderStatus};
-use qscale_common::time::Timestamp;
 
 use crate::context::Context;
 use crate::protocol::{Delivery, Output, Payload, PlatformReply, PlatformRequest, Request, Timer};
@@ -172,7 +171,7 @@ impl Actuator {
 
     fn completed(&mut self, request: &ApplyRequest, result: Result<Workload, BackendError>, cx: &mut Context<'_>) {
         if self.applying.remove(&request.number).is_some() {
-            cx.checks.on_completed(request, &result);
+            cx.checks.on_completed(request);
             self.core.on_applied(&request.function, request.number, result, cx.wall);
         }
     }
@@ -282,6 +281,3 @@ impl Actuator {
         self.next_step(self.election.delay(), cx);
     }
 }
-
-/// Time of day at the start of the simulation: 2025-10-09.
-pub(crate) const START: Timestamp = Timestamp(1_760_000_000_000);

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use qscale_actuator::backend::{BackendError, Workload};
 use qscale_actuator::core::{ApplyRequest, Lead};
 use qscale_common::contract::{Action, DecisionSource, Effect, Message as _, Outcome, Reward, State, StateId};
 use qscale_common::name::{FunctionId, Name};
@@ -60,6 +59,8 @@ pub(crate) struct Checks {
     emissions: HashMap<(FunctionId, u64), Emission>,
     completed: HashMap<FunctionId, Emission>,
     outcomes: HashMap<String, Outcome>,
+    /// Decisions that were applied, by the actuator that applied them. A later Outcome of one is of a repair.
+    concluded: HashSet<(ProcessId, ActionKey)>,
     acknowledged: BTreeSet<String>,
     highest_accepted: u64,
     changes: HashMap<FunctionId, Spent>,
@@ -247,6 +248,7 @@ impl Checks {
         self.on_lead(process, Lead::Following);
         self.answered.retain(|(other, _)| *other != process);
         self.delivered.retain(|(other, _)| *other != process);
+        self.concluded.retain(|(other, _)| *other != process);
     }
 
     /// The actuator `process` sends `request` to the platform.
@@ -280,7 +282,7 @@ impl Checks {
     }
 
     /// The platform has answered `request`.
-    pub(crate) fn on_completed(&mut self, request: &ApplyRequest, _result: &Result<Workload, BackendError>) {
+    pub(crate) fn on_completed(&mut self, request: &ApplyRequest) {
         if let Some(emission) = self.emissions.remove(&(request.function.clone(), request.number)) {
             self.completed.insert(request.function.clone(), emission);
         }
@@ -330,10 +332,10 @@ impl Checks {
         let of_action = matches!(outcome.source, DecisionSource::Agent | DecisionSource::Shadow);
         let state_id = StateId { epoch: outcome.epoch, tick: outcome.tick };
         let key = (outcome.agent.clone(), function.clone(), state_id);
-        let repair = outcome.reason.starts_with("repair: ");
+        let done = matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged);
+        let repair = if done { !self.concluded.insert((process, key.clone())) } else { self.concluded.contains(&(process, key.clone())) };
         if of_action && !repair {
             self.waiting.remove(&(process, key.clone()));
-            // The failure of a repair does not say that it is one.
             if !matches!(outcome.effect, Effect::Refused | Effect::Failed) {
                 let expires = self.actions.get(&key).copied();
                 self.require(expires.is_some_and(|expires| outcome.decided_at_ms < expires), "no expired Action is obeyed", || {
@@ -360,8 +362,7 @@ impl Checks {
         if emission.restore || outcome.source == DecisionSource::Operator || !emission.bounds.contain(before) {
             return;
         }
-        let lower =
-            allowed.replicas < before.replicas || allowed.cpu_millicores < before.cpu_millicores || allowed.memory_mib < before.memory_mib;
+        let lower = allowed.is_lower_than(before);
         let change = || format!("actuator {process}: {function} from {before} to {allowed}, {}", outcome.reason);
         if emission.disconnected {
             let fallback = outcome.source == DecisionSource::Fallback;

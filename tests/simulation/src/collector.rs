@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qscale_collector::observer::{Observation, Observer, SourceReading};
 use qscale_collector::reading::{NodeLimits, Reading};
-use qscale_common::contract::{Headroom, TraceParent};
+use qscale_common::contract::{Headroom, Outcome, TraceParent};
 use qscale_common::name::Name;
 use qscale_common::partition::Partition;
 use qscale_common::scrape::FunctionScrape;
@@ -27,7 +27,7 @@ const TRACE: TraceParent = TraceParent { trace: 1, span: 1 };
 pub(crate) struct Collector {
     observer: Observer,
     recorder: Recorder,
-    outcomes: Vec<Payload>,
+    outcomes: Vec<Arc<Outcome>>,
     scrapes: u64,
     /// Number of the reading under way. A source is not asked again before it has answered.
     busy: Option<u64>,
@@ -52,7 +52,7 @@ impl Collector {
     /// Processes a delivery.
     pub(crate) fn on_delivery(&mut self, delivery: Delivery, cx: &mut Context<'_>) {
         match delivery {
-            Delivery::Message(outcome @ Payload::Outcome(_)) => self.outcomes.push(outcome),
+            Delivery::Message(Payload::Outcome(outcome)) => self.outcomes.push(outcome),
             Delivery::Policies(policies) => self.observer.set_policies(&policies, cx.wall),
             Delivery::Recorded(number) => self.recorder.on_recorded(number, cx),
             _ => {}
@@ -114,9 +114,7 @@ impl Collector {
     fn publish(&mut self, cx: &mut Context<'_>) {
         self.publishing = false;
         for outcome in std::mem::take(&mut self.outcomes) {
-            if let Payload::Outcome(outcome) = outcome {
-                self.observer.on_outcome(&outcome);
-            }
+            self.observer.on_outcome(&outcome);
         }
         for place in self.observer.due(cx.wall) {
             let Some(Observation { state, reward, .. }) = self.observer.observe(place, cx.wall, TRACE) else { continue };

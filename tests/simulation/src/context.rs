@@ -39,3 +39,6 @@ impl Context<'_> {
         self.out.push(Output::After(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), timer));
     }
 }
+
+/// Time of day at the start of the simulation: 2025-10-09.
+pub(crate) const START: Timestamp = Timestamp(1_760_000_000_000);

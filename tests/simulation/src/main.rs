@@ -16,7 +16,7 @@ use qscale_simulation::world::{Report, run};
 /// Simulates collector, agents, actuators and platform on a model of the bus, with faults, and checks every step.
 #[derive(Parser)]
 #[command(
-    after_help = "Examples:\n  qscale-simulation --seconds 60\n  qscale-simulation --seed 17 --trace\n  qscale-simulation --plan failures/outbox.json --trace"
+    after_help = "Examples:\n  qscale-simulation --seconds 60\n  qscale-simulation --seed 17 --trace\n  qscale-simulation --plan failures/clock_set_back.json --trace"
 )]
 struct Args {
     /// Seconds to run new seeds.
@@ -31,7 +31,7 @@ struct Args {
     /// Run the plan in this file only.
     #[arg(long)]
     plan: Option<PathBuf>,
-    /// Print what happened.
+    /// Print the events of the run.
     #[arg(long)]
     trace: bool,
     /// Print a failing plan as it is.

@@ -16,8 +16,8 @@ use qscale_promote::{PromotionRules, PromotionSettings, Stage};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::actuator::START;
 use crate::checks::Violation;
+use crate::context::START;
 
 /// Polls of a run with faults, and then without.
 const STEPS: (u32, u32) = (400, 300);

@@ -1,30 +1,33 @@
 //! The world: virtual time, processes, network and faults. Owns the order of events; a plan alone decides it.
 
+mod faults;
+mod network;
+mod server;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_actuator::store::Record;
-use qscale_common::contract::{EventType, Message as _, Outcome, State, Version};
-use qscale_common::control::{self, Control};
+use qscale_common::contract::{EventType, Message as _};
+use qscale_common::control::Control;
 use qscale_common::name::{FunctionId, Name};
-use qscale_common::policy::{Mode, Range, ScalingPolicy};
-use qscale_common::runtime::lease::{self, LeaderStatus, Lease, LeaseEntry};
+use qscale_common::policy::{Mode, ScalingPolicy};
+use qscale_common::runtime::lease::LeaderStatus;
 use qscale_common::time::{TickLength, Timestamp};
-use qscale_common::units::{Allocation, Replicas};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::actuator::{Actuator, LEASE_TTL, START};
+use crate::actuator::{Actuator, LEASE_TTL};
 use crate::agent::Agent;
-use crate::bus::{Bucket, Stream, Subscribers};
+use crate::bus::{Stream, Subscribers};
 use crate::checks::{Checks, Violation};
 use crate::collector::Collector;
-use crate::context::Context;
-use crate::plan::{ACTUATORS, AGENTS, COLLECTOR, FUNCTIONS, FaultKind, PLATFORM, PROCESSES, Plan};
+use crate::context::{Context, START};
+use crate::plan::{ACTUATORS, AGENTS, COLLECTOR, FUNCTIONS, PLATFORM, PROCESSES, Plan};
 use crate::platform::{Saved, SimulatedPlatform, function_id};
-use crate::protocol::{Delivery, Millis, Output, Payload, PlatformReply, PlatformRequest, ProcessId, Request, Timer};
+use crate::protocol::{Delivery, Millis, Output, PlatformReply, PlatformRequest, ProcessId, Request, Timer};
+use server::{Buckets, Server};
 
 /// Key of the lease.
 const LEASE_KEY: &str = "actuator.local";
@@ -113,6 +116,7 @@ enum Machine {
     Platform,
 }
 
+#[derive(Default)]
 struct Process {
     machine: Option<Machine>,
     life: u32,
@@ -133,28 +137,6 @@ struct Process {
     incoming: Vec<Delivery>,
     last_out: Millis,
     last_in: Millis,
-}
-
-#[derive(Default)]
-struct Buckets {
-    policies: Bucket<Arc<ScalingPolicy>>,
-    controls: Bucket<Arc<Control>>,
-    records: Bucket<Arc<(FunctionId, Record)>>,
-    leases: Bucket<Lease>,
-}
-
-struct Server {
-    /// Faults because of which it does not run.
-    down: u32,
-    /// Whether its streams and buckets exist.
-    provisioned: bool,
-    paused: u32,
-    held: Vec<(ProcessId, u32, Request)>,
-    buckets: Buckets,
-    states: BTreeMap<FunctionId, Vec<Arc<State>>>,
-    outcomes: Stream<Arc<Outcome>>,
-    others: Stream<()>,
-    lease_lost_at: Option<Millis>,
 }
 
 /// A run of a plan.
@@ -204,22 +186,6 @@ impl World {
         let policies: Vec<ScalingPolicy> = functions.iter().enumerate().map(|(index, id)| policy(index, id)).collect();
         let rates = vec![20.0; FUNCTIONS];
         let platform = SimulatedPlatform::new(&functions, &rates, None, 0);
-        let process = || Process {
-            machine: None,
-            life: 0,
-            started: 0,
-            clock_ms: 0,
-            paused: 0,
-            held: Vec::new(),
-            connected: false,
-            connection: 0,
-            cut: 0,
-            cut_from_platform: 0,
-            outgoing: Vec::new(),
-            incoming: Vec::new(),
-            last_out: 0,
-            last_in: 0,
-        };
         let mut buckets = Buckets::default();
         for policy in &policies {
             buckets.policies.put(&Control::key(&policy.function()), Arc::new(policy.clone()));
@@ -239,7 +205,7 @@ impl World {
             now: 0,
             number: 0,
             events: BinaryHeap::new(),
-            processes: (0..PROCESSES).map(|_| process()).collect(),
+            processes: (0..PROCESSES).map(|_| Process::default()).collect(),
             server: Server {
                 down: 0,
                 provisioned: true,
@@ -475,228 +441,6 @@ impl World {
         }
     }
 
-    // Network.
-
-    fn send(&mut self, process: ProcessId, request: Request) {
-        if let Request::Publish(Payload::State(state)) = &request {
-            self.ticks += 1;
-            let (function, tick) = (state.function.clone(), state.tick);
-            self.note(|| format!("State of {function}, tick {tick}"));
-        }
-        let of = &mut self.processes[process];
-        if !of.connected || of.cut > 0 {
-            if of.outgoing.len() < HELD {
-                of.outgoing.push(request);
-            }
-            return;
-        }
-        self.transmit(process, request);
-    }
-
-    fn transmit(&mut self, process: ProcessId, request: Request) {
-        let is_message = matches!(request, Request::Publish(_) | Request::Record(..));
-        let copies = 1 + u32::from(is_message && self.rng.random_bool(self.plan.duplicate));
-        for _ in 0..copies {
-            let overtakes = is_message && self.rng.random_bool(self.plan.reorder);
-            let delay = self.delay() * if overtakes { 4 } else { 1 };
-            let of = &mut self.processes[process];
-            let at = if overtakes { self.now + delay } else { (self.now + delay).max(of.last_out) };
-            of.last_out = of.last_out.max(if overtakes { 0 } else { at });
-            let connection = of.connection;
-            self.schedule(at, Event::Server(process, connection, request.clone()));
-        }
-    }
-
-    fn deliver(&mut self, process: ProcessId, delivery: Delivery) {
-        let delay = self.delay();
-        let of = &mut self.processes[process];
-        if !of.connected {
-            return;
-        }
-        if of.cut > 0 {
-            if of.incoming.len() < HELD {
-                of.incoming.push(delivery);
-            }
-            return;
-        }
-        let at = (self.now + delay).max(of.last_in);
-        of.last_in = at;
-        let (life, connection) = (of.life, of.connection);
-        self.schedule(at, Event::Process(process, life, Input::Delivery(connection, delivery)));
-    }
-
-    fn connect(&mut self, process: ProcessId) {
-        let of = &self.processes[process];
-        if of.connected || of.machine.is_none() || process == PLATFORM {
-            return;
-        }
-        if self.server.down > 0 || self.server.paused > 0 || of.cut > 0 || of.paused > 0 {
-            let wait = self.rng.random_range(100..RECONNECT_MS);
-            return self.schedule(self.now + wait, Event::Connect(process));
-        }
-        self.note(|| format!("process {process} connects"));
-        let of = &mut self.processes[process];
-        (of.connected, of.connection) = (true, of.connection + 1);
-        for request in std::mem::take(&mut of.outgoing) {
-            self.transmit(process, request);
-        }
-        if self.server.provisioned {
-            self.show_buckets(process);
-        }
-    }
-
-    fn disconnect(&mut self, process: ProcessId) {
-        let of = &mut self.processes[process];
-        if !of.connected {
-            return;
-        }
-        of.connected = false;
-        // What was in the buffers of the connection is lost.
-        of.outgoing.clear();
-        of.incoming.clear();
-        self.note(|| format!("process {process} is disconnected"));
-        let wait = self.rng.random_range(100..RECONNECT_MS);
-        self.schedule(self.now + wait, Event::Connect(process));
-    }
-
-    fn show_buckets(&mut self, process: ProcessId) {
-        let buckets = &self.server.buckets;
-        let policies = Delivery::Policies(Arc::new(buckets.policies.current()));
-        let controls = Delivery::Controls(Arc::new(buckets.controls.current()));
-        let records = Delivery::Records(Arc::new(buckets.records.current()));
-        if process == COLLECTOR {
-            self.deliver(process, policies);
-        } else if ACTUATORS.contains(&process) {
-            for delivery in [policies, controls, records] {
-                self.deliver(process, delivery);
-            }
-        }
-    }
-
-    fn show_all(&mut self, delivery: &Delivery) {
-        let collector = matches!(delivery, Delivery::Policies(_)).then_some(COLLECTOR);
-        for process in ACTUATORS.into_iter().chain(collector) {
-            self.deliver(process, delivery.clone());
-        }
-    }
-
-    // The nats-server.
-
-    fn on_request(&mut self, process: ProcessId, connection: u32, request: Request) {
-        if self.server.down > 0 || self.processes[process].connection != connection {
-            return;
-        }
-        if self.server.paused > 0 {
-            return self.server.held.push((process, connection, request));
-        }
-        let provisioned = self.server.provisioned;
-        match request {
-            Request::Publish(payload) => {
-                if let Payload::State(state) = &payload
-                    && provisioned
-                {
-                    let retained = self.server.states.entry(state.function()).or_default();
-                    retained.push(Arc::clone(state));
-                    if retained.len() > 100 {
-                        retained.remove(0);
-                    }
-                }
-                self.publish(payload);
-            }
-            Request::Record(number, payload) => {
-                if provisioned {
-                    let id = payload.unique_id();
-                    match &payload {
-                        Payload::Outcome(outcome) => self.server.outcomes.append(&id, Arc::clone(outcome), self.now),
-                        _ => self.server.others.append(&id, (), self.now),
-                    };
-                    self.deliver(process, Delivery::Recorded(number));
-                }
-                self.publish(payload);
-            }
-            Request::Lease(number, step) => {
-                if provisioned {
-                    let reply = self.on_lease(&step);
-                    self.deliver(process, Delivery::Lease(number, reply));
-                } else {
-                    self.deliver(process, Delivery::Lease(number, lease::Reply::Unreachable));
-                }
-            }
-            Request::Store(number, function, record) => {
-                let stored = provisioned.then(|| self.on_store(&function, &record)).flatten();
-                self.deliver(process, Delivery::Stored(number, stored));
-            }
-            Request::History(number) => {
-                if provisioned {
-                    let states = self.server.states.values().flatten().cloned().collect();
-                    self.deliver(process, Delivery::History(number, states));
-                }
-            }
-        }
-    }
-
-    fn publish(&mut self, payload: Payload) {
-        let Some(subscribers) = self.subscribers.get(&payload.kind()) else { return };
-        let processes = &self.processes;
-        let receivers = subscribers.receivers(|process| processes[process].connected, &mut self.rng);
-        for receiver in receivers {
-            self.deliver(receiver, Delivery::Message(payload.clone()));
-        }
-    }
-
-    fn on_lease(&mut self, step: &lease::Step) -> lease::Reply {
-        let leases = &mut self.server.buckets.leases;
-        match step {
-            lease::Step::Read => lease::Reply::Found(leases.entry(LEASE_KEY).map(|(revision, lease)| LeaseEntry { lease, revision })),
-            lease::Step::Write { lease, expected } => match leases.update(LEASE_KEY, lease.clone(), *expected) {
-                Ok(revision) => lease::Reply::Written(revision),
-                Err(_) => lease::Reply::Conflict,
-            },
-        }
-    }
-
-    fn on_store(&mut self, function: &FunctionId, record: &Record) -> Option<Record> {
-        let (key, value) = (record.key(function), Arc::new((function.clone(), record.clone())));
-        let records = &mut self.server.buckets.records;
-        if !matches!(record, Record::Baseline(_)) {
-            records.put(&key, value);
-        } else if records.create(&key, value).is_err() {
-            return records.entry(&key).map(|(_, older)| older.1.clone());
-        }
-        let current = Delivery::Records(Arc::new(records.current()));
-        self.show_all_records(&current);
-        Some(record.clone())
-    }
-
-    fn show_all_records(&mut self, current: &Delivery) {
-        for actuator in ACTUATORS {
-            self.deliver(actuator, current.clone());
-        }
-    }
-
-    /// Creates the streams and buckets of a server that has lost its disk. The policies are written again, and everything is frozen: the lost requests may
-    /// have been freezes.
-    fn repair(&mut self) {
-        if self.server.provisioned {
-            return;
-        }
-        if self.server.down > 0 {
-            return self.schedule(self.now + REPAIR_MS, Event::Repair);
-        }
-        self.note(|| "buckets are created again, everything is frozen".to_owned());
-        self.server.provisioned = true;
-        let freeze = Control { frozen: true, at_ms: Timestamp(START.0 + self.now), ..Control::default() };
-        self.server.buckets.controls.put(control::ALL, Arc::new(freeze));
-        for policy in &self.policies {
-            self.server.buckets.policies.put(&Control::key(&policy.function()), Arc::new(policy.clone()));
-        }
-        for process in 0..PROCESSES {
-            self.show_buckets(process);
-        }
-        // The operator checks, and lifts the freeze.
-        self.schedule(self.now + UNFREEZE_MS, Event::Unfreeze);
-    }
-
     // The platform.
 
     fn on_platform_request(&mut self, process: ProcessId, life: u32, request: PlatformRequest) {
@@ -748,175 +492,6 @@ impl World {
     fn answer(&mut self, process: ProcessId, life: u32, delay: Millis, reply: PlatformReply) {
         self.schedule(self.now + delay, Event::Process(process, life, Input::Platform(reply)));
     }
-
-    // Faults.
-
-    fn begin(&mut self, index: usize) {
-        let kind = self.plan.faults[index].kind;
-        self.note(|| format!("begins: {kind:?}"));
-        match kind {
-            FaultKind::Crash(process) => {
-                if self.processes[process].machine.is_some() {
-                    self.stop(process);
-                }
-            }
-            FaultKind::Pause(process) => {
-                self.processes[process].paused += 1;
-                self.checks.on_paused(process);
-            }
-            FaultKind::Partition(process) => {
-                let detected = self.rng.random_range(1_000..DETECTION_MS);
-                let of = &mut self.processes[process];
-                of.cut += 1;
-                let connection = of.connection;
-                self.schedule(self.now + detected, Event::Detect(process, connection));
-            }
-            FaultKind::PlatformPartition(process) => self.processes[process].cut_from_platform += 1,
-            FaultKind::Clock(process, step_ms) => self.processes[process].clock_ms += step_ms,
-            FaultKind::Clocks(step_ms) => self.processes.iter_mut().for_each(|process| process.clock_ms += step_ms),
-            FaultKind::Server => self.stop_server(),
-            FaultKind::ServerDisk => {
-                self.stop_server();
-                self.server.buckets = Buckets::default();
-                self.server.states.clear();
-                (self.server.outcomes, self.server.others) = (Stream::new(DUPLICATE_WINDOW_MS), Stream::new(DUPLICATE_WINDOW_MS));
-                (self.server.provisioned, self.server.lease_lost_at) = (false, Some(self.now));
-                self.checks.on_server_disk_lost();
-            }
-            FaultKind::PauseServer => self.server.paused += 1,
-            FaultKind::PlatformDisk => {
-                if self.processes[PLATFORM].machine.is_some() {
-                    self.stop(PLATFORM);
-                }
-                self.saved = SimulatedPlatform::new(&self.functions, &self.rates, None, self.now).saved();
-                self.checks.on_platform_disk_lost();
-            }
-            FaultKind::Freeze(function) => self.control(function, |control, _| control.frozen = true),
-            FaultKind::Restore(function) => self.control(function, |control, now| control.restore = Some(now)),
-            FaultKind::PausePolicy(function) => self.set_policy(function, |policy| policy.paused = true),
-            FaultKind::Recommend(function) => self.set_policy(function, |policy| policy.mode = Mode::Recommend),
-            FaultKind::Bounds(function, least, most) => {
-                self.set_policy(function, |policy| {
-                    policy.bounds.replicas = Range::new(Replicas(least), Replicas(most)).expect("ordered");
-                });
-            }
-            FaultKind::OtherAgent(function) => self.set_policy(function, |policy| policy.agent = name("hpa")),
-            FaultKind::ByHand(function, replicas) => {
-                let current = self.platform.desired(function);
-                self.platform.set_by_hand(function, Allocation { replicas: Replicas(replicas), ..current });
-            }
-            FaultKind::Load(function, rate) => {
-                self.rates[function] = f64::from(rate);
-                self.platform.set_rate(function, f64::from(rate), self.now);
-            }
-        }
-    }
-
-    fn end(&mut self, index: usize) {
-        let kind = self.plan.faults[index].kind;
-        self.note(|| format!("ends: {kind:?}"));
-        match kind {
-            FaultKind::Crash(process) => {
-                if self.processes[process].machine.is_none() {
-                    self.start(process);
-                }
-            }
-            FaultKind::Pause(process) => self.resume(process),
-            FaultKind::Partition(process) => self.heal(process),
-            FaultKind::PlatformPartition(process) => self.processes[process].cut_from_platform -= 1,
-            FaultKind::Clock(process, step_ms) => self.processes[process].clock_ms -= step_ms,
-            FaultKind::Clocks(step_ms) => self.processes.iter_mut().for_each(|process| process.clock_ms -= step_ms),
-            FaultKind::Server => self.server.down -= 1,
-            FaultKind::ServerDisk => {
-                self.server.down -= 1;
-                let wait = self.rng.random_range(0..REPAIR_MS);
-                self.schedule(self.now + wait, Event::Repair);
-            }
-            FaultKind::PauseServer => self.resume_server(),
-            FaultKind::PlatformDisk => {
-                if self.processes[PLATFORM].machine.is_none() {
-                    self.start(PLATFORM);
-                }
-            }
-            FaultKind::Freeze(function) => self.control(function, |control, _| control.frozen = false),
-            FaultKind::Restore(_) | FaultKind::ByHand(..) | FaultKind::Load(..) => {}
-            FaultKind::PausePolicy(function) => self.set_policy(function, |policy| policy.paused = false),
-            FaultKind::Recommend(function) => self.set_policy(function, |policy| policy.mode = Mode::Active),
-            FaultKind::Bounds(function, ..) => self.set_policy(function, |policy| policy.bounds = Default::default()),
-            FaultKind::OtherAgent(function) => self.set_policy(function, |policy| policy.agent = name(agent_of(function))),
-        }
-    }
-
-    fn stop_server(&mut self) {
-        self.server.down += 1;
-        self.server.held.clear();
-        for process in 0..PROCESSES {
-            self.disconnect(process);
-        }
-    }
-
-    fn resume_server(&mut self) {
-        self.server.paused -= 1;
-        if self.server.paused == 0 {
-            for (process, connection, request) in std::mem::take(&mut self.server.held) {
-                self.on_request(process, connection, request);
-            }
-        }
-    }
-
-    fn resume(&mut self, process: ProcessId) {
-        self.processes[process].paused -= 1;
-        if self.processes[process].paused > 0 {
-            return;
-        }
-        self.checks.on_resumed(process);
-        let life = self.processes[process].life;
-        let mut held = newest_states(std::mem::take(&mut self.processes[process].held));
-        // The loop takes inputs by their urgency; the election runs beside it, so its steps come at any time.
-        let election_first = self.rng.random_bool(0.5);
-        held.sort_by_key(|input| urgency(input, election_first));
-        for input in held {
-            self.on_input(process, life, input);
-        }
-    }
-
-    fn heal(&mut self, process: ProcessId) {
-        let of = &mut self.processes[process];
-        of.cut -= 1;
-        if of.cut > 0 || !of.connected {
-            return;
-        }
-        let (outgoing, incoming) = (std::mem::take(&mut of.outgoing), std::mem::take(&mut of.incoming));
-        for request in outgoing {
-            self.transmit(process, request);
-        }
-        for delivery in incoming {
-            self.deliver(process, delivery);
-        }
-    }
-
-    /// An operator writes a request; it is repeated until the server has stored it.
-    fn control(&mut self, function: Option<usize>, change: impl Fn(&mut Control, Timestamp)) {
-        let key = function.map_or_else(|| control::ALL.to_owned(), |index| Control::key(&self.functions[index]));
-        let mut control = self.server.buckets.controls.entry(&key).map(|(_, control)| (*control).clone()).unwrap_or_default();
-        (control.version, control.at_ms) = (Version::CURRENT, Timestamp(START.0 + self.now));
-        change(&mut control, Timestamp(START.0 + self.now));
-        self.server.buckets.controls.put(&key, Arc::new(control));
-        if self.server.down == 0 && self.server.provisioned {
-            let current = Delivery::Controls(Arc::new(self.server.buckets.controls.current()));
-            self.show_all(&current);
-        }
-    }
-
-    fn set_policy(&mut self, function: usize, change: impl Fn(&mut ScalingPolicy)) {
-        change(&mut self.policies[function]);
-        let policy = &self.policies[function];
-        self.server.buckets.policies.put(&Control::key(&policy.function()), Arc::new(policy.clone()));
-        if self.server.down == 0 && self.server.provisioned {
-            let current = Delivery::Policies(Arc::new(self.server.buckets.policies.current()));
-            self.show_all(&current);
-        }
-    }
 }
 
 fn name(text: &str) -> Name {
@@ -936,39 +511,4 @@ fn policy(index: usize, id: &FunctionId) -> ScalingPolicy {
         policy.guard.changes_per_hour = std::num::NonZeroU32::new(12).expect("not zero");
     }
     policy
-}
-
-/// The inputs of a process that did not run: a subscription keeps the newest State of each function.
-fn newest_states(held: Vec<Input>) -> Vec<Input> {
-    let mut newest: BTreeMap<FunctionId, usize> = BTreeMap::new();
-    for (index, input) in held.iter().enumerate() {
-        if let Input::Delivery(_, Delivery::Message(Payload::State(state))) = input {
-            newest.insert(state.function(), index);
-        }
-    }
-    let is_newest = |index: usize, input: &Input| match input {
-        Input::Delivery(_, Delivery::Message(Payload::State(state))) => newest.get(&state.function()) == Some(&index),
-        _ => true,
-    };
-    held.into_iter().enumerate().filter(|(index, input)| is_newest(*index, input)).map(|(_, input)| input).collect()
-}
-
-/// Order in which a loop takes its inputs.
-fn urgency(input: &Input, election_first: bool) -> u32 {
-    match input {
-        Input::Delivery(_, Delivery::Lease(..)) | Input::Timer(Timer::LeaseStep(_) | Timer::LeaseTimeout(_)) => {
-            if election_first {
-                0
-            } else {
-                9
-            }
-        }
-        Input::Delivery(_, Delivery::Policies(_)) => 1,
-        Input::Delivery(_, Delivery::Controls(_)) => 2,
-        Input::Platform(_) | Input::Delivery(_, Delivery::Stored(..)) | Input::Timer(Timer::StoreTimeout(_) | Timer::ApplyTimeout(_)) => 3,
-        Input::Timer(_) | Input::Delivery(_, Delivery::Recorded(_) | Delivery::History(..)) => 4,
-        Input::Delivery(_, Delivery::Message(Payload::State(_))) => 5,
-        Input::Delivery(_, Delivery::Message(_)) => 6,
-        Input::Delivery(_, Delivery::Records(_)) => 7,
-    }
 }

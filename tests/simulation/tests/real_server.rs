@@ -12,7 +12,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 /// Against hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Operations on each store.
 const OPERATIONS: u32 = 400;
 
@@ -111,7 +111,7 @@ async fn every_subscriber_but_one_member_of_each_group_gets_a_message_once_and_i
         model.add(index, group);
     }
     for (_, end, _) in &mut subscriptions {
-        assert!(tokio::time::timeout(PATIENCE, end.next()).await.expect("in time").is_some());
+        assert!(tokio::time::timeout(TIMEOUT, end.next()).await.expect("in time").is_some());
     }
     let publisher = connect(&server).await;
     for number in 0..MESSAGES {
@@ -123,7 +123,7 @@ async fn every_subscriber_but_one_member_of_each_group_gets_a_message_once_and_i
     let mut real: Vec<Vec<usize>> = Vec::new();
     for (_, end, subscription) in &mut subscriptions {
         // It follows all messages before it on the same connection.
-        assert!(tokio::time::timeout(PATIENCE, end.next()).await.expect("in time").is_some());
+        assert!(tokio::time::timeout(TIMEOUT, end.next()).await.expect("in time").is_some());
         let mut received = Vec::new();
         while let Some(Some(message)) = tokio::task::unconstrained(subscription.next()).now_or_never() {
             received.push(std::str::from_utf8(&message.payload).expect("text").parse().expect("a number"));

@@ -7,14 +7,15 @@ use qscale_common::runtime::clock;
 use qscale_simulation::plan::Plan;
 use qscale_simulation::promotion;
 use qscale_simulation::shrink::shrink;
-use qscale_simulation::world::run;
+use qscale_simulation::world::{Report, run};
 
 /// Time for new seeds.
 const TIME: Duration = Duration::from_secs(30);
 
 #[track_caller]
-fn check(plan: &Plan) {
-    let Some(violation) = run(plan, false).violation else { return };
+fn check(plan: &Plan) -> Report {
+    let report = run(plan, false);
+    let Some(violation) = report.violation else { return report };
     let plan = serde_json::to_string(&shrink(plan)).expect("a plan is JSON");
     panic!("{violation:?}; `cargo run -p qscale-simulation -- --trace --plan FILE` with this plan shows it:\n{plan}");
 }
@@ -41,9 +42,7 @@ fn new_seeds_hold() {
         if clock::since(began) > TIME {
             break;
         }
-        let plan = Plan::of_seed(seed);
-        check(&plan);
-        ticks += run(&plan, false).ticks;
+        ticks += check(&Plan::of_seed(seed)).ticks;
     }
     assert!(ticks > 0);
 }

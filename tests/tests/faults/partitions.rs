@@ -6,14 +6,14 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use qscale_common::contract::{DecisionSource, EventType, Outcome, subject};
+use qscale_common::contract::{DecisionSource, Outcome};
 use qscale_common::runtime::bus::Subscription;
 use qscale_tests::watched::Watched;
-use qscale_tests::{PATIENCE, Program, eventually, eventually_async, process};
+use qscale_tests::{Program, eventually, eventually_async, first, process};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::pauses::{Decisions, only_acts};
+use super::{only_acts, outcomes};
 
 /// A link between the two namespaces, with forwarders from a loopback address of the other one to an address of the system.
 struct Link {
@@ -153,37 +153,30 @@ fn an_actuator_that_is_cut_from_the_bus_is_replaced_and_its_token_refused() {
             "instance=standby".into(),
         ];
         let _standby = start_far(&watched, &far, "qscale-actuator", "actuator", &settings);
-        let mut decisions = Decisions::follow(&watched).await;
+        let mut outcomes = outcomes(&watched).await;
         // The actuator behind the link becomes the leader.
         watched.system.signal("qscale-actuator", libc::SIGSTOP);
-        only_acts(&mut decisions, true, 3, || watched.system.tail()).await;
+        only_acts(&mut outcomes, &watched, true, 3).await;
         watched.system.signal("qscale-actuator", libc::SIGCONT);
         // It loses the bus, but still reaches the platform: both halves have an actuator.
         bus.cut();
-        only_acts(&mut decisions, false, 5, || watched.system.tail()).await;
+        only_acts(&mut outcomes, &watched, false, 5).await;
         bus.heal();
-        only_acts(&mut decisions, false, 5, || watched.system.tail()).await;
+        only_acts(&mut outcomes, &watched, false, 5).await;
         // It loses the platform, too, and the other one ends: it leads again once it is back.
         platform.cut();
         watched.system.signal("qscale-actuator", libc::SIGSTOP);
         platform.heal();
-        only_acts(&mut decisions, true, 3, || watched.system.tail()).await;
+        only_acts(&mut outcomes, &watched, true, 3).await;
         watched.system.signal("qscale-actuator", libc::SIGCONT);
-        assert!(watched.system.stop(), "{}", watched.system.tail());
+        watched.stop();
     });
 }
 
 /// Waits for a decision with `source`.
 async fn decided_by(outcomes: &mut Subscription<Outcome>, source: DecisionSource, agent: Option<&str>, watched: &Watched) {
-    let found = async {
-        while let Some(received) = outcomes.next().await {
-            let outcome = received.message;
-            if outcome.source == source && agent.is_none_or(|agent| outcome.agent.as_str() == agent) {
-                return;
-            }
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, found).await.is_ok(), "no decision of {source:?}:\n{}", watched.system.tail());
+    let wanted = |outcome: &Outcome| outcome.source == source && agent.is_none_or(|agent| outcome.agent.as_str() == agent);
+    assert!(first(outcomes, wanted).await.is_some(), "no decision of {source:?}:\n{}", watched.system.tail());
 }
 
 #[test]
@@ -204,8 +197,7 @@ fn the_fallback_decides_for_an_agent_that_is_cut_off() {
             "health=127.0.0.1:0".into(),
         ];
         let _agent = start_far(&watched, &far, "qscale-agent", "agent-threshold-both", &settings);
-        let mut outcomes =
-            watched.system.bus().await.subscribe(subject::all(EventType::Outcome), None).await.expect("operators may listen");
+        let mut outcomes = outcomes(&watched).await;
         assert!(watched.system.qscale(&["policy", "set", "fibonacci", "agent=far"]).status.success());
         decided_by(&mut outcomes, DecisionSource::Agent, Some("far"), &watched).await;
         bus.cut();
@@ -218,8 +210,8 @@ fn the_fallback_decides_for_an_agent_that_is_cut_off() {
         .await;
         bus.heal();
         decided_by(&mut outcomes, DecisionSource::Agent, Some("far"), &watched).await;
-        // Actions that waited are too old: what is decided now answers a State of now.
+        // Actions that waited are too old: only those for present States are obeyed.
         watched.loop_turns(4, "the agent is back").await;
-        assert!(watched.system.stop(), "{}", watched.system.tail());
+        watched.stop();
     });
 }

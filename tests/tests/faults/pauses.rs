@@ -1,4 +1,4 @@
-//! Every service is stopped and continued, for longer than ticks and leases last. Nothing is scaled down on what was measured before, and one actuator acts.
+//! Every service is stopped and continued, for longer than ticks and leases last. Nothing is scaled down on stale measurements, and one actuator acts.
 
 use std::time::Duration;
 
@@ -6,14 +6,16 @@ use qscale_common::contract::{Effect, EventType, Outcome, State, StateId, subjec
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::Subscription;
 use qscale_tests::watched::{SERVICES, Watched};
-use qscale_tests::{PATIENCE, Program, process};
+use qscale_tests::{Program, process};
+
+use super::{only_acts, outcomes};
 
 /// Longer than the lease (6 s), and than measurements are fresh enough to scale down (3 ticks of a second); shorter than the health check of the supervisor
 /// takes to find a hanging service.
 const PAUSE: Duration = Duration::from_secs(12);
 
 /// States and Outcomes from the start of a test.
-pub(crate) struct Decisions {
+struct Decisions {
     states: Subscription<State>,
     outcomes: Subscription<Outcome>,
     seen: Vec<State>,
@@ -21,11 +23,10 @@ pub(crate) struct Decisions {
 }
 
 impl Decisions {
-    pub(crate) async fn follow(watched: &Watched) -> Self {
+    async fn follow(watched: &Watched) -> Self {
         let bus = watched.system.bus().await;
         let states = bus.subscribe(subject::all(EventType::State), None).await.expect("operators may listen");
-        let outcomes = bus.subscribe(subject::all(EventType::Outcome), None).await.expect("operators may listen");
-        Self { states, outcomes, seen: Vec::new(), results: Vec::new() }
+        Self { states, outcomes: outcomes(watched).await, seen: Vec::new(), results: Vec::new() }
     }
 
     /// Moves what arrived to the lists.
@@ -45,9 +46,7 @@ impl Decisions {
         for outcome in &self.results {
             let (Some(before), Some(after)) = (outcome.before, outcome.allowed) else { continue };
             let applied = matches!(outcome.effect, Effect::Applied | Effect::Changed);
-            let less =
-                after.replicas < before.replicas || after.cpu_millicores < before.cpu_millicores || after.memory_mib < before.memory_mib;
-            if !applied || !less {
+            if !applied || !after.is_lower_than(before) {
                 continue;
             }
             decreases += 1;
@@ -60,17 +59,10 @@ impl Decisions {
     }
 }
 
-async fn policy(watched: &Watched) -> ScalingPolicy {
-    let policies = watched.system.bus().await.jetstream().get_key_value(subject::POLICY_BUCKET).await.expect("the bucket");
-    let value = policies.get("default.fibonacci").await.expect("readable").expect("written by qscale up");
-    ScalingPolicy::from_json(&value).expect("valid")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loop_recovers_from_a_pause_of_any_service_and_decides_nothing_on_stale_states() {
     let mut watched = Watched::new().await;
     watched.loop_turns(3, "the start").await;
-    let policy = policy(&watched).await;
     let mut decisions = Decisions::follow(&watched).await;
     for service in SERVICES {
         let pid = watched.system.signal(service, libc::SIGSTOP);
@@ -78,36 +70,17 @@ async fn the_loop_recovers_from_a_pause_of_any_service_and_decides_nothing_on_st
         assert_eq!(watched.system.signal(service, libc::SIGCONT), pid, "{service} is the same process");
         watched.loop_turns(4, &format!("a pause of {service}")).await;
     }
-    let decreases = decisions.no_decrease_on_stale_data(&policy);
+    let decreases = decisions.no_decrease_on_stale_data(&watched.policy);
     assert!(decreases > 0, "the load allows decreases:\n{}", watched.system.tail());
-    assert!(watched.system.stop(), "{}", watched.system.tail());
+    watched.stop();
 }
 
 /// Starts another actuator for the system.
-pub(crate) fn standby(watched: &Watched) -> Program {
+fn standby(watched: &Watched) -> Program {
     let state = watched.system.state();
     let config = state.join("config/actuator.json").display().to_string();
     let arguments = ["--config", &config, "--set", "health=127.0.0.1:0", "--set", "instance=standby"];
     Program::start(&process::binary("qscale-actuator"), arguments, &state.join("logs/standby.log"))
-}
-
-/// Waits for `count` Outcomes of the actuator whose name does, or does not, begin with `standby`; no other one may publish an Outcome of a decision
-/// that it took later.
-pub(crate) async fn only_acts(decisions: &mut Decisions, standby: bool, count: usize, tail: impl Fn() -> String) {
-    let (mut seen, mut since) = (0, None);
-    while seen < count {
-        let next = tokio::time::timeout(PATIENCE, decisions.outcomes.next()).await;
-        let Ok(Some(received)) = next else { panic!("no Outcome of the standby ({standby}):\n{}", tail()) };
-        let outcome = received.message;
-        let applied = matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged);
-        if outcome.actuator.starts_with("standby") == standby {
-            since.get_or_insert(outcome.decided_at_ms);
-            seen += usize::from(applied);
-        } else if let Some(since) = since {
-            assert!(!applied || outcome.decided_at_ms < since, "two actuators act: {outcome:?}");
-        }
-        decisions.results.push(outcome);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,12 +88,12 @@ async fn one_of_two_actuators_acts_after_the_leader_was_paused() {
     let mut watched = Watched::new().await;
     watched.loop_turns(3, "the start").await;
     let mut standby = standby(&watched);
-    let mut decisions = Decisions::follow(&watched).await;
+    let mut outcomes = outcomes(&watched).await;
     watched.system.signal("qscale-actuator", libc::SIGSTOP);
-    only_acts(&mut decisions, true, 3, || watched.system.tail()).await;
+    only_acts(&mut outcomes, &watched, true, 3).await;
     watched.system.signal("qscale-actuator", libc::SIGCONT);
-    only_acts(&mut decisions, true, 6, || watched.system.tail()).await;
+    only_acts(&mut outcomes, &watched, true, 6).await;
     standby.kill();
-    only_acts(&mut decisions, false, 3, || watched.system.tail()).await;
-    assert!(watched.system.stop(), "{}", watched.system.tail());
+    only_acts(&mut outcomes, &watched, false, 3).await;
+    watched.stop();
 }

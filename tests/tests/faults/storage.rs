@@ -49,7 +49,7 @@ async fn a_full_disk_is_named_and_everything_recovers_when_it_is_freed() {
     let read = bus.read_history(Timestamp(0), |_: Outcome| outcomes += 1).await;
     assert!(read.is_ok() && outcomes > 0, "{read:?}, {outcomes} Outcomes");
     eventually("doctor to be content", || watched.system.qscale(&["doctor"]).status.success().then_some(()));
-    assert!(watched.system.stop(), "{}", watched.system.tail());
+    watched.stop();
 }
 
 /// Files of the nats-server below `folder` whose name ends in `ending`.
@@ -144,7 +144,7 @@ fn prepare(watched: &Watched) {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     // Copied once it was read again.
-    let copy = watched.system.state().join("nats/buckets.json");
+    let copy = watched.system.state().join("nats/store.buckets.json");
     eventually("a copy of both", || {
         let text = std::fs::read_to_string(&copy).ok()?;
         (text.contains("keep") && text.contains(r#"\"max\":7"#)).then_some(())
@@ -171,7 +171,7 @@ async fn damaged_and_deleted_files_of_buckets_are_restored_and_freeze_all_functi
     // The server goes on with open files.
     std::fs::remove_dir_all(streams(&watched.system)).expect("deleted");
     until_restored(&mut watched, "the loss of the whole store under a running server").await;
-    assert!(watched.system.stop(), "{}", watched.system.tail());
+    watched.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,7 +189,7 @@ async fn lost_messages_of_streams_are_reported_and_recorded_again() {
         let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
         (doctor.status.success() && found.contains("stream QSCALE_RECORD lost messages")).then_some(())
     });
-    assert!(watched.system.stop(), "{}", watched.system.tail());
+    watched.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,5 +206,5 @@ async fn what_was_lost_while_no_system_ran_is_restored_by_the_next_one() {
     let mut watched = Watched::of(system).await;
     watched.until_frozen(true).await;
     assert!(value(&watched, subject::CONTROL_BUCKET, "default.other").await.is_some_and(|own| own.contains("keep")));
-    assert!(watched.system.stop(), "{}", watched.system.tail());
+    watched.stop();
 }

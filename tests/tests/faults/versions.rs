@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use async_nats::Client;
 use futures::StreamExt as _;
-use qscale_common::contract::{Action, EventType, Message as _, Outcome, Provenance, State, Version, subject};
+use qscale_common::contract::{Action, EventType, Message as _, Provenance, State, Version, subject};
 use qscale_common::fixtures;
 use qscale_common::runtime::bus::BusConfig;
-use qscale_common::runtime::clock;
-use qscale_tests::PATIENCE;
+use qscale_common::runtime::{clock, kv};
 use qscale_tests::watched::Watched;
+use qscale_tests::{TIMEOUT, first};
 use serde_json::{Value, json};
+
+use super::outcomes;
 
 /// `bytes` as the next minor version writes them: another version, and an unknown field in every object.
 fn of_next_minor(bytes: &[u8]) -> Vec<u8> {
@@ -33,7 +35,7 @@ fn of_next_minor(bytes: &[u8]) -> Vec<u8> {
 async fn connect(watched: &Watched, user: &str) -> Client {
     let password_file = Some(watched.system.state().join("credentials").join(user));
     let config = BusConfig { user: user.into(), password_file, ..watched.system.operator() };
-    config.connect_once("test", PATIENCE).await.expect("connected")
+    config.connect_once("test", TIMEOUT).await.expect("connected")
 }
 
 /// An agent of the next minor version, which adds a replica. Runs until the test ends.
@@ -72,37 +74,26 @@ async fn messages_and_values_of_the_next_minor_version_are_understood() {
     let mut watched = Watched::new().await;
     watched.loop_turns(2, "the start").await;
     let bus = watched.system.bus().await;
-    let buckets = |bucket: &str| {
-        let (bus, bucket) = (bus.clone(), bucket.to_owned());
-        async move { bus.jetstream().get_key_value(bucket).await.expect("the bucket") }
-    };
 
     agent_of_next_minor(&watched).await;
-    let policies = buckets(subject::POLICY_BUCKET).await;
+    let policies = kv::open(&bus, subject::POLICY_BUCKET).await.expect("the bucket");
     let mut policy: Value =
         serde_json::from_slice(&policies.get("default.fibonacci").await.expect("readable").expect("written")).expect("JSON");
     policy["agent"] = json!("next");
     let policy = of_next_minor(policy.to_string().as_bytes());
     policies.put("default.fibonacci", policy.into()).await.expect("operators may write");
-    let mut outcomes = bus.subscribe::<Outcome>(subject::all(EventType::Outcome), None).await.expect("operators may listen");
-    let decided = async {
-        while let Some(received) = outcomes.next().await {
-            let outcome = received.message;
-            if outcome.agent.as_str() == "next" && outcome.allowed.is_some() {
-                return;
-            }
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, decided).await.is_ok(), "no Outcome of the next version:\n{}", watched.system.tail());
+    let mut outcomes = outcomes(&watched).await;
+    let decided = first(&mut outcomes, |outcome| outcome.agent.as_str() == "next" && outcome.allowed.is_some()).await;
+    assert!(decided.is_some(), "no Outcome of the next version:\n{}", watched.system.tail());
 
-    let controls = buckets(subject::CONTROL_BUCKET).await;
+    let controls = kv::open(&bus, subject::CONTROL_BUCKET).await.expect("the bucket");
     controls.put("all", of_next_minor(br#"{"frozen": true, "by": "ada", "at_ms": 1}"#).into()).await.expect("operators may write");
     watched.until_frozen(true).await;
     let doctor = watched.system.qscale(&["doctor"]);
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("frozen by ada"), "it is not malformed: {doctor:?}");
     controls.put("all", of_next_minor(br#"{"frozen": false, "at_ms": 2}"#).into()).await.expect("operators may write");
     watched.until_frozen(false).await;
-    assert!(watched.system.stop(), "{}", watched.system.tail());
+    watched.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,14 +107,8 @@ async fn agents_answer_states_with_more_fields_and_with_none_but_the_required_on
         let state = State { function: fixtures::name(function), observed_at_ms: clock::now(), ..fixtures::state() };
         let bytes = if next { of_next_minor(&state.encode()) } else { state.encode() };
         collector.publish(state.subject(), bytes.into()).await.expect("collectors may publish States");
-        let answered = async {
-            while let Some(received) = actions.next().await {
-                if received.message.function == state.function {
-                    return;
-                }
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, answered).await.is_ok(), "no answer to {function}:\n{}", watched.system.tail());
+        let answered = first(&mut actions, |action| action.function == state.function).await;
+        assert!(answered.is_some(), "no answer to {function}:\n{}", watched.system.tail());
     }
-    assert!(watched.system.stop(), "{}", watched.system.tail());
+    watched.stop();
 }

@@ -62,7 +62,7 @@ pub struct JobOutcome {
     #[serde(default)]
     pub failed: u64,
     /// Time series of one run.
-    #[serde(rename = "course", default, skip_serializing_if = "Option::is_none")]
+    #[serde(alias = "course", default, skip_serializing_if = "Option::is_none")]
     pub time_series: Option<TimeSeries>,
     /// Latency of decisions; not stored.
     #[serde(skip)]

@@ -25,7 +25,7 @@ use super::counters::{Counters, counters};
 /// Name of the function while it is measured.
 const NAME: &str = "measured";
 /// Timeout of replicas, platform and load generator.
-const PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Stop timeout of the platform.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// Polling interval.
@@ -185,7 +185,7 @@ impl Testbed {
             if status.actual.ready == replicas.0 && status.actual.replicas.len() == replicas.0 as usize {
                 return Ok(());
             }
-            if status.crashes > 0 || clock::since(began) > PATIENCE {
+            if status.crashes > 0 || clock::since(began) > START_TIMEOUT {
                 let logs = self.platform.logs(&self.id(), 5).await.unwrap_or_default();
                 let output: Vec<String> = logs.iter().map(|line| text::clean(&line.line)).collect();
                 bail!("the function ({}) is not ready; its last output: {}", self.spec.command.join(" "), output.join(" | "));
@@ -220,8 +220,8 @@ impl Testbed {
         let plan = LoadPlan { request: self.form.clone(), ..plan.clone() };
         let mut arguments = plan.arguments(&self.gateway, [&self.id()]);
         // The gateway gives up first, so that both sides agree on which requests timed out.
-        let patience = Span(timeout.0 + Duration::from_secs(5));
-        arguments.extend([format!("--timeout={patience}"), format!("--drain={patience}"), format!("--csv={}", requests.display())]);
+        let drain = Span(timeout.0 + Duration::from_secs(5));
+        arguments.extend([format!("--timeout={drain}"), format!("--drain={drain}"), format!("--csv={}", requests.display())]);
         let program = sibling_program("qscale-loadgen")?;
         self.supervisor
             .start(Service {
@@ -237,7 +237,12 @@ impl Testbed {
                 prepare: None,
             })
             .await?;
-        Ok(LoadRun { name, requests, summary, until: plan.duration.map_or(Duration::ZERO, |duration| duration.0) + timeout.0 + PATIENCE })
+        Ok(LoadRun {
+            name,
+            requests,
+            summary,
+            until: plan.duration.map_or(Duration::ZERO, |duration| duration.0) + timeout.0 + START_TIMEOUT,
+        })
     }
 
     /// Waits for the end of a load.
@@ -335,7 +340,7 @@ async fn start_platform(supervisor: &Supervisor, folder: &std::path::Path) -> an
         }
         let output = || read_text(&log, MAX_STATE).unwrap_or_default();
         let died = supervisor.status("platform") == Some(Status::Restarting);
-        ensure!(!died && clock::since(began) < PATIENCE, "the local platform did not start; its log:\n{}", output());
+        ensure!(!died && clock::since(began) < START_TIMEOUT, "the local platform did not start; its log:\n{}", output());
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -22,7 +22,7 @@ pub const EPISODE: u32 = 24;
 const TICK: Duration = Duration::from_secs(5);
 /// Ticks of a simulated evaluation run: ten minutes.
 const RUN: u32 = 120;
-/// Factor by which CPU and rates are smaller on this machine, so that five entrants fit on two cores.
+/// Factor by which CPU and rates are smaller on this machine, so that five competitors fit on two cores.
 const SMALLER: u32 = 10;
 /// Factor by which ticks are shorter on this machine: a run of a minute has half as many as the study's ten minutes.
 const FASTER: u32 = 5;
@@ -39,7 +39,7 @@ pub enum ExperimentKind {
     Vertical,
 }
 
-/// The place where entrants are evaluated.
+/// The place where competitors are evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "where", rename_all = "snake_case")]
 pub enum Site {

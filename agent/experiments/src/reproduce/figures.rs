@@ -10,22 +10,22 @@ use super::run::{StudyRun, TimeSeries};
 /// Largest latency drawn, in multiples of the objective, so that values near it remain visible.
 const DRAWN: f64 = 4.0;
 
-/// Time series of all entrants under `load`, means over seeds, as SVG; `None` without runs.
-pub fn time_series(experiment: Experiment, load: &StudyLoad, entrants: &[&'static str], runs: &[StudyRun]) -> Option<String> {
+/// Time series of all competitors under `load`, means over seeds, as SVG; `None` without runs.
+pub fn time_series(experiment: Experiment, load: &StudyLoad, competitors: &[&'static str], runs: &[StudyRun]) -> Option<String> {
     let policy = experiment.policy();
     let end_of = |tick: usize| (tick + 1) as f64 * experiment.tick().as_secs_f64();
     let (percentile, bound_ms) = (policy.objective.percentile.get(), policy.objective.latency.get().as_secs_f64() * 1000.0);
-    let of = |entrant: &str| {
-        runs.iter().filter(|run| run.load == load.name && run.entrant == entrant).map(|run| &run.series).collect::<Vec<_>>()
+    let of = |competitor: &str| {
+        runs.iter().filter(|run| run.load == load.name && run.competitor == competitor).map(|run| &run.series).collect::<Vec<_>>()
     };
     let each = |column: &dyn Fn(&TimeSeries, usize) -> Option<f64>| {
-        let curve = |entrant: &&'static str| {
-            let of_runs = of(entrant);
+        let curve = |competitor: &&'static str| {
+            let of_runs = of(competitor);
             let points =
                 (0..experiment.ticks() as usize).map(|tick| (end_of(tick), mean(of_runs.iter().filter_map(|series| column(series, tick)))));
-            Curve { name: (*entrant).to_owned(), points: points.collect() }
+            Curve { name: (*competitor).to_owned(), points: points.collect() }
         };
-        entrants.iter().filter(|entrant| !of(entrant).is_empty()).map(curve).collect::<Vec<_>>()
+        competitors.iter().filter(|competitor| !of(competitor).is_empty()).map(curve).collect::<Vec<_>>()
     };
     let any = runs.iter().find(|run| run.load == load.name)?;
     let offered = any.series.offered_rps.iter().enumerate().map(|(tick, rate)| (end_of(tick), *rate)).collect();
@@ -50,21 +50,21 @@ pub fn time_series(experiment: Experiment, load: &StudyLoad, entrants: &[&'stati
     Some(chart(&title, "seconds", &panels))
 }
 
-/// Training reward a tick by episode, and the level of entrants that do not learn here, means over seeds.
-pub fn learning(kind: ExperimentKind, entrants: &[&'static str], all: &[LearningCurve]) -> String {
-    let curve = |entrant: &&'static str| {
-        let own: Vec<&LearningCurve> = all.iter().filter(|learning| learning.entrant == *entrant).collect();
+/// Training reward a tick by episode, and the level of competitors that do not learn here, means over seeds.
+pub fn learning(kind: ExperimentKind, competitors: &[&'static str], all: &[LearningCurve]) -> String {
+    let curve = |competitor: &&'static str| {
+        let own: Vec<&LearningCurve> = all.iter().filter(|learning| learning.competitor == *competitor).collect();
         let earned = |episode: usize| mean(own.iter().filter_map(|learning| learning.reward.get(episode).copied()));
         let episodes = own.iter().map(|learning| learning.reward.len()).max()?;
         let last = all.iter().map(|learning| learning.reward.len()).max().unwrap_or(1);
-        // An entrant that does not learn is a constant line.
+        // A competitor that does not learn is a constant line.
         let points = match episodes {
             1 => vec![(1.0, earned(0)), (last as f64, earned(0))],
             _ => (0..episodes).map(|episode| (episode as f64 + 1.0, earned(episode))).collect(),
         };
-        Some(Curve { name: (*entrant).to_owned(), points })
+        Some(Curve { name: (*competitor).to_owned(), points })
     };
-    let panel = Panel { label: "reward a tick".into(), curves: entrants.iter().filter_map(curve).collect() };
+    let panel = Panel { label: "reward a tick".into(), curves: competitors.iter().filter_map(curve).collect() };
     chart(&format!("fibonacci {}: what agents earn while they learn", kind.name()), &format!("episodes of {EPISODE} ticks"), &[panel])
 }
 
@@ -79,8 +79,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entrant_that_does_not_learn_is_a_constant_line() {
-        let learning_of = |entrant, reward: &[f64]| LearningCurve { entrant, seed: 1, reward: reward.into() };
+    fn a_competitor_that_does_not_learn_is_a_constant_line() {
+        let learning_of = |competitor, reward: &[f64]| LearningCurve { competitor, seed: 1, reward: reward.into() };
         let all = [learning_of("rule", &[-1.0]), learning_of("agent", &[-3.0, -2.0, -0.5])];
         let svg = learning(ExperimentKind::Horizontal, &["rule", "agent", "absent"], &all);
         let path = |number: usize| {

@@ -48,35 +48,34 @@ fn half(values: &[f64]) -> Option<f64> {
     Some(QUANTILES[(freedom - 1).min(QUANTILES.len() - 1)] * (variance / values.len() as f64).sqrt())
 }
 
-/// Means of an entrant under a load.
+/// Means of a competitor under a load.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SummaryRow {
     /// The load.
     pub load: &'static str,
-    /// The entrant.
-    #[serde(rename = "contestant")]
-    pub entrant: &'static str,
+    /// The competitor.
+    pub competitor: &'static str,
     /// Number of seeds.
     pub seeds: usize,
     /// Mean of each metric.
     pub figures: BTreeMap<RunMetric, Mean>,
 }
 
-/// A row for each load and entrant, in the order of the runs.
+/// A row for each load and competitor, in the order of the runs.
 pub fn table(runs: &[StudyRun]) -> Vec<SummaryRow> {
     let mut lines: Vec<SummaryRow> = Vec::new();
     for run in runs {
-        if lines.iter().any(|line| (line.load, line.entrant) == (run.load, run.entrant)) {
+        if lines.iter().any(|line| (line.load, line.competitor) == (run.load, run.competitor)) {
             continue;
         }
-        let own: Vec<&StudyRun> = runs.iter().filter(|other| (other.load, other.entrant) == (run.load, run.entrant)).collect();
+        let own: Vec<&StudyRun> = runs.iter().filter(|other| (other.load, other.competitor) == (run.load, run.competitor)).collect();
         let figures = RunMetric::ALL.map(|figure| (figure, Mean::of(&own.iter().map(|run| run.figures[&figure]).collect::<Vec<_>>())));
-        lines.push(SummaryRow { load: run.load, entrant: run.entrant, seeds: own.len(), figures: figures.into() });
+        lines.push(SummaryRow { load: run.load, competitor: run.competitor, seeds: own.len(), figures: figures.into() });
     }
     lines
 }
 
-/// Difference between an entrant and the baseline in one metric.
+/// Difference between a competitor and the baseline in one metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Difference {
@@ -90,14 +89,13 @@ pub enum Difference {
     Unsure,
 }
 
-/// An entrant compared with the baseline.
+/// A competitor compared with the baseline.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
     /// The load.
     pub load: &'static str,
-    /// The entrant.
-    #[serde(rename = "contestant")]
-    pub entrant: &'static str,
+    /// The competitor.
+    pub competitor: &'static str,
     /// The baseline.
     pub against: &'static str,
     /// Difference of the late share.
@@ -106,7 +104,7 @@ pub struct Finding {
     pub cost: Difference,
     /// Summary in words.
     pub reading: &'static str,
-    /// Late share of the baseline and of the entrant.
+    /// Late share of the baseline and of the competitor.
     pub late_share: (f64, f64),
     /// Relative difference of cost.
     pub dearer: f64,
@@ -116,19 +114,19 @@ pub struct Finding {
 const LATE_MATTERS: f64 = 0.001;
 const COST_MATTERS: f64 = 0.01;
 
-/// All entrants compared with the entrant `first` under each load, with at least two seeds of both.
+/// All competitors compared with the competitor `first` under each load, with at least two seeds of both.
 pub fn findings(runs: &[StudyRun], first: &'static str) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
-    for run in runs.iter().filter(|run| run.entrant != first) {
-        if found.iter().any(|finding| (finding.load, finding.entrant) == (run.load, run.entrant)) {
+    for run in runs.iter().filter(|run| run.competitor != first) {
+        if found.iter().any(|finding| (finding.load, finding.competitor) == (run.load, run.competitor)) {
             continue;
         }
-        let of = |entrant, figure| {
-            let own = runs.iter().filter(move |run| run.entrant == entrant);
+        let of = |competitor, figure| {
+            let own = runs.iter().filter(move |run| run.competitor == competitor);
             own.filter(|other| other.load == run.load).map(|run| (run.seed, run.figures[&figure])).collect::<BTreeMap<u64, f64>>()
         };
         let pairs = |figure| {
-            let (theirs, its) = (of(first, figure), of(run.entrant, figure));
+            let (theirs, its) = (of(first, figure), of(run.competitor, figure));
             its.into_iter().filter_map(|(seed, its)| theirs.get(&seed).map(|theirs| (*theirs, its))).collect::<Vec<_>>()
         };
         let (late, cost) = (pairs(RunMetric::LateShare), pairs(RunMetric::CostPerHour));
@@ -142,7 +140,7 @@ pub fn findings(runs: &[StudyRun], first: &'static str) -> Vec<Finding> {
         let (late, cost) = (differs(&late, LATE_MATTERS), differs(&cost, COST_MATTERS * cost_mean.0));
         found.push(Finding {
             load: run.load,
-            entrant: run.entrant,
+            competitor: run.competitor,
             against: first,
             late,
             cost,
@@ -221,7 +219,13 @@ fn describe(finding: &Finding) -> String {
     let (before, after) = finding.late_share;
     let cost = finding.dearer * 100.0;
     let sign = if cost >= 0.0 { "+" } else { "-" };
-    format!("{} (late {} % instead of {} %, cost {sign}{} %)", finding.entrant, percent(after), percent(before), number(cost.abs().round()))
+    format!(
+        "{} (late {} % instead of {} %, cost {sign}{} %)",
+        finding.competitor,
+        percent(after),
+        percent(before),
+        number(cost.abs().round())
+    )
 }
 
 #[cfg(test)]
@@ -229,13 +233,13 @@ mod tests {
     use super::super::run::TimeSeries;
     use super::*;
 
-    fn run(entrant: &'static str, load: &'static str, seed: u64, late: f64, cost: f64) -> StudyRun {
+    fn run(competitor: &'static str, load: &'static str, seed: u64, late: f64, cost: f64) -> StudyRun {
         let figures = RunMetric::ALL.map(|figure| match figure {
             RunMetric::LateShare => (figure, late),
             RunMetric::CostPerHour => (figure, cost),
             _ => (figure, 1.0),
         });
-        StudyRun { entrant, load, seed, figures: figures.into(), series: TimeSeries::default(), remarks: Vec::new() }
+        StudyRun { competitor, load, seed, figures: figures.into(), series: TimeSeries::default(), remarks: Vec::new() }
     }
 
     #[test]
@@ -249,11 +253,11 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_row_for_each_load_and_entrant() {
+    fn the_table_has_a_row_for_each_load_and_competitor() {
         let runs =
             [run("a", "low", 1, 0.0, 1.0), run("a", "low", 2, 0.0, 3.0), run("a", "high", 1, 0.0, 1.0), run("b", "low", 1, 0.0, 1.0)];
         let lines = table(&runs);
-        let named: Vec<_> = lines.iter().map(|line| (line.load, line.entrant, line.seeds)).collect();
+        let named: Vec<_> = lines.iter().map(|line| (line.load, line.competitor, line.seeds)).collect();
         assert_eq!(named, [("low", "a", 2), ("high", "a", 1), ("low", "b", 1)]);
         assert_eq!(lines[0].figures[&RunMetric::CostPerHour].mean, 2.0);
     }
@@ -276,7 +280,7 @@ mod tests {
             runs.push(run("bad", "low", seed, 0.2 + noise, 1.5));
         }
         let found = findings(&runs, "rule");
-        let read: Vec<_> = found.iter().map(|finding| (finding.entrant, finding.reading)).collect();
+        let read: Vec<_> = found.iter().map(|finding| (finding.competitor, finding.reading)).collect();
         let expected = ["good", "dear", "lucky", "rash", "slow", "alike", "moody", "vain", "wild", "bad"];
         assert_eq!(read, expected.into_iter().zip(READINGS).collect::<Vec<_>>());
         let said = sentences(&found);

@@ -1,4 +1,4 @@
-//! Training of the entrants in worlds of the experiment. Owns the hyperparameters and the training loop; must not evaluate.
+//! Training of the competitors in worlds of the experiment. Owns the hyperparameters and the training loop; must not evaluate.
 
 use qscale_dqn::actions::{ActionSet, Actions};
 use qscale_dqn::checkpoint::Checkpoint;
@@ -37,12 +37,11 @@ impl TrainingBudget {
     }
 }
 
-/// Mean reward a tick of an entrant by episode of its training; one value if it does not learn here.
+/// Mean reward a tick of a competitor by episode of its training; one value if it does not learn here.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LearningCurve {
-    /// The entrant.
-    #[serde(rename = "contestant")]
-    pub entrant: &'static str,
+    /// The competitor.
+    pub competitor: &'static str,
     /// The seed.
     pub seed: u64,
     /// Mean training reward a tick, by episode.

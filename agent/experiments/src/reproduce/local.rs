@@ -1,4 +1,4 @@
-//! Runs on this machine: one real function and one agent per entrant, under the same load. Owns the plan of a run and its
+//! Runs on this machine: one real function and one agent per competitor, under the same load. Owns the plan of a run and its
 //! metrics; start and stop belong to `qscale_up`.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,9 +27,9 @@ use super::run::{RunMetric, RunRecord, Stopped, TimeSeries};
 /// State folder of a run's system, in the folder of the results; deleted before each run.
 pub const SYSTEM: &str = "qscale-system";
 
-/// An entrant's agent.
+/// A competitor's agent.
 pub struct StudyAgent {
-    /// Name of the entrant, its agent and its function.
+    /// Name of the competitor, its agent and its function.
     pub name: &'static str,
     /// Configuration of the agent.
     pub configuration: Map<String, Value>,
@@ -73,7 +73,7 @@ fn plan(experiment: Experiment, load: &StudyLoad, agents: &[StudyAgent], seed: u
     let allocation = InitialAllocation { replicas, cpu_millicores, memory_mib };
     let mut functions = Vec::new();
     for agent in agents {
-        let name = Name::new(agent.name).context("invalid name of an entrant")?;
+        let name = Name::new(agent.name).context("invalid name of a competitor")?;
         let mut policy = experiment.policy();
         let spec = FunctionSpec { namespace: policy.namespace.clone(), name: name.clone(), listen: None, allocation, ..spec.clone() };
         let id = spec.id();
@@ -96,7 +96,7 @@ fn plan(experiment: Experiment, load: &StudyLoad, agents: &[StudyAgent], seed: u
     })
 }
 
-/// Result of one entrant: requests as measured by the load generator, allocations from States.
+/// Result of one competitor: requests as measured by the load generator, allocations from States.
 fn record_of(experiment: Experiment, planned: &PlannedFunction, dashboard: &Dashboard, load: &FunctionLoad) -> anyhow::Result<RunRecord> {
     let entry = known(dashboard, &planned.id)?;
     let summary = dashboard.summary(&planned.id, planned.agent.as_str(), None);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn every_entrant_has_its_own_function_and_agent() {
+    fn every_competitor_has_its_own_function_and_agent() {
         for kind in [ExperimentKind::Horizontal, ExperimentKind::Vertical] {
             let experiment = Experiment { kind, site: Site::local(Duration::from_secs(60)) };
             let configuration = Map::from_iter([("policy".to_owned(), Value::from("threshold"))]);

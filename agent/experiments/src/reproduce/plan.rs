@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::entrant::{Entrant, TrainedEntrant, rule};
+use super::competitor::{StudyCompetitor, TrainedCompetitor, rule};
 use super::experiment::{Experiment, Site, StudyLoad};
 use super::files::write_file;
 use super::learn::{self, LearningCurve, TrainingBudget};
@@ -36,7 +36,7 @@ pub(super) struct StudyStore {
 pub(super) struct JobResult {
     /// Mean reward a tick by episode; empty for a run on this machine.
     pub(super) reward: Vec<f64>,
-    /// Runs: of one entrant, one a load; or under one load, one an entrant.
+    /// Runs: of one competitor, one a load; or under one load, one a competitor.
     pub(super) runs: Vec<RunRecord>,
 }
 
@@ -46,9 +46,9 @@ pub(super) type CompletedJobs = BTreeMap<StudyJob, JobResult>;
 /// A unit of work that is stored as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum StudyJob {
-    /// An entrant is trained with a seed and, in the simulator, runs under each load.
-    Contest(u64, Entrant),
-    /// All entrants of a seed run on this machine under this load.
+    /// A competitor is trained with a seed and, in the simulator, runs under each load.
+    Contest(u64, StudyCompetitor),
+    /// All competitors of a seed run on this machine under this load.
     Local(u64, usize),
 }
 
@@ -56,7 +56,7 @@ impl StudyJob {
     /// Key in the journal.
     pub(super) fn key(self, experiment: Experiment) -> String {
         match self {
-            Self::Contest(seed, entrant) => format!("{} {seed}", entrant.name(experiment.kind)),
+            Self::Contest(seed, competitor) => format!("{} {seed}", competitor.name(experiment.kind)),
             Self::Local(seed, load) => format!("load {} {seed}", experiment.loads()[load].name),
         }
     }
@@ -90,17 +90,17 @@ impl Plan {
         if site == Site::Simulator { 5 } else { 2 }
     }
 
-    /// Worlds for the level of entrants that do not learn here.
+    /// Worlds for the level of competitors that do not learn here.
     pub(super) fn levels(&self) -> usize {
         self.budget.worlds / 4
     }
 
-    /// Training of all entrants and, in the simulator, their runs.
+    /// Training of all competitors and, in the simulator, their runs.
     pub(super) fn jobs(&self) -> Vec<StudyJob> {
         // Networks take longest, so they start first.
-        let mut order = Entrant::all(self.experiment.kind);
-        order.sort_by_key(|entrant| *entrant != Entrant::Steps);
-        self.seeds.iter().flat_map(|seed| order.iter().map(|entrant| StudyJob::Contest(*seed, *entrant))).collect()
+        let mut order = StudyCompetitor::all(self.experiment.kind);
+        order.sort_by_key(|competitor| *competitor != StudyCompetitor::Steps);
+        self.seeds.iter().flat_map(|seed| order.iter().map(|competitor| StudyJob::Contest(*seed, *competitor))).collect()
     }
 
     /// Runs on this machine; none in the simulator.
@@ -111,20 +111,20 @@ impl Plan {
         self.seeds.iter().flat_map(|seed| self.loads.iter().map(|load| StudyJob::Local(*seed, *load))).collect()
     }
 
-    /// Simulated ticks of an entrant with one seed.
-    pub(super) fn ticks_of(&self, entrant: Entrant) -> u64 {
+    /// Simulated ticks of a competitor with one seed.
+    pub(super) fn ticks_of(&self, competitor: StudyCompetitor) -> u64 {
         let run = u64::from(self.experiment.ticks());
         let runs = if self.experiment.site == Site::Simulator { self.loads.len() as u64 * run } else { 0 };
-        runs + match entrant {
-            Entrant::Table { .. } => self.budget.ticks(1),
-            Entrant::Steps => self.budget.ticks(self.budget.worlds),
-            Entrant::Threshold | Entrant::Pretrained => self.levels() as u64 * run,
+        runs + match competitor {
+            StudyCompetitor::Table { .. } => self.budget.ticks(1),
+            StudyCompetitor::Steps => self.budget.ticks(self.budget.worlds),
+            StudyCompetitor::Threshold | StudyCompetitor::Pretrained => self.levels() as u64 * run,
         }
     }
 
     /// All simulated ticks.
     pub(super) fn ticks(&self) -> u64 {
-        let all = Entrant::all(self.experiment.kind).into_iter().map(|entrant| self.ticks_of(entrant));
+        let all = StudyCompetitor::all(self.experiment.kind).into_iter().map(|competitor| self.ticks_of(competitor));
         all.sum::<u64>() * self.seeds.len() as u64
     }
 
@@ -134,28 +134,28 @@ impl Plan {
         Ok(json!({ "version": VERSION, "experiment": self.experiment.kind, "settings": self.settings(), "loads": loads }))
     }
 
-    /// Trains all entrants and runs them in the simulator, until done or stopped. Finished jobs are read from the journal.
+    /// Trains all competitors and runs them in the simulator, until done or stopped. Finished jobs are read from the journal.
     pub(super) fn run(&self, threads: NonZeroUsize, store: &mut StudyStore, counter: &TickCounter<'_>) -> anyhow::Result<CompletedJobs> {
         let mut done = CompletedJobs::new();
         let mut jobs = Vec::new();
         for job in self.jobs() {
-            let StudyJob::Contest(seed, entrant) = job else { continue };
-            let kept = entrant.model(self.experiment.kind, seed, &store.out).filter(|_| self.experiment.site != Site::Simulator);
+            let StudyJob::Contest(seed, competitor) = job else { continue };
+            let kept = competitor.model(self.experiment.kind, seed, &store.out).filter(|_| self.experiment.site != Site::Simulator);
             let finished = store.journal.stored(&job.key(self.experiment)).filter(|_| kept.is_none_or(|model| model.exists()));
             match finished {
                 Some(part) => {
-                    counter.add(self.ticks_of(entrant));
+                    counter.add(self.ticks_of(competitor));
                     done.insert(job, part);
                 }
-                None => jobs.push((job, seed, entrant)),
+                None => jobs.push((job, seed, competitor)),
             }
         }
         let (next, shared, failed) = (AtomicUsize::new(0), Mutex::new((&mut *store, &mut done)), Mutex::new(None));
-        let one = |job: StudyJob, seed, entrant| {
-            let (part, learned) = self.contest(entrant, seed, counter)?;
+        let one = |job: StudyJob, seed, competitor| {
+            let (part, learned) = self.contest(competitor, seed, counter)?;
             let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
             let (store, done) = &mut *shared;
-            if let Some(model) = entrant.model(self.experiment.kind, seed, &store.out).filter(|_| !learned.is_empty()) {
+            if let Some(model) = competitor.model(self.experiment.kind, seed, &store.out).filter(|_| !learned.is_empty()) {
                 write_file(&model, &learned)?;
             }
             store.journal.record(&job.key(self.experiment), &part)?;
@@ -165,8 +165,8 @@ impl Plan {
         std::thread::scope(|scope| {
             for _ in 0..threads.get().min(jobs.len()) {
                 scope.spawn(|| {
-                    while let Some((job, seed, entrant)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        match one(*job, *seed, *entrant) {
+                    while let Some((job, seed, competitor)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        match one(*job, *seed, *competitor) {
                             Ok(()) => {}
                             Err(error) if error.is::<Stopped>() => return,
                             Err(error) => {
@@ -184,23 +184,30 @@ impl Plan {
         }
     }
 
-    /// Trains one entrant with one seed and, in the simulator, runs it under each load; returns the content of its
+    /// Trains one competitor with one seed and, in the simulator, runs it under each load; returns the content of its
     /// model file for this machine.
-    pub(super) fn contest(&self, entrant: Entrant, seed: u64, counter: &TickCounter<'_>) -> anyhow::Result<(JobResult, Vec<u8>)> {
+    pub(super) fn contest(
+        &self,
+        competitor: StudyCompetitor,
+        seed: u64,
+        counter: &TickCounter<'_>,
+    ) -> anyhow::Result<(JobResult, Vec<u8>)> {
         let experiment = self.experiment;
-        let (learned, reward) = match entrant {
-            Entrant::Threshold => (TrainedEntrant::Rule(qscale_policies::by_name(rule(experiment.kind), &experiment.rule())?), None),
-            Entrant::Table { step, .. } => {
+        let (learned, reward) = match competitor {
+            StudyCompetitor::Threshold => {
+                (TrainedCompetitor::Rule(qscale_policies::by_name(rule(experiment.kind), &experiment.rule())?), None)
+            }
+            StudyCompetitor::Table { step, .. } => {
                 let (table, reward) = learn::table(experiment, experiment.step(step), self.budget, seed, counter)?;
-                (TrainedEntrant::Table(Box::new(table)), Some(reward))
+                (TrainedCompetitor::Table(Box::new(table)), Some(reward))
             }
-            Entrant::Steps => {
+            StudyCompetitor::Steps => {
                 let (model, reward) = learn::network(experiment, self.budget, seed, counter)?;
-                (TrainedEntrant::Network(Box::new(model)), Some(reward))
+                (TrainedCompetitor::Network(Box::new(model)), Some(reward))
             }
-            Entrant::Pretrained => {
+            StudyCompetitor::Pretrained => {
                 let params = DqnParams { scope: Some(experiment.kind.scope()), ..DqnParams::default() };
-                (TrainedEntrant::Rule(Box::new(Dqn::new(pretrained(), params, &cpu())?)), None)
+                (TrainedCompetitor::Rule(Box::new(Dqn::new(pretrained(), params, &cpu())?)), None)
             }
         };
         let kept = if experiment.site == Site::Simulator { Vec::new() } else { learned.bytes()? };
@@ -219,7 +226,7 @@ impl Plan {
         Ok((JobResult { reward, runs }, kept))
     }
 
-    /// Runs all entrants on this machine, until done or stopped. Finished jobs are read from the journal.
+    /// Runs all competitors on this machine, until done or stopped. Finished jobs are read from the journal.
     pub(super) async fn run_local(
         &self,
         store: &mut StudyStore,
@@ -237,11 +244,11 @@ impl Plan {
                 None => {
                     let load = &loads[load];
                     eprintln!("run {} of {}: load {} for {}, seed {seed}", number + 1, jobs.len(), load.name, Span(experiment.length()));
-                    let agent = |entrant: Entrant| local::StudyAgent {
-                        name: entrant.name(experiment.kind),
-                        configuration: entrant.agent_configuration(experiment, seed, &store.out),
+                    let agent = |competitor: StudyCompetitor| local::StudyAgent {
+                        name: competitor.name(experiment.kind),
+                        configuration: competitor.agent_configuration(experiment, seed, &store.out),
                     };
-                    let agents: Vec<local::StudyAgent> = Entrant::all(experiment.kind).into_iter().map(agent).collect();
+                    let agents: Vec<local::StudyAgent> = StudyCompetitor::all(experiment.kind).into_iter().map(agent).collect();
                     let runs = match local::run(experiment, load, &agents, seed, &store.out.join(local::SYSTEM), token).await {
                         Ok(runs) => runs,
                         Err(error) if error.is::<Stopped>() => return Ok(()),
@@ -287,33 +294,33 @@ impl Plan {
     pub(super) fn results(&self, done: CompletedJobs) -> StudyResults {
         let kind = self.experiment.kind;
         let complete = done.len() == self.jobs().len() + self.local_jobs().len();
-        let entrants: Vec<&'static str> = Entrant::all(kind).iter().map(|entrant| entrant.name(kind)).collect();
+        let competitors: Vec<&'static str> = StudyCompetitor::all(kind).iter().map(|competitor| competitor.name(kind)).collect();
         let loads = self.loads();
         let (mut learning, mut runs) = (Vec::new(), Vec::new());
         for (job, part) in done {
-            let run = |entrant, load, seed, record: RunRecord| {
+            let run = |competitor, load, seed, record: RunRecord| {
                 let RunRecord { figures, series, remarks } = record;
-                StudyRun { entrant, load, seed, figures, series, remarks }
+                StudyRun { competitor, load, seed, figures, series, remarks }
             };
             match job {
-                StudyJob::Contest(seed, entrant) => {
-                    let entrant = entrant.name(kind);
-                    learning.push(LearningCurve { entrant, seed, reward: part.reward });
-                    runs.extend(loads.iter().zip(part.runs).map(|(load, record)| run(entrant, load.name, seed, record)));
+                StudyJob::Contest(seed, competitor) => {
+                    let competitor = competitor.name(kind);
+                    learning.push(LearningCurve { competitor, seed, reward: part.reward });
+                    runs.extend(loads.iter().zip(part.runs).map(|(load, record)| run(competitor, load.name, seed, record)));
                 }
                 StudyJob::Local(seed, load) => {
                     let load = self.experiment.loads()[load].name;
-                    runs.extend(entrants.iter().zip(part.runs).map(|(entrant, record)| run(entrant, load, seed, record)));
+                    runs.extend(competitors.iter().zip(part.runs).map(|(competitor, record)| run(competitor, load, seed, record)));
                 }
             }
         }
         // The order of completion does not matter.
-        let place = |name: &str| entrants.iter().position(|entrant| *entrant == name);
-        learning.sort_by_key(|learning| (place(learning.entrant), learning.seed));
-        runs.sort_by_key(|run| (loads.iter().position(|load| load.name == run.load), place(run.entrant), run.seed));
+        let place = |name: &str| competitors.iter().position(|competitor| *competitor == name);
+        learning.sort_by_key(|learning| (place(learning.competitor), learning.seed));
+        runs.sort_by_key(|run| (loads.iter().position(|load| load.name == run.load), place(run.competitor), run.seed));
         let (table, findings) = (findings::table(&runs), findings::findings(&runs, rule(kind)));
         let settings = self.settings();
-        StudyResults { version: VERSION, experiment: kind, settings, complete, entrants, loads, table, findings, learning, runs }
+        StudyResults { version: VERSION, experiment: kind, settings, complete, competitors, loads, table, findings, learning, runs }
     }
 
     /// The command that repeats the study.

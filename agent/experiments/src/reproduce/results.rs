@@ -22,12 +22,11 @@ pub struct StudyResults {
     pub settings: StudySettings,
     /// Whether everything was finished.
     pub complete: bool,
-    /// Names of the entrants.
-    #[serde(rename = "contestants")]
-    pub entrants: Vec<&'static str>,
+    /// Names of the competitors.
+    pub competitors: Vec<&'static str>,
     /// The loads.
     pub loads: Vec<StudyLoad>,
-    /// Means over seeds, one line a load and entrant.
+    /// Means over seeds, one line a load and competitor.
     pub table: Vec<SummaryRow>,
     /// Comparisons with the rule.
     pub findings: Vec<Finding>,
@@ -43,14 +42,12 @@ pub struct StudySettings {
     /// Command that repeats it.
     pub command: String,
     /// Its site.
-    #[serde(rename = "place")]
     pub site: Site,
     /// The function.
     pub function: &'static str,
     /// The seeds.
     pub seeds: Vec<u64>,
     /// Amount of training.
-    #[serde(rename = "effort")]
     pub budget: TrainingBudget,
     /// Control interval, seconds.
     pub tick_s: f64,
@@ -75,7 +72,7 @@ pub struct StudySettings {
 /// Remarks on single runs.
 pub fn remarks(results: &StudyResults) -> Vec<String> {
     let of = |run: &StudyRun| {
-        let about = format!("{} under load {}, seed {}", run.entrant, run.load, run.seed);
+        let about = format!("{} under load {}, seed {}", run.competitor, run.load, run.seed);
         run.remarks.iter().map(move |remark| format!("{about}: {remark}")).collect::<Vec<_>>()
     };
     results.runs.iter().flat_map(of).collect()

@@ -1,4 +1,4 @@
-//! One entrant under one load in the simulator. Owns the loop of State, decision and tick; must not compare.
+//! One competitor under one load in the simulator. Owns the loop of State, decision and tick; must not compare.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -139,18 +139,17 @@ pub struct RunRecord {
     /// Its metrics.
     pub figures: BTreeMap<RunMetric, f64>,
     /// Its time series.
-    #[serde(rename = "course")]
+    #[serde(alias = "course")]
     pub series: TimeSeries,
     /// Remarks on its figures.
     pub remarks: Vec<String>,
 }
 
-/// One run of one entrant.
+/// One run of one competitor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StudyRun {
-    /// The entrant.
-    #[serde(rename = "contestant")]
-    pub entrant: &'static str,
+    /// The competitor.
+    pub competitor: &'static str,
     /// The load.
     pub load: &'static str,
     /// The seed.
@@ -159,7 +158,6 @@ pub struct StudyRun {
     #[serde(flatten)]
     pub figures: BTreeMap<RunMetric, f64>,
     /// Its time series, one value per tick.
-    #[serde(rename = "course")]
     pub series: TimeSeries,
     /// Remarks on its figures.
     #[serde(skip_serializing_if = "Vec::is_empty")]

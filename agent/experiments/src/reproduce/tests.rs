@@ -6,7 +6,7 @@ use qscale_dqn::{Checkpoint, Tabular};
 use qscale_rl::device::cpu;
 use qscale_tests::Folder;
 
-use super::entrant::Entrant;
+use super::competitor::StudyCompetitor;
 use super::experiment::{EPISODE, Experiment, Site};
 use super::files::csv;
 use super::learn::TrainingBudget;
@@ -49,18 +49,18 @@ fn the_same_seeds_give_the_same_bytes_on_any_number_of_threads() {
 }
 
 #[test]
-fn every_entrant_runs_under_every_load_with_every_seed() {
+fn every_competitor_runs_under_every_load_with_every_seed() {
     for kind in [ExperimentKind::Horizontal, ExperimentKind::Vertical] {
         let plan = tiny(kind);
         let stop = AtomicBool::new(false);
         let ticks = TickCounter::new(&stop);
         let results = run(&plan, 1, &Folder::new("reproduce"), &ticks);
-        let entrants = Entrant::all(kind).len();
+        let competitors = StudyCompetitor::all(kind).len();
         assert!(results.complete && ticks.ticks() == plan.ticks(), "{} of {}", ticks.ticks(), plan.ticks());
-        assert_eq!((results.table.len(), results.runs.len(), results.learning.len()), (entrants * 2, entrants * 4, entrants * 2));
-        assert_eq!(results.findings.len(), (entrants - 1) * 2);
+        assert_eq!((results.table.len(), results.runs.len(), results.learning.len()), (competitors * 2, competitors * 4, competitors * 2));
+        assert_eq!(results.findings.len(), (competitors - 1) * 2);
         for run in &results.runs {
-            assert!(run.figures[&RunMetric::CostPerHour] > 0.0 && run.figures[&RunMetric::ThroughputRps] > 0.0, "{}", run.entrant);
+            assert!(run.figures[&RunMetric::CostPerHour] > 0.0 && run.figures[&RunMetric::ThroughputRps] > 0.0, "{}", run.competitor);
             assert!(run.series.latency_ms.len() == 120 && run.series.throughput_rps.len() == 120);
             let (replicas, cores) = (run.figures[&RunMetric::Replicas], run.figures[&RunMetric::Cores]);
             let kept = match kind {
@@ -68,14 +68,14 @@ fn every_entrant_runs_under_every_load_with_every_seed() {
                 ExperimentKind::Horizontal => (cores / replicas - 0.5).abs() < 0.02,
                 ExperimentKind::Vertical => run.series.replicas.iter().all(|replicas| *replicas == 1.0),
             };
-            assert!(kept, "{} changes what the experiment keeps", run.entrant);
+            assert!(kept, "{} changes what the experiment keeps", run.competitor);
         }
         let text = csv(&results.runs);
         assert_eq!(text.lines().count(), 1 + results.runs.len());
         assert!(text.lines().all(|line| line.split(',').count() == 3 + RunMetric::ALL.len()));
         for load in &results.loads {
-            let svg = figures::time_series(plan.experiment, load, &results.entrants, &results.runs).expect("it was run");
-            assert!(results.entrants.iter().all(|entrant| svg.contains(entrant)) && !svg.contains("NaN"));
+            let svg = figures::time_series(plan.experiment, load, &results.competitors, &results.runs).expect("it was run");
+            assert!(results.competitors.iter().all(|competitor| svg.contains(competitor)) && !svg.contains("NaN"));
         }
     }
 }
@@ -134,17 +134,17 @@ fn training_for_this_machine_writes_a_model_for_an_agent() {
         let done = plan.run(NonZeroUsize::MIN, &mut store(&plan, &folder), &counter).expect("it learns");
         assert_eq!(counter.ticks(), plan.ticks());
         assert!(done.values().all(|part| part.runs.is_empty() && !part.reward.is_empty()));
-        for entrant in Entrant::all(kind) {
-            let configuration = entrant.agent_configuration(experiment, 3, folder.path());
-            match entrant {
-                Entrant::Threshold => assert_eq!(configuration["params"]["cpu_millicores"], 25),
-                Entrant::Pretrained => assert_eq!(configuration["params"]["scope"], kind.name()),
-                Entrant::Table { .. } => {
+        for competitor in StudyCompetitor::all(kind) {
+            let configuration = competitor.agent_configuration(experiment, 3, folder.path());
+            match competitor {
+                StudyCompetitor::Threshold => assert_eq!(configuration["params"]["cpu_millicores"], 25),
+                StudyCompetitor::Pretrained => assert_eq!(configuration["params"]["scope"], kind.name()),
+                StudyCompetitor::Table { .. } => {
                     let path = configuration["model"].as_str().expect("a path");
                     let table = Tabular::from_json(&std::fs::read(path).expect("written")).expect("a table");
                     assert!(table.steps == u64::from(2 * EPISODE) && configuration["policy"] == "tabular-q");
                 }
-                Entrant::Steps => {
+                StudyCompetitor::Steps => {
                     let model =
                         File::open(configuration["model"].as_str().expect("a path")).and_then(Checkpoint::read).expect("a checkpoint");
                     Dqn::new(&model, DqnParams::default(), &cpu()).expect("it decides");

@@ -165,8 +165,8 @@ fn write(options: &AblateOptions, lines: &[AblationResult]) -> anyhow::Result<()
         let worst = rewards.iter().copied().fold(f64::INFINITY, f64::min);
         csv += &format!("{name},\"{what}\",{},{worst},{},{},{seconds:.1}\n", test.mean.reward, test.mean.violation, test.mean.cost);
     }
-    super::folder::replace(&options.out.join("ablations.csv"), csv.as_bytes())?;
-    super::folder::replace(&options.out.join("ablations.json"), &serde_json::to_vec_pretty(&to_json(options, lines))?)
+    crate::files::replace(&options.out.join("ablations.csv"), csv.as_bytes())?;
+    crate::files::replace(&options.out.join("ablations.json"), &serde_json::to_vec_pretty(&to_json(options, lines))?)
 }
 
 #[cfg(test)]

@@ -133,7 +133,7 @@ impl TrainingFolder {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        replace(&self.path.join(name), bytes)
+        crate::files::replace(&self.path.join(name), bytes)
     }
 
     /// The best tuned rule on the validation worlds of `run`, from the folder or tuned now; `None` if stopped.
@@ -194,15 +194,6 @@ impl TrainingFolder {
         let evaluation = json!({ "model": model.fingerprint(), "card": model.header.card, "seconds": self.seconds, "rule": rule });
         self.write("evaluation.json", &serde_json::to_vec_pretty(&evaluation)?)
     }
-}
-
-/// Replaces a file atomically.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let part = path.with_extension("part");
-    std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).with_context(|| format!("failed to write {}", path.display()))
 }
 
 fn csv(rows: &[CurvePoint]) -> String {

@@ -131,9 +131,6 @@ async fn follow<T>(bus: &Bus, seen: &mut BucketState<T, impl Parse<T>>, sender: 
     let mut found = BTreeMap::new();
     read_current(&mut watch, status.values(), |entry| drop(found.insert(entry.key.clone(), entry))).await?;
     seen.check(&found)?;
-    let has_value = |key: &String| found.get(key).is_some_and(|entry| entry.operation == Operation::Put);
-    seen.entries.retain(|key, _| has_value(key));
-    seen.revisions.retain(|key, _| found.contains_key(key));
     for entry in found.into_values() {
         seen.take(entry);
     }

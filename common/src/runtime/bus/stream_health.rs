@@ -29,11 +29,19 @@ pub struct StreamFault {
     pub error: String,
 }
 
-/// Reply of the server, of which `error` is set if it refuses the request.
+/// Reply of the server.
 #[derive(Debug, Deserialize)]
 struct Reply {
     #[serde(default)]
     data: ServerHealth,
+    /// Set if the server refuses the request.
+    error: Option<Refusal>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    description: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -43,10 +51,10 @@ struct ServerHealth {
 }
 
 impl Bus {
-    /// Streams of the services that the server cannot write or could not recover. None if the server does not report its health to this account.
+    /// Streams of the services that the server cannot write or could not recover. Empty if the server does not report its health to this account.
     ///
     /// # Errors
-    /// If the server does not answer.
+    /// If the server does not answer, or refuses the request.
     pub async fn stream_faults(&self) -> anyhow::Result<Vec<StreamFault>> {
         let reply = match self.client.request(SERVER_HEALTH, r#"{"details":true}"#.into()).await {
             Ok(reply) => reply,
@@ -74,8 +82,12 @@ impl Bus {
     }
 }
 
-fn parse(reply: &[u8]) -> serde_json::Result<Vec<StreamFault>> {
-    let mut faults = serde_json::from_slice::<Reply>(reply)?.data.errors;
+fn parse(reply: &[u8]) -> anyhow::Result<Vec<StreamFault>> {
+    let Reply { data, error } = serde_json::from_slice(reply)?;
+    if let Some(Refusal { description }) = error {
+        anyhow::bail!("the server refuses the request: {description}");
+    }
+    let mut faults = data.errors;
     // Streams of other accounts do not concern the services.
     faults.retain(|fault| fault.account.is_empty() || fault.account == SERVICES);
     Ok(faults)
@@ -100,5 +112,6 @@ mod tests {
         assert_eq!(parse(disabled.as_bytes()).expect("a reply").len(), 1);
         assert_eq!(parse(br#"{"data":{"status":"ok","status_code":200}}"#).expect("a reply"), []);
         assert!(parse(b"{").is_err());
+        assert!(parse(br#"{"server":{"name":"n"},"error":{"code":400,"description":"bad request"}}"#).is_err());
     }
 }

@@ -117,6 +117,8 @@ struct Held {
     revision: u64,
     /// Send time of the last successful renewal: no other candidate saw the entry change before that.
     renewed: Duration,
+    /// Send time of the last request that showed the entry to be that of this candidate.
+    confirmed: Duration,
     /// Whether another candidate may have written since.
     uncertain: bool,
 }
@@ -160,7 +162,8 @@ impl Election {
     #[must_use]
     pub fn next_step(&self, now: Duration, wall: Timestamp) -> Step {
         match (&self.held, &self.observed) {
-            (Some(held), _) if !held.uncertain => self.write(held.token, held.revision),
+            // Another candidate may have taken an older lease over. Its entry can have the same revision, in a bucket that was lost and created again.
+            (Some(held), _) if !held.uncertain && now.saturating_sub(held.confirmed) < self.ttl => self.write(held.token, held.revision),
             (None, Some(observed)) if self.is_free(observed, now) => {
                 // The previous token keeps tokens growing between machines with different clocks; the time of day keeps them growing if the
                 // bucket was lost, and the highest token that was seen does if the time of day was wrong.
@@ -186,7 +189,7 @@ impl Election {
     #[must_use]
     pub fn delay(&self) -> Duration {
         match &self.held {
-            Some(held) if self.reachable && !held.uncertain => self.ttl / 3,
+            Some(held) if self.reachable && !held.uncertain && held.confirmed == held.renewed => self.ttl / 3,
             _ => self.ttl / 12,
         }
     }
@@ -196,7 +199,7 @@ impl Election {
         self.reachable = reply != Reply::Unreachable;
         match (reply, step) {
             (Reply::Written(revision), Step::Write { lease, .. }) => {
-                self.held = Some(Held { token: lease.token, revision, renewed: sent, uncertain: false });
+                self.held = Some(Held { token: lease.token, revision, renewed: sent, confirmed: sent, uncertain: false });
                 self.observed = None;
             }
             (Reply::Conflict, _) => {
@@ -205,17 +208,16 @@ impl Election {
                     held.uncertain = true;
                 }
             }
-            (Reply::Found(entry), _) => self.on_entry(entry, now),
+            (Reply::Found(entry), _) => self.on_entry(entry, sent, now),
             (Reply::Unreachable | Reply::Written(_), _) => {}
         }
     }
 
-    fn on_entry(&mut self, entry: Option<LeaseEntry>, now: Duration) {
+    fn on_entry(&mut self, entry: Option<LeaseEntry>, sent: Duration, now: Duration) {
         match (&mut self.held, &entry) {
             // A renewal succeeded but its reply was lost.
             (Some(held), Some(entry)) if entry.lease.holder == self.holder && entry.lease.token == held.token => {
-                held.revision = entry.revision;
-                held.uncertain = false;
+                (held.revision, held.confirmed, held.uncertain) = (entry.revision, sent, false);
                 return;
             }
             (Some(_), _) => self.held = None,

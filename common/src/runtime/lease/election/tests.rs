@@ -72,6 +72,34 @@ fn the_second_follows_while_the_first_renews() {
 }
 
 #[test]
+fn a_paused_leader_does_not_overwrite_the_lease_in_a_bucket_that_was_created_again() {
+    let mut cell = Cell::default();
+    let mut first = elected(&mut cell);
+    // The bucket is lost, and another candidate leads with the same revision.
+    cell = Cell::default();
+    let mut second = Election::new("b".into(), TTL);
+    run_step(&mut second, &mut cell, seconds(0));
+    run_step(&mut second, &mut cell, seconds(0));
+    let before = cell.entry.clone();
+    run_step(&mut first, &mut cell, seconds(7));
+    assert_eq!((first.status(seconds(7)), &cell.entry), (LeaderStatus::Following, &before));
+    run_step(&mut second, &mut cell, seconds(7));
+    run_step(&mut second, &mut cell, seconds(7));
+    assert!(token(second.status(seconds(7))).is_some());
+}
+
+#[test]
+fn a_paused_leader_leads_again_if_none_took_over() {
+    let mut cell = Cell::default();
+    let mut first = elected(&mut cell);
+    run_step(&mut first, &mut cell, seconds(60));
+    assert_eq!(first.status(seconds(60)), LeaderStatus::Following);
+    assert_eq!(first.delay(), TTL / 12);
+    run_step(&mut first, &mut cell, seconds(61));
+    assert!(token(first.status(seconds(61))).is_some());
+}
+
+#[test]
 fn the_second_takes_over_with_a_higher_token_when_the_first_dies() {
     let mut cell = Cell::default();
     let first = elected(&mut cell);

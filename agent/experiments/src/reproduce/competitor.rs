@@ -1,4 +1,4 @@
-//! The entrants of the study and their policies. Owns their names and model files; must not run anything.
+//! The competitors of the study and their policies. Owns their names and model files; must not run anything.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use super::experiment::{Experiment, ExperimentKind};
 
 /// A policy that takes part in the study.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Entrant {
+pub(super) enum StudyCompetitor {
     /// The study's rule.
     Threshold,
     /// Tabular Q-learning with this step.
@@ -25,7 +25,7 @@ pub(super) enum Entrant {
     Pretrained,
 }
 
-impl Entrant {
+impl StudyCompetitor {
     pub(super) fn all(kind: ExperimentKind) -> Vec<Self> {
         let table = |name, step| Self::Table { name, step };
         match kind {
@@ -76,14 +76,14 @@ impl Entrant {
     }
 }
 
-/// The policy of an entrant after training.
-pub(super) enum TrainedEntrant {
+/// The policy of a competitor after training.
+pub(super) enum TrainedCompetitor {
     Rule(Box<dyn Policy>),
     Table(Box<Tabular>),
     Network(Box<Checkpoint>),
 }
 
-impl TrainedEntrant {
+impl TrainedCompetitor {
     pub(super) fn policy(self) -> anyhow::Result<Box<dyn Policy>> {
         Ok(match self {
             Self::Rule(rule) => rule,
