@@ -1,7 +1,8 @@
 //! The election rules as one candidate applies them. Owns when to renew, to take over and to stop leading; must not do I/O or read a clock.
 //!
-//! The lease is one entry of a bucket, written by compare-and-set. A candidate takes it over once the entry has not
-//! changed for the lease's TTL on the candidate's own clock, so clocks of different machines are never compared. Every
+//! The lease is one entry of a bucket, written by compare-and-set. A candidate takes it over once it has read the same entry
+//! for the lease's TTL on the candidate's own clock, so clocks of different machines are never compared. A candidate that
+//! has read nothing for that time, because it was paused, reads first: a bucket that was lost and created again repeats revisions. Every
 //! new holder gets a higher fencing token. A system that checks the token refuses requests that a leader sent before it
 //! learned that it had been replaced.
 
@@ -128,6 +129,8 @@ struct Observed {
     entry: Option<LeaseEntry>,
     /// Time at which this revision was first seen.
     since: Duration,
+    /// Send time of the last request that showed it.
+    confirmed: Duration,
 }
 
 impl Election {
@@ -162,9 +165,8 @@ impl Election {
     #[must_use]
     pub fn next_step(&self, now: Duration, wall: Timestamp) -> Step {
         match (&self.held, &self.observed) {
-            // Another candidate may have taken an older lease over. Its entry can have the same revision, in a bucket that was lost and created again.
             (Some(held), _) if !held.uncertain && now.saturating_sub(held.confirmed) < self.ttl => self.write(held.token, held.revision),
-            (None, Some(observed)) if self.is_free(observed, now) => {
+            (None, Some(observed)) if now.saturating_sub(observed.confirmed) < self.ttl && self.is_free(observed) => {
                 // The previous token keeps tokens growing between machines with different clocks; the time of day keeps them growing if the
                 // bucket was lost, and the highest token that was seen does if the time of day was wrong.
                 let previous = observed.entry.as_ref().map_or(0, |entry| entry.lease.token).max(self.highest_seen);
@@ -179,10 +181,10 @@ impl Election {
         Step::Write { lease: Lease { version: Version::CURRENT, holder: self.holder.clone(), token }, expected }
     }
 
-    fn is_free(&self, observed: &Observed, now: Duration) -> bool {
+    fn is_free(&self, observed: &Observed) -> bool {
         let Some(entry) = &observed.entry else { return true };
         let holder = &entry.lease.holder;
-        holder.is_empty() || *holder == self.holder || now.saturating_sub(observed.since) >= self.ttl
+        holder.is_empty() || *holder == self.holder || observed.confirmed.saturating_sub(observed.since) >= self.ttl
     }
 
     /// Pause before the next step.
@@ -223,10 +225,8 @@ impl Election {
             (Some(_), _) => self.held = None,
             (None, _) => {}
         }
-        let unchanged = self.observed.as_ref().is_some_and(|observed| observed.entry == entry);
-        if !unchanged {
-            self.observed = Some(Observed { entry, since: now });
-        }
+        let since = self.observed.take().filter(|observed| observed.entry == entry).map_or(now, |observed| observed.since);
+        self.observed = Some(Observed { entry, since, confirmed: sent });
     }
 
     /// Stops leading because the token `highest` was seen elsewhere, 0 if it is unknown. The next token of this candidate is higher.

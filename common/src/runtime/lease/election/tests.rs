@@ -89,6 +89,21 @@ fn a_paused_leader_does_not_overwrite_the_lease_in_a_bucket_that_was_created_aga
 }
 
 #[test]
+fn a_paused_follower_does_not_overwrite_the_lease_in_a_bucket_that_was_created_again() {
+    let mut cell = Cell::default();
+    let _first = elected(&mut cell);
+    let mut second = Election::new("b".into(), TTL);
+    run_step(&mut second, &mut cell, seconds(1));
+    cell = Cell::default();
+    let mut third = Election::new("c".into(), TTL);
+    run_step(&mut third, &mut cell, seconds(8));
+    run_step(&mut third, &mut cell, seconds(8));
+    let before = cell.entry.clone();
+    run_step(&mut second, &mut cell, seconds(9));
+    assert_eq!((second.status(seconds(9)), &cell.entry), (LeaderStatus::Following, &before));
+}
+
+#[test]
 fn a_paused_leader_leads_again_if_none_took_over() {
     let mut cell = Cell::default();
     let mut first = elected(&mut cell);
