@@ -10,6 +10,7 @@
 use std::io::Read;
 
 use half::f16;
+use qscale_common::hash::fnv1a;
 use qscale_rl::adam::Moments;
 use qscale_rl::learner::{Hyperparameters, LearnerState};
 use qscale_rl::network::{Architecture, Weights};
@@ -419,7 +420,7 @@ fn difference(what: &str, found: &[String], expected: &[String]) -> Option<Strin
 
 /// FNV-1a of 64 bits over the floats' bits (Fowler, Noll and Vo): detects accidental changes, not deliberate ones.
 fn checksum<'a>(values: impl IntoIterator<Item = &'a f32>) -> u64 {
-    values.into_iter().fold(0xcbf2_9ce4_8422_2325, |sum, value| (sum ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3))
+    fnv1a(values.into_iter().map(|value| value.to_bits()))
 }
 
 #[cfg(test)]

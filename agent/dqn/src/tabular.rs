@@ -6,6 +6,7 @@
 //! bins. The reward is the one that all agents share.
 
 use qscale_common::contract::{Choice, State};
+use qscale_common::hash::GOLDEN_RATIO;
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Millicores, Replicas};
 use qscale_policies::{Decision, HoldReason, Memory, Policy};
@@ -151,7 +152,7 @@ impl Tabular {
     /// The exploring action for `state` in step `step`; `None` if CPU was not measured.
     #[must_use]
     pub fn choose(&self, state: &State, step: u64) -> Option<TabularAction> {
-        let mut rng = SmallRng::seed_from_u64(self.seed ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut rng = SmallRng::seed_from_u64(self.seed ^ step.wrapping_mul(GOLDEN_RATIO));
         let chance = rng.random::<f64>() < self.epsilon();
         let bin = bin(state)?;
         let choice = if chance { rng.random_range(0..STEPS.len()) } else { self.best(bin) };

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use qscale_common::hash::GOLDEN_RATIO;
 use qscale_common::policy::{LatencyBound, Percentile, Range, ResizeFactor, ScalingPolicy};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
@@ -41,7 +42,7 @@ impl World {
 #[must_use]
 pub fn draw(tasks: &TaskDistribution, split: Split, number: u64) -> World {
     let salt = 0x51ed_270b_u64.wrapping_mul(split as u64 + 1);
-    let mut rng = SmallRng::seed_from_u64(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt);
+    let mut rng = SmallRng::seed_from_u64(number.wrapping_mul(GOLDEN_RATIO) ^ salt);
     let rng = &mut rng;
     let is_sparse = rng.random_bool(tasks.sparse_share);
     // Under continuous load a violation is rarely worth more than an hour of cost; for sparse functions it may be worth hours.
