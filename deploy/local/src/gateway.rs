@@ -48,6 +48,10 @@ const CLIENT_STREAMS: u32 = 20_000;
 const CLIENT_RESETS: usize = 20_000;
 /// HTTP/2 windows of a stream and of a connection, bytes.
 const WINDOWS: (u32, u32) = (1 << 20, 16 << 20);
+/// Most fields of a head in HTTP/1; servers of functions allow at most as many.
+pub(crate) const MAX_FIELDS: usize = 1_000;
+/// Most bytes of a head or of trailers in HTTP/2, above the limits that clients and servers have.
+pub(crate) const MAX_HEAD: u32 = 1 << 20;
 /// Interval of the warning that no client connections are left.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 /// Receiver of the requests on a listener.
@@ -62,12 +66,13 @@ pub enum ListenerTarget {
 /// Serves `listener` until `stop`, then finishes the requests in flight unless the host aborts.
 pub async fn serve(listener: TcpListener, destination: ListenerTarget, stop: CancellationToken, host: Arc<Host>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(MAX_FIELDS);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(HEAD_TIMEOUT))
         .keep_alive_timeout(HEAD_TIMEOUT)
+        .max_header_list_size(MAX_HEAD)
         .max_concurrent_streams(CLIENT_STREAMS)
         .max_pending_accept_reset_streams(CLIENT_RESETS)
         .max_local_error_reset_streams(CLIENT_RESETS)
@@ -139,7 +144,7 @@ async fn serve_connection(
 }
 
 async fn handle(function: Option<Arc<Function>>, request: Request<Incoming>) -> Response<ReplyBody> {
-    let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let grpc = head::is_grpc(request.headers());
     if let Err((refusal, reason)) = head::check_request(request.method(), request.uri(), request.version(), request.headers()) {
         // A reply with status 200 would open a tunnel.
         let mut response = refuse(refusal, grpc && request.method() != Method::CONNECT, &reason);
@@ -150,8 +155,8 @@ async fn handle(function: Option<Arc<Function>>, request: Request<Incoming>) -> 
         return response;
     }
     let Some(function) = function else {
-        let asked = route::authority(request.uri(), request.headers()).unwrap_or_default();
-        let message = format!("no function is named by `{asked}`: use <function>.<namespace> as authority or the header x-qscale-function");
+        let asked = route::named(request.uri(), request.headers());
+        let message = format!("no function is named by {asked}: use <function>.<namespace> as authority or the header x-qscale-function");
         return refuse(GatewayRefusal::NotFound, grpc, &message);
     };
     function.count_arrival();

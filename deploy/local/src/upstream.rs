@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::gateway::{MAX_FIELDS, MAX_HEAD};
 use crate::request_body::RequestBody;
 
 /// Streams on one HTTP/2 connection before another is opened; servers allow 100 or more (RFC 9113, 6.5.2).
@@ -184,7 +185,7 @@ impl Upstream {
 
     async fn connect_http1(&self) -> Result<Http1, SendError> {
         let io = self.connect().await?;
-        let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(SendError::NotProcessed)?;
+        let (sender, connection) = http1::Builder::new().max_headers(MAX_FIELDS).handshake(io).await.map_err(SendError::NotProcessed)?;
         // The task ends when the sender is dropped; an error reaches the caller that awaits the reply.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
@@ -194,7 +195,7 @@ impl Upstream {
         let io = self.connect().await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).initial_stream_window_size(WINDOWS.0).initial_connection_window_size(WINDOWS.1);
-        builder.max_concurrent_reset_streams(1_000);
+        builder.max_concurrent_reset_streams(1_000).max_header_list_size(MAX_HEAD);
         let (sender, connection) = builder.handshake(io).await.map_err(SendError::NotProcessed)?;
         tokio::spawn(async move { drop(connection.await) });
         let shared = Arc::new(Shared { sender, streams: AtomicU32::new(0) });

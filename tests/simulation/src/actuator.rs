@@ -171,7 +171,7 @@ impl Actuator {
 
     fn completed(&mut self, request: &ApplyRequest, result: Result<Workload, BackendError>, cx: &mut Context<'_>) {
         if self.applying.remove(&request.number).is_some() {
-            cx.checks.on_completed(request);
+            cx.checks.on_completed(cx.process, request);
             self.core.on_applied(&request.function, request.number, result, cx.wall);
         }
     }

@@ -56,8 +56,8 @@ pub(crate) struct Checks {
     waiting: BTreeMap<(ProcessId, ActionKey), Millis>,
     /// Processes that do not run.
     paused: BTreeSet<ProcessId>,
-    emissions: HashMap<(FunctionId, u64), Emission>,
-    completed: HashMap<FunctionId, Emission>,
+    emissions: HashMap<(ProcessId, FunctionId, u64), Emission>,
+    completed: HashMap<(ProcessId, FunctionId), Emission>,
     outcomes: HashMap<String, Outcome>,
     /// Decisions that were applied, by the actuator that applied them. A later Outcome of one is of a repair.
     concluded: HashSet<(ProcessId, ActionKey)>,
@@ -278,13 +278,13 @@ impl Checks {
             format!("actuator {process}: {function} {} in mode {:?}", request.allocation, policy.mode)
         });
         let ages = [true, false].map(|running| view.age(function, running, wall));
-        self.emissions.insert((function.clone(), request.number), Emission { disconnected, restore, bounds: policy.bounds, ages });
+        self.emissions.insert((process, function.clone(), request.number), Emission { disconnected, restore, bounds: policy.bounds, ages });
     }
 
-    /// The platform has answered `request`.
-    pub(crate) fn on_completed(&mut self, request: &ApplyRequest) {
-        if let Some(emission) = self.emissions.remove(&(request.function.clone(), request.number)) {
-            self.completed.insert(request.function.clone(), emission);
+    /// The platform has answered `request` of the actuator `process`.
+    pub(crate) fn on_completed(&mut self, process: ProcessId, request: &ApplyRequest) {
+        if let Some(emission) = self.emissions.remove(&(process, request.function.clone(), request.number)) {
+            self.completed.insert((process, request.function.clone()), emission);
         }
     }
 
@@ -355,7 +355,7 @@ impl Checks {
     }
 
     fn on_change(&mut self, process: ProcessId, outcome: &Outcome, function: &FunctionId, repair: bool, view: &ActuatorView) {
-        let (Some(emission), Some(policy)) = (self.completed.remove(function), view.policy(function)) else {
+        let (Some(emission), Some(policy)) = (self.completed.remove(&(process, function.clone())), view.policy(function)) else {
             return self.fail("a change follows a request", format!("actuator {process}: {function}"));
         };
         let (Some(before), Some(allowed)) = (outcome.before, outcome.allowed) else { return };

@@ -99,7 +99,8 @@ impl Body for Relayed {
                 if let Some(trailers) = frame.trailers_ref() {
                     relayed.measure.trailers(trailers);
                 }
-                if relayed.body.is_end_stream() {
+                // Trailers end a body; a client of HTTP/1 that does not want them is not asked for more.
+                if frame.is_trailers() || relayed.body.is_end_stream() {
                     relayed.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))

@@ -35,7 +35,10 @@ pub fn check_request(method: &Method, uri: &Uri, version: Version, headers: &Hea
         let found = "the only supported transfer coding is one `chunked`".to_owned();
         return Err((GatewayRefusal::NotImplemented, found));
     }
-    check_target(method, uri).and_then(|()| check_host(uri, version, headers)).map_err(|reason| (GatewayRefusal::BadRequest, reason))
+    check_target(method, uri)
+        .and_then(|()| check_host(uri, version, headers))
+        .and_then(|()| check_function(headers))
+        .map_err(|reason| (GatewayRefusal::BadRequest, reason))
 }
 
 /// Checks the form of the target: an authority alone is for CONNECT, `*` for OPTIONS (RFC 9112, 3.2).
@@ -67,6 +70,26 @@ fn check_host(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), St
         }
         _ => Ok(()),
     }
+}
+
+/// Checks the header that names the function.
+fn check_function(headers: &HeaderMap) -> Result<(), String> {
+    let mut named = headers.get_all(route::FUNCTION_HEADER).iter();
+    match (named.next(), named.next()) {
+        (Some(_), Some(_)) => Err(format!("more than one header {}", route::FUNCTION_HEADER)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the media type of a message is gRPC: `application/grpc`, alone or followed by `+` or parameters. gRPC-Web is another protocol, with trailers
+/// in the body.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    const MEDIA_TYPE: &[u8] = b"application/grpc";
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let (kind, rest) = value.as_bytes().split_at(MEDIA_TYPE.len().min(value.len()));
+        kind.eq_ignore_ascii_case(MEDIA_TYPE) && matches!(rest.first(), None | Some(b'+' | b';' | b' ' | b'\t'))
+    })
 }
 
 /// Whether a body has a transfer coding other than one `chunked`, which the HTTP library removes.
@@ -193,6 +216,30 @@ mod tests {
     fn check(version: Version, uri: &str, lines: &[(&'static str, &'static str)], expected: Option<GatewayRefusal>) {
         let found = check_request(&Method::GET, &uri.parse().expect("a uri"), version, &headers(lines));
         assert_eq!(found.err().map(|(refusal, _)| refusal), expected, "{version:?} {uri} {lines:?}");
+    }
+
+    #[test]
+    fn only_the_media_type_of_grpc_is_grpc() {
+        for (kind, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/grpcx", false),
+            ("application/g", false),
+            ("", false),
+        ] {
+            assert_eq!(is_grpc(&HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))])), expected, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_request_names_one_function() {
+        let mut twice = headers(&[("host", "f"), (route::FUNCTION_HEADER, "f")]);
+        twice.append(route::FUNCTION_HEADER, HeaderValue::from_static("g"));
+        let found = check_request(&Method::GET, &Uri::from_static("/"), Version::HTTP_11, &twice);
+        assert_eq!(found.err().map(|(refusal, _)| refusal), Some(GatewayRefusal::BadRequest));
     }
 
     #[test]

@@ -14,8 +14,8 @@ pub const FUNCTION_HEADER: &str = "x-qscale-function";
 #[must_use]
 pub fn key(uri: &Uri, headers: &HeaderMap) -> Option<String> {
     if let Some(named) = headers.get(FUNCTION_HEADER) {
-        let named = named.to_str().ok()?.trim();
-        return Some(if named.contains('/') { named.to_owned() } else { format!("{}/{named}", FunctionId::DEFAULT_NAMESPACE) });
+        let named = named.to_str().ok()?.trim().to_ascii_lowercase();
+        return Some(if named.contains('/') { named } else { format!("{}/{named}", FunctionId::DEFAULT_NAMESPACE) });
     }
     let host = authority(uri, headers)?;
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
@@ -30,6 +30,15 @@ pub fn key(uri: &Uri, headers: &HeaderMap) -> Option<String> {
     // Host names are case-insensitive; names of functions are lower case.
     key.make_ascii_lowercase();
     Some(key)
+}
+
+/// Description of what a request names, for an error.
+#[must_use]
+pub fn named(uri: &Uri, headers: &HeaderMap) -> String {
+    match headers.get(FUNCTION_HEADER) {
+        Some(named) => format!("{FUNCTION_HEADER} = `{}`", String::from_utf8_lossy(named.as_bytes())),
+        None => format!("`{}`", authority(uri, headers).unwrap_or_default()),
+    }
 }
 
 /// Authority of the request: HTTP/2's pseudo-header or the `Host` header.
@@ -66,5 +75,9 @@ mod tests {
     fn the_header_wins_over_the_authority() {
         check("http://fib.prod/x", &[(FUNCTION_HEADER, "test/aes")], Some("test/aes"));
         check("/x", &[("host", "127.0.0.1:8700"), (FUNCTION_HEADER, "aes")], Some("default/aes"));
+        check("/x", &[("host", "127.0.0.1:8700"), (FUNCTION_HEADER, "AES")], Some("default/aes"));
+        let headers = HeaderMap::from_iter([(FUNCTION_HEADER.parse().expect("name"), HeaderValue::from_static("ECHO"))]);
+        assert_eq!(named(&Uri::from_static("http://fib/x"), &headers), "x-qscale-function = `ECHO`");
+        assert_eq!(named(&Uri::from_static("http://fib/x"), &HeaderMap::new()), "`fib`");
     }
 }

@@ -112,6 +112,37 @@ async fn a_reply_that_cannot_be_forwarded_is_a_bad_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reply_with_trailers_is_whole_for_a_client_of_http_1() {
+    let folder = folder();
+    let platform = Platform::start(folder.path(), &[]).await;
+    let mut spec = spec("protocol = \"http\"");
+    let reply = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 1\r\n\r\n";
+    spec.environment.insert("RAW_REPLY".to_owned(), reply.to_owned());
+    platform.client.add(&spec).await.expect("added");
+    platform.until_ready(1).await;
+    for version in ["1.0", "1.1"] {
+        let sent = platform.raw(&format!("GET / HTTP/{version}\r\nHost: f\r\nConnection: close\r\n\r\n")).await;
+        assert!(sent.starts_with("HTTP/1.") && sent.contains(" 200 OK\r\n") && sent.contains("ok"), "{version}: {sent:?}");
+    }
+    let metrics = platform.client.metrics().await.expect("metrics");
+    let statuses = |status: &str| metrics.lines().any(|line| line.contains(&format!("http_response_status_code=\"{status}\"")));
+    assert!(statuses("200") && !statuses("499"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_may_have_many_and_long_fields() {
+    let folder = folder();
+    let platform = Platform::with(folder.path(), &spec("protocol = \"http\""), 1).await;
+    let many: String = (0..120).map(|number| format!("x-field-{number}: {number}\r\n")).collect();
+    let reply = platform.raw(&format!("GET /headers HTTP/1.1\r\nHost: f\r\n{many}Connection: close\r\n\r\n")).await;
+    assert!(reply.starts_with("HTTP/1.1 200 ") && reply.contains("x-field-119: 119"), "{reply:?}");
+    let long = "x".repeat(20_000);
+    let request = Request::get("http://f/headers").header("x-long", &long).body(Full::default()).expect("a request");
+    let (status, _, body) = http2(&platform, request).await;
+    assert!(status == StatusCode::OK && body.contains(&long), "{status}: {} bytes", body.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn silent_clients_do_not_delay_the_stop() {
     let folder = folder();
     let mut platform = Platform::start(folder.path(), &[]).await;
