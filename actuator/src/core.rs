@@ -99,7 +99,7 @@ pub struct Settings {
 /// restarted one perhaps two.
 const REPORTED_REFUSALS: u32 = 4;
 /// Outcomes of refused Actions for functions without a ScalingPolicy that are published for each agent between two sweeps.
-const REPORTED_UNKNOWN: u32 = 10;
+const REPORTED_UNKNOWN: u32 = 2;
 
 /// The state of all functions, and whether this actuator may act.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 
 #![warn(unreachable_pub)]
 
+mod actions;
 pub mod backend;
 pub mod config;
 pub mod core;

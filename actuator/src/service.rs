@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use qscale_common::contract::subject::{self, CONTROL_BUCKET};
-use qscale_common::contract::{Action, EventType, Outcome, State};
+use qscale_common::contract::{EventType, Outcome, State};
 use qscale_common::control::Control;
 use qscale_common::name::FunctionId;
 use qscale_common::policy::ScalingPolicy;
@@ -14,13 +14,13 @@ use qscale_common::runtime::clock;
 use qscale_common::runtime::health::{self, Health};
 use qscale_common::runtime::lease::{self, Election, LeaderStatus, LeaseHandle};
 use qscale_common::runtime::service::InstanceName;
-use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::time::Timestamp;
 use rand::Rng as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::actions::Actions;
 use crate::backend::{Backend, BackendError, Workload};
 use crate::config::ActuatorConfig;
 use crate::core::{ApplyRequest, Command, Core, Lead, Settings};
@@ -60,7 +60,7 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn Backend>, token: 
     let address = health::serve(config.health, health.clone(), Arc::new(Mutex::new(registry)), token.clone()).await?;
     tracing::info!(instance, %address, "actuator started");
 
-    let mut inputs = Inputs::open(&bus, &config.trust, &token).await?;
+    let mut inputs = Inputs::open(&bus, &config, &token).await?;
     if !inputs.ready(&token).await {
         return Ok(());
     }
@@ -111,18 +111,18 @@ fn seed() -> u64 {
 /// Subscriptions and watched buckets.
 struct Inputs {
     states: Subscription<State>,
-    actions: Subscription<Action>,
+    actions: Actions,
     policies: Bucket<ScalingPolicy>,
     controls: Bucket<Control>,
     records: Bucket<StoredRecord>,
 }
 
 impl Inputs {
-    async fn open(bus: &Bus, trust: &TrustConfig, token: &CancellationToken) -> anyhow::Result<Self> {
+    async fn open(bus: &Bus, config: &ActuatorConfig, token: &CancellationToken) -> anyhow::Result<Self> {
         Ok(Self {
             states: bus.subscribe_latest(subject::all(EventType::State), None).await?,
-            actions: bus.subscribe(subject::all(EventType::Action), None).await?,
-            policies: bus.watch_policies(trust, token.clone()),
+            actions: Actions::follow(bus.clone(), config.nats.clone(), token.clone()),
+            policies: bus.watch_policies(&config.trust, token.clone()),
             controls: bus.watch_bucket(CONTROL_BUCKET, |_, value| Ok(Control::from_json(value)), token.clone()),
             records: store::watch(bus, token.clone()),
         })

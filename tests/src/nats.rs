@@ -7,6 +7,7 @@ use std::process::Command;
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::nats_accounts::{self, User};
+use tokio_util::sync::CancellationToken;
 
 use crate::{Folder, Program, eventually, process, repository};
 
@@ -135,6 +136,14 @@ impl NatsServer {
     /// When the server refuses.
     pub async fn provision(&self) {
         self.provision_for(&nats_accounts::agents(self.passwords.keys())).await;
+    }
+
+    /// Answers the reads of agents, as a collector does, until the test ends.
+    ///
+    /// # Panics
+    /// When the credential of the collector cannot be used.
+    pub async fn answer_reads(&self) {
+        self.config("collector").answer_reads(CancellationToken::new()).await.expect("a valid configuration");
     }
 
     /// Creates streams, buckets and the streams of `agents`.

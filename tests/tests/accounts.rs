@@ -159,6 +159,7 @@ impl Fixture {
     async fn new() -> Self {
         let server = NatsServer::start_observed(&AGENTS);
         server.provision_for(&agents()).await;
+        server.answer_reads().await;
         let mut observer = Peer::connect(&server, "observer").await;
         let seen = observer.client.subscribe(">").await.expect("subscribing is asynchronous");
         observer.flush().await;
@@ -231,15 +232,15 @@ async fn no_reply_subject_carries_a_message_out_of_an_agents_account() {
     let targets = subjects();
     for service in &own {
         for target in &targets {
-            let service = service.replace('>', "default.f");
+            let service = service.replace('>', "default.f").replace('*', subject::LIVE_STREAM);
             for payload in ["{}", r#"{"seq":1}"#, r#"{"last_by_subj":"qscale.v1.state.>"}"#, r#"{"seq":1,"batch":10,"next_by_subj":">"}"#] {
                 attacker.publish_with_reply(&service, target, payload).await;
             }
         }
     }
-    // Answers of one stream come in the order of the requests.
+    // Answers to one agent come in the order of the requests; those that do not fit in its queue are dropped.
     for service in &own {
-        let request = attacker.client.request(service.replace('>', "default.f"), r#"{"seq":1}"#.into());
+        let request = attacker.client.request(service.replace('>', "default.f").replace('*', subject::LIVE_STREAM), r#"{"seq":1}"#.into());
         tokio::time::timeout(TIMEOUT, request).await.expect("in time").expect("the attacker's own requests are answered");
     }
     let allowed = |subject: &str| {
@@ -366,6 +367,7 @@ async fn retained_messages_are_read_completely_and_in_order() {
     fixture.observer.flush().await;
     for user in ["agent-threshold", "operator"] {
         let bus = Bus::of_client(Peer::connect(&fixture.server, user).await.client, "/qscale/test/0");
+        let bus = if user == "operator" { bus } else { bus.reading_as(fixtures::name("threshold")) };
         let mut ticks = Vec::new();
         let visit = |state: qscale_common::contract::State| ticks.push(state.tick.0);
         let read = bus.read_history(qscale_common::time::Timestamp(0), visit).await.expect("readable");

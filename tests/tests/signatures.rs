@@ -165,12 +165,14 @@ async fn an_author_signs_a_policy_that_is_not_and_does_not_replace_a_signed_one_
 async fn an_agent_reads_models_with_a_trusted_signature_of_their_own_only() {
     let server = NatsServer::start_with_accounts(&["dqn"]);
     server.provision().await;
-    let (operator, agent) = (bus(&server, "operator").await, bus(&server, "agent-dqn").await);
+    server.answer_reads().await;
+    let dqn = Name::new("dqn").expect("valid");
+    let (operator, agent) = (bus(&server, "operator").await, bus(&server, "agent-dqn").await.reading_as(dqn.clone()));
     let folder = Folder::new("keys");
     let (trusted, foreign) = (key(&folder, "trusted"), key(&folder, "foreign"));
     let reader = ModelReader::new(&agent, &TrustConfig::of([trusted.public_key()]));
     let store = ModelStore::open(&operator).await.expect("there");
-    let (dqn, other) = (Name::new("dqn").expect("valid"), Name::new("other").expect("valid"));
+    let other = Name::new("other").expect("valid");
     let plain = Author::new(&operator, User::Operator, "test");
     let signing = |key: &SigningKey| plain.clone().signing(Some(key.clone()));
     let push = async |author: &Author, name| store.push(author, name, b"weights", "?").await.expect("pushed");

@@ -1,6 +1,6 @@
 //! Admission of Actions. Owns expiry, ticks and duplicates; must not evaluate the requested allocation.
 
-use qscale_common::contract::{Action, Effect, GuardNote, GuardRule, Outcome, StateId};
+use qscale_common::contract::{Action, Effect, GuardNote, GuardRule, Outcome, Provenance, StateId};
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 
@@ -85,5 +85,13 @@ pub(super) fn refused(action: &Action, function: Option<&Function>, why: Refusal
     let named = function.and_then(|function| function.policy.as_ref()).is_some_and(|policy| policy.agent == action.agent);
     let decision = Decision::of_action(action.clone(), named, None, now);
     let guard: Vec<GuardNote> = why.note.into_iter().collect();
-    Outcome { before: function.and_then(Function::current), guard, reason: why.reason, ..decision.outcome(&id, Effect::Refused, actuator) }
+    // Without the texts of the agent: refusals must not fill the record.
+    let provenance = Provenance::default();
+    Outcome {
+        before: function.and_then(Function::current),
+        guard,
+        reason: why.reason,
+        provenance,
+        ..decision.outcome(&id, Effect::Refused, actuator)
+    }
 }

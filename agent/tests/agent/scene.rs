@@ -42,6 +42,7 @@ impl Scene {
     pub async fn new(agents: &[&str]) -> Self {
         let server = NatsServer::start_with_accounts(agents);
         server.provision().await;
+        server.answer_reads().await;
         let connect = async |user: &str| {
             let client = server.config(user).connect_once("test", TIMEOUT).await.expect("the server answers");
             Bus::of_client(client, "/qscale/test/0")

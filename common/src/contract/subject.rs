@@ -55,6 +55,35 @@ pub fn all_of_agent(agent: &Name) -> String {
     format!("{PREFIX}.{}.{agent}.>", EventType::Action)
 }
 
+/// Prefix of the subjects on which agents ask for retained messages.
+const READS: &str = "read";
+
+/// Subject on which `agent` asks for messages that `stream` retains.
+#[must_use]
+pub fn read(agent: &Name, stream: &str) -> String {
+    format!("{PREFIX}.{READS}.{agent}.{stream}")
+}
+
+/// Wildcard for all reads of `agent`.
+#[must_use]
+pub fn reads_of(agent: &Name) -> String {
+    read(agent, "*")
+}
+
+/// Wildcard for the reads of all agents.
+#[must_use]
+pub fn all_reads() -> String {
+    format!("{PREFIX}.{READS}.*.*")
+}
+
+/// Agent and stream of a read on `subject`.
+#[must_use]
+pub fn read_of(subject: &str) -> Option<(Name, &str)> {
+    let rest = subject.strip_prefix(PREFIX)?.strip_prefix('.')?.strip_prefix(READS)?.strip_prefix('.')?;
+    let (agent, stream) = rest.split_once('.')?;
+    Some((Name::new(agent).ok()?, stream))
+}
+
 /// Prefix of the subjects of changes.
 const CHANGES: &str = "change";
 

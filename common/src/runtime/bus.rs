@@ -1,5 +1,6 @@
 //! The bus: typed messages and watched buckets over NATS. Owns delivery; must not interpret messages.
 
+mod agent_reads;
 mod bucket;
 mod outbox;
 mod queue;
@@ -43,9 +44,10 @@ pub use subscription::{Received, Subscription};
 use super::clock;
 use super::files::{self, MAX_DOCUMENT, read_text};
 use super::health::Health;
-use super::nats_accounts;
+use super::nats_accounts::{self, User};
 use super::telemetry::{Label, RateLimit};
 use crate::contract::{Event, EventType, Message, TraceParent};
+use crate::name::Name;
 
 /// Maximum recorded messages without acknowledgement. With 100,000 functions and 1 ms per acknowledgement it limits the wait, not the rate.
 const UNACKNOWLEDGED: usize = 4096;
@@ -293,6 +295,8 @@ pub struct Bus {
     rng: Arc<Mutex<SmallRng>>,
     /// Readiness of the service, for what the bus finds unreadable; commands have none.
     health: Option<Health>,
+    /// The agent whose credential this is: it may not use JetStream, and asks a collector for retained messages.
+    reads_as: Option<Name>,
 }
 
 impl Bus {
@@ -333,13 +337,23 @@ impl Bus {
         });
         let client = options.connect(config.urls()).await.with_context(|| format!("nats.url = {}", config.url))?;
         let bus = Self::over(client, format!("/qscale/{service}/{instance}"), counts);
-        Ok(Self { health: Some(health.clone()), ..bus })
+        let reads_as = match User::of_name(&config.user) {
+            Ok(User::Agent(agent)) => Some(agent),
+            _ => None,
+        };
+        Ok(Self { health: Some(health.clone()), reads_as, ..bus })
     }
 
     /// A bus over an existing connection, for commands.
     #[must_use]
     pub fn of_client(client: Client, source: &str) -> Self {
         Self::over(client, source.to_owned(), MessageCounts::default())
+    }
+
+    /// This bus, with the credential of `agent`.
+    #[must_use]
+    pub fn reading_as(self, agent: Name) -> Self {
+        Self { reads_as: Some(agent), ..self }
     }
 
     fn over(client: Client, source: String, counts: MessageCounts) -> Self {
@@ -357,7 +371,18 @@ impl Bus {
             lost_log: Arc::new(Mutex::new(RateLimit::new(LOG_INTERVAL))),
             rng: Arc::new(Mutex::new(seed())),
             health: None,
+            reads_as: None,
         }
+    }
+
+    /// This bus over another connection with `config`, which holds at most `capacity` messages of each subscription that were not read, and drops more.
+    ///
+    /// # Errors
+    /// If the address is malformed or the password file cannot be read.
+    pub async fn on_connection(&self, config: &BusConfig, name: &str, capacity: usize) -> anyhow::Result<Self> {
+        let options = config.options()?.name(name).subscription_capacity(capacity);
+        let client = options.connect(config.urls()).await.with_context(|| format!("nats.url = {}", config.url))?;
+        Ok(Self { reads_as: self.reads_as.clone(), ..Self::over(client, self.source.to_string(), self.counts.clone()) })
     }
 
     fn is_connected(&self) -> bool {

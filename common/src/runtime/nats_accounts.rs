@@ -16,12 +16,17 @@ pub const SERVICES: &str = "QSCALE";
 const SERVER: &str = "SYS";
 /// Request for the health of the server and its streams, which the account of the services imports.
 pub(super) const SERVER_HEALTH: &str = "$SYS.REQ.SERVER.PING.HEALTHZ";
-/// Connections of an agent: instances, and tools of its author.
-const AGENT_CONNECTIONS: u32 = 64;
-/// Subscriptions of all connections of an agent.
-const AGENT_SUBSCRIPTIONS: u32 = 1024;
+/// Connections of an agent: instances, and tools of its author. Each may leave [`MAX_PENDING`] bytes unread.
+const AGENT_CONNECTIONS: u32 = 16;
+/// Subscriptions of each connection of an agent.
+const AGENT_SUBSCRIPTIONS: u32 = 64;
+/// Bytes that the server holds for a connection that does not read, before it closes it.
+pub const MAX_PENDING: u32 = 16 << 20;
 /// Time for which the server keeps the return path of an agent's request; the default of two minutes would let a flood of requests fill its memory.
 const RESPONSE_SECONDS: u32 = 10;
+
+/// Messages with which a request may be answered.
+const ANSWERS: u32 = 2000;
 
 /// A user of the bus.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,7 +99,8 @@ impl User {
                     .publishes(EventType::Reward)
                     .reads(EventType::Outcome)
                     .reads_bucket(subject::POLICY_BUCKET)
-                    .reads_health();
+                    .reads_health()
+                    .answers_reads();
             }
             Self::Agent(agent) => {
                 rights.publish.extend(agent_services(agent));
@@ -107,6 +113,7 @@ impl User {
             }
             Self::Actuator => {
                 rights.publishes(EventType::Outcome).reads(EventType::State).reads(EventType::Action);
+                rights.publish.push("$JS.API.STREAM.NAMES".into());
                 rights.reads_bucket(subject::POLICY_BUCKET).reads_bucket(subject::CONTROL_BUCKET);
                 rights.writes_bucket(subject::ACTUATOR_BUCKET).writes_key(subject::LEASE_BUCKET, subject::ACTUATOR_LEASE).reads_health();
             }
@@ -139,15 +146,10 @@ fn agent_streams() -> Vec<String> {
     streams
 }
 
-/// Reads of retained messages that every agent may request: States and Loads, with which an agent with memory rebuilds it, and models. They need no
-/// consumer, of which a stream has a limited number.
-fn agent_reads() -> Vec<String> {
-    [subject::LIVE_STREAM.to_owned(), subject::model_stream()].iter().flat_map(|stream| direct_get(stream)).collect()
-}
-
-/// Subjects that `agent` may publish: its own Actions, and reads.
-fn agent_services(agent: &Name) -> Vec<String> {
-    [vec![subject::all_of_agent(agent)], agent_reads()].concat()
+/// Subjects that `agent` may publish: its own Actions, and reads of retained messages: States and Loads, with which an agent with memory rebuilds it, and
+/// models. A collector answers them.
+fn agent_services(agent: &Name) -> [String; 2] {
+    [subject::all_of_agent(agent), subject::reads_of(agent)]
 }
 
 fn direct_get(stream: &str) -> [String; 2] {
@@ -170,6 +172,8 @@ pub struct Permissions {
     pub publish: Vec<String>,
     /// Subjects to subscribe to.
     pub subscribe: Vec<String>,
+    /// Whether the user may publish on the reply subjects of requests that it receives.
+    pub answers: bool,
 }
 
 impl Permissions {
@@ -212,6 +216,16 @@ impl Permissions {
         self
     }
 
+    /// May answer the reads of agents.
+    fn answers_reads(&mut self) -> &mut Self {
+        self.subscribe.push(subject::all_reads());
+        for stream in [subject::LIVE_STREAM.to_owned(), subject::model_stream()] {
+            self.publish.extend(direct_get(&stream));
+        }
+        self.answers = true;
+        self
+    }
+
     fn reads_health(&mut self) -> &mut Self {
         self.publish.push(SERVER_HEALTH.into());
         self
@@ -242,7 +256,9 @@ impl Permissions {
     }
 
     fn render(mut self) -> String {
-        format!("publish: {{ allow: [{}] }}, subscribe: {{ allow: [{}] }}", list(&mut self.publish), list(&mut self.subscribe))
+        let answers =
+            if self.answers { format!(", allow_responses: {{ max: {ANSWERS}, expires: \"{RESPONSE_SECONDS}s\" }}") } else { String::new() };
+        format!("publish: {{ allow: [{}] }}, subscribe: {{ allow: [{}] }}{answers}", list(&mut self.publish), list(&mut self.subscribe))
     }
 }
 
@@ -298,13 +314,11 @@ fn exports(agents: &[Name]) -> String {
     for messages in agent_streams() {
         text.push_str(&format!("      {{ stream: \"{messages}\", accounts: [{all}] }}\n"));
     }
-    for read in agent_reads() {
-        text.push_str(&format!(
-            "      {{ service: \"{read}\", accounts: [{all}], response_type: \"stream\", response_threshold: \"{RESPONSE_SECONDS}s\" }}\n"
-        ));
-    }
     for agent in agents {
-        let (actions, account) = (subject::all_of_agent(agent), account_of(agent));
+        let (reads, actions, account) = (subject::reads_of(agent), subject::all_of_agent(agent), account_of(agent));
+        text.push_str(&format!(
+            "      {{ service: \"{reads}\", accounts: [{account}], response_type: \"stream\", response_threshold: \"{RESPONSE_SECONDS}s\" }}\n"
+        ));
         text.push_str(&format!("      {{ service: \"{actions}\", accounts: [{account}], response_threshold: \"{RESPONSE_SECONDS}s\" }}\n"));
     }
     text
@@ -385,9 +399,6 @@ mod tests {
     #[test]
     fn an_agent_publishes_its_own_actions_and_reads() {
         let permissions = User::Agent(mine()).permissions(&[mine()]);
-        let (reads, messages): (Vec<_>, Vec<_>) =
-            permissions.publish.iter().partition(|subject| subject.starts_with("$JS.API.DIRECT.GET."));
-        assert_eq!(messages, ["qscale.v1.action.mine.>"]);
-        assert_eq!(reads.len(), 4, "{reads:?}");
+        assert_eq!(permissions.publish, ["qscale.v1.action.mine.>", "qscale.v1.read.mine.*"]);
     }
 }

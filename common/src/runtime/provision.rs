@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode, kv, object_store};
+use futures::TryStreamExt as _;
 
 use super::bus::ConnectError;
 use crate::contract::{EventType, MAX_PAYLOAD, subject};
@@ -27,6 +28,8 @@ const RECORD_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// A policy or another small value in a bucket.
 const VALUE_BYTES: i32 = 64 * 1024;
+/// Time for which ids of Actions are remembered, in memory. Short, because an agent can send many with long ids; an Action counts once anyway.
+const ACTION_DUPLICATES: Duration = Duration::from_secs(2);
 const BUCKET_BYTES: i64 = 64 * MIB;
 const MODEL_BYTES: i64 = 512 * MIB;
 
@@ -55,6 +58,7 @@ fn action_stream(agent: &Name) -> Config {
         subjects: vec![subject::all_of_agent(agent)],
         max_bytes: ACTION_BYTES,
         max_messages: ACTION_MESSAGES,
+        duplicate_window: ACTION_DUPLICATES,
         ..recorded()
     }
 }
@@ -171,6 +175,20 @@ pub async fn remove_agent(jetstream: &Context, agent: &Name) -> anyhow::Result<(
         }
         Err(error) => Err(error).with_context(|| format!("delete stream {name}")),
     }
+}
+
+/// Deletes the streams of agents that are not among `agents`: those that were removed while the server did not run. Returns the agents.
+///
+/// # Errors
+/// If the server refuses or does not answer.
+pub async fn remove_other_agents(jetstream: &Context, agents: &[Name]) -> anyhow::Result<Vec<Name>> {
+    let names: Vec<String> = jetstream.stream_names().try_collect().await.context("list the streams")?;
+    let others: Vec<Name> =
+        names.iter().filter_map(|name| subject::agent_of_stream(name)).filter(|agent| !agents.contains(agent)).collect();
+    for agent in &others {
+        remove_agent(jetstream, agent).await?;
+    }
+    Ok(others)
 }
 
 /// Refuses a server that is too old.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use procfs::net::TcpState;
 use qscale_common::platform::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,13 +15,26 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// Longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Probes until the replica is ready.
-pub async fn until_ready(address: SocketAddr, protocol: Protocol, health: Option<&str>) {
+/// Probes until the replica is ready. If it has a user of its own, only a listener of this user counts: another function could listen on the port before
+/// the replica does.
+pub async fn until_ready(address: SocketAddr, protocol: Protocol, health: Option<&str>, owner: Option<u32>) {
     let mut pause = FIRST_PAUSE;
-    while !is_ready(address, protocol, health).await {
+    while !(is_ready(address, protocol, health).await && listens(address.port(), owner).await) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Whether every listener on `port` is of the user `owner`, where one is given.
+async fn listens(port: u16, owner: Option<u32>) -> bool {
+    let Some(owner) = owner else { return true };
+    let listeners = move || {
+        let entries = procfs::net::tcp().into_iter().chain(procfs::net::tcp6()).flatten();
+        let of_port = entries.filter(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port);
+        of_port.map(|entry| entry.uid).collect::<Vec<_>>()
+    };
+    let found = tokio::task::spawn_blocking(listeners).await.unwrap_or_default();
+    !found.is_empty() && found.iter().all(|user| *user == owner)
 }
 
 async fn is_ready(address: SocketAddr, protocol: Protocol, health: Option<&str>) -> bool {

@@ -133,8 +133,7 @@ impl Sandbox {
     /// Running processes of `replica` in `place`, also those that left its process group. Blocks.
     #[must_use]
     pub fn processes(&self, replica: &str, place: &Place) -> Vec<u32> {
-        let own_user = place.user.filter(|_| place.confinement.has_own_user);
-        leftovers::processes_of_replica(&self.state_dir, replica, own_user)
+        leftovers::processes_of_replica(&self.state_dir, replica, place.own_user())
     }
 
     /// Isolation for operators.
@@ -196,6 +195,12 @@ impl Sandbox {
 }
 
 impl Place {
+    /// Its user, if no other replica has it.
+    #[must_use]
+    pub fn own_user(&self) -> Option<u32> {
+        self.user.filter(|_| self.confinement.has_own_user)
+    }
+
     /// Removes the temporary folder. Blocks.
     pub fn remove(&self) {
         if let Err(error) = std::fs::remove_dir_all(&self.folder) {

@@ -87,7 +87,7 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
         let refused = || format!("the nats-server does not accept the new credential; see {}", state.log("nats-server").display());
         let jetstream = setup(state).await.with_context(refused)?;
         provision::ensure(&jetstream, &nats_accounts::agents(passwords.keys())).await.context("failed to create the agent's stream")?;
-        activate(state, &config).await.with_context(refused)?;
+        activate(state, &config, agent).await.with_context(refused)?;
     }
     drop(lock);
     let status = match (running, known) {
@@ -108,16 +108,19 @@ async fn setup(state: &StateDir) -> anyhow::Result<async_nats::jetstream::Contex
 
 /// Reloads the accounts until the agent's requests reach the account of the services. nats-server connects the imports of a new account only with the reload
 /// after the one that creates it.
-async fn activate(state: &StateDir, config: &BusConfig) -> anyhow::Result<()> {
+async fn activate(state: &StateDir, config: &BusConfig, agent: &Name) -> anyhow::Result<()> {
+    let mut last = None;
     for _ in 0..RELOADS {
         let client = config.connect_once("qscale-agent", CONNECT_TIMEOUT).await?;
-        let bus = Bus::of_client(client, "/qscale/operator");
-        if bus.last_message(EventType::State, &subject::all(EventType::State)).await.is_ok() {
-            return Ok(());
+        let bus = Bus::of_client(client, "/qscale/operator").reading_as(agent.clone());
+        match bus.last_message(EventType::State, &subject::all(EventType::State)).await {
+            Ok(_) => return Ok(()),
+            Err(error) => last = Some(error),
         }
         reload(state)?;
     }
-    bail!("the agent cannot reach the streams after {RELOADS} reloads of the accounts; restart `qscale up`")
+    let why = last.map_or_else(String::new, |error| format!(": {error:#}"));
+    bail!("the agent cannot read after {RELOADS} reloads of the accounts{why}; restart `qscale up`")
 }
 
 /// Connection settings of an agent.
@@ -182,7 +185,7 @@ async fn list(locate: &Locate, state: &StateDir) -> anyhow::Result<()> {
     let mut table = Table::new(&["AGENT", "ACTS ON", "LAST ACTION"]);
     for agent in agents {
         let (functions, last) = match &bus {
-            Some(bus) => (acts_on(bus, &trust, &agent).await?.join(", "), last_action(bus, &agent).await?),
+            Some(bus) => (acts_on(bus, &trust, &agent).await?.join(", "), last_action(bus, &agent).await),
             None => ("?".to_owned(), "?".to_owned()),
         };
         let tone = if functions.is_empty() { Tone::Plain } else { Tone::Good };
@@ -202,9 +205,15 @@ async fn acts_on(bus: &Bus, trust: &TrustConfig, agent: &Name) -> anyhow::Result
         .collect())
 }
 
-async fn last_action(bus: &Bus, agent: &Name) -> anyhow::Result<String> {
-    let last = bus.last_message(EventType::Action, &subject::all_of_agent(agent)).await?;
-    Ok(last.map_or_else(|| "never".to_owned(), |last| format!("{} ago", output::age(clock::now().since(last.at)))))
+/// Age of the last Action of `agent`. What one agent stored must not hide the others.
+async fn last_action(bus: &Bus, agent: &Name) -> String {
+    match bus.last_message(EventType::Action, &subject::all_of_agent(agent)).await {
+        Ok(last) => last.map_or_else(|| "never".to_owned(), |last| format!("{} ago", output::age(clock::now().since(last.at)))),
+        Err(error) => {
+            output::warn(format_args!("agent {agent}: {error:#}"));
+            "?".to_owned()
+        }
+    }
 }
 
 async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Result<()> {
@@ -215,12 +224,14 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
     };
     write_accounts(state, &passwords)?;
     let running = reload(state)?.is_some();
-    if running && let Ok(jetstream) = setup(state).await {
+    if running {
         // Last, so that the agent cannot write any more.
+        let jetstream = setup(state).await.context("the credential is removed, but not the Actions; the next start deletes them")?;
         provision::remove_agent(&jetstream, agent).await?;
     }
     drop(lock);
-    let effect = if running { "it is disconnected and its Actions are deleted" } else { "no system runs in this state folder" };
+    let effect =
+        if running { "it is disconnected and its Actions are deleted" } else { "no system runs; the next start deletes its Actions" };
     output::line(format_args!("agent {agent} removed; {effect}"))?;
     // A warning only: without a running system the policies are unknown.
     if let Ok(bus) = locate.bus().await

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use qscale_common::runtime::bus::BusConfig;
 use qscale_tests::{Folder, Program, TIMEOUT, eventually, nats};
+use tokio_util::sync::CancellationToken;
 
 fn qscale(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_qscale")).arg("--state-dir").arg(folder).args(arguments).output().expect("the command starts")
@@ -61,6 +62,9 @@ async fn credential_is_created_and_removed_while_the_system_runs() {
     let addresses =
         serde_json::json!({ "nats": url, "platform": "127.0.0.1:1", "gateway": "127.0.0.1:1", "health": {}, "pid": std::process::id() });
     std::fs::write(state.join("addresses.json"), addresses.to_string()).expect("written");
+    let password_file = Some(state.join("credentials/collector"));
+    let collector = BusConfig { url: url.clone(), user: "collector".into(), password_file, ..BusConfig::default() };
+    collector.answer_reads(CancellationToken::new()).await.expect("a valid configuration");
 
     let output = text(&qscale(state, &["agent", "add", "mine"]));
     let config = printed_config(&output, &url);

@@ -182,9 +182,10 @@ impl RunningSystem {
         Storage::measure(&self.store(), &nats_accounts::agents(passwords.keys())).check()?;
         let listen = self.addresses.nats.trim_start_matches("nats://");
         let configuration = format!(
-            "listen: {listen:?}\nserver_name: \"qscale\"\npid_file: {:?}\njetstream {{ store_dir: {:?}, max_file_store: {MAX_STORE} }}\ninclude \"accounts.conf\"\n",
+            "listen: {listen:?}\nserver_name: \"qscale\"\npid_file: {:?}\njetstream {{ store_dir: {:?}, max_file_store: {MAX_STORE} }}\nmax_pending: {}\ninclude \"accounts.conf\"\n",
             self.state.join("nats/nats.pid"),
             self.store(),
+            nats_accounts::MAX_PENDING,
         );
         let path = self.state.join("nats/nats.conf");
         private::write(&path, configuration.as_bytes())?;
@@ -209,7 +210,11 @@ impl RunningSystem {
         let connect = async |user: &str| self.bus_config(user).connect_once("qscale-up", READY_TIMEOUT).await;
         let setup = connect("setup").await.with_context(|| format!("see {}", self.state.log("nats-server").display()))?;
         let agents = nats_accounts::agents(passwords.keys());
-        provision::ensure(&async_nats::jetstream::new(setup), &agents).await.context("failed to create streams and buckets")?;
+        let jetstream = async_nats::jetstream::new(setup);
+        provision::ensure(&jetstream, &agents).await.context("failed to create streams and buckets")?;
+        for agent in provision::remove_other_agents(&jetstream, &agents).await? {
+            self.say(&format!("the Actions of agent {agent}, which has no credential any more, are deleted"));
+        }
         let mut repair = self.repair()?;
         repair.restore().await.context("failed to check streams and buckets")?;
         repair.report().take_events().iter().for_each(|event| self.say(event));

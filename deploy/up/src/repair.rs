@@ -209,6 +209,8 @@ impl Repair {
             let name = wanted.bucket.clone();
             self.check_bucket(bus, wanted).await.with_context(|| format!("bucket {name}"))?;
         }
+        // An agent that is being added or removed has lost nothing.
+        let lock = self.state.lock_credentials().await?;
         let agents = nats_accounts::agents(self.state.known_passwords()?.keys());
         for wanted in provision::streams(&agents) {
             let name = wanted.name.clone();
@@ -222,6 +224,7 @@ impl Repair {
                 }
             }
         }
+        drop(lock);
         if info(bus, &subject::model_stream()).await?.is_none() {
             provision::ensure_models(bus.jetstream()).await?;
             let (name, left) = (subject::MODEL_STORE, left_in(&info_of(bus, &subject::model_stream()).await?));

@@ -1,5 +1,5 @@
 //! Messages that a stream retains, read by direct get: it needs no consumer, of which a stream has a limited number,
-//! and its answers reach only the connection that asked. Owns the requests; must not decode messages.
+//! and its answers reach only the connection that asked. An agent asks a collector, which passes the answers on. Owns the requests; must not decode messages.
 
 use std::time::Duration;
 
@@ -10,16 +10,18 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::Bus;
-use crate::contract::EventType;
+use crate::contract::{EventType, subject as subjects};
 use crate::runtime::clock;
 use crate::time::Timestamp;
 
 /// Timeout for the next answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages per request; the server answers a request without waiting for its receiver.
 const BATCH: u64 = 1000;
 /// Status that ends a batch.
 const END_OF_BATCH: u16 = 204;
+/// Status of an answer that another client than the server sends, as a header.
+pub(super) const STATUS: &str = "Qscale-Status";
 
 /// A retained message.
 #[derive(Debug, Clone)]
@@ -59,12 +61,17 @@ impl Bus {
         Ok(last)
     }
 
+    /// Subject on which this user asks for messages that `stream` retains.
+    fn read_subject(&self, stream: &str) -> String {
+        self.reads_as.as_ref().map_or_else(|| direct_get(stream), |agent| subjects::read(agent, stream))
+    }
+
     /// The last message of `stream` on `subject` (wildcards allowed); `None` if there is none.
     ///
     /// # Errors
     /// If the stream cannot be read.
     pub(in crate::runtime) async fn last_in(&self, stream: &str, subject: &str) -> anyhow::Result<Option<RetainedMessage>> {
-        let request = self.client().request(direct_get(stream), encode(&json!({ "last_by_subj": subject })));
+        let request = self.client().request(self.read_subject(stream), encode(&json!({ "last_by_subj": subject })));
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, request).await.with_context(|| format!("stream {stream} does not answer"))?;
         message(&answer.with_context(|| format!("stream {stream}"))?).with_context(|| format!("last message on {subject}"))
     }
@@ -85,14 +92,14 @@ impl Bus {
         loop {
             let inbox = self.client().new_inbox();
             let mut answers = self.client().subscribe(inbox.clone()).await?;
-            self.client().publish_with_reply(direct_get(stream), inbox, encode(&start.request(subject))).await?;
+            self.client().publish_with_reply(self.read_subject(stream), inbox, encode(&start.request(subject))).await?;
             let mut last = None;
             loop {
                 let answer = tokio::time::timeout(ANSWER_TIMEOUT, answers.next()).await.ok().flatten();
                 let answer = answer.with_context(|| format!("stream {stream} stopped answering"))?;
                 let Some(message) = message(&answer).with_context(|| format!("read stream {stream}"))? else { break };
-                let left: &mut u64 = remaining.get_or_insert(message.pending + 1);
-                *left -= 1;
+                let left: &mut u64 = remaining.get_or_insert(message.pending.saturating_add(1));
+                *left = left.saturating_sub(1);
                 last = Some(message.sequence);
                 let end = *left == 0 || message.pending == 0;
                 if !visit(message) || end {
@@ -100,7 +107,7 @@ impl Bus {
                 }
             }
             let Some(last) = last else { return Ok(()) };
-            start = Start::Sequence(last + 1);
+            start = Start::Sequence(last.saturating_add(1));
         }
     }
 }
@@ -116,7 +123,8 @@ impl Start {
     }
 }
 
-fn direct_get(stream: &str) -> String {
+/// Subject of JetStream's direct get.
+pub(super) fn direct_get(stream: &str) -> String {
     format!("$JS.API.DIRECT.GET.{stream}")
 }
 
@@ -126,10 +134,13 @@ fn encode(request: &Value) -> Bytes {
 
 /// The retained message in an answer; `None` if the answer says that there is none, or no more in the batch.
 fn message(answer: &Message) -> anyhow::Result<Option<RetainedMessage>> {
-    match answer.status {
+    let passed_on = answer.headers.as_ref().and_then(|headers| headers.get(STATUS)).and_then(|status| status.as_str().parse().ok());
+    match answer.status.map(|status| status.as_u16()).or(passed_on) {
         None => {}
-        Some(status) if status == StatusCode::NOT_FOUND || status.as_u16() == END_OF_BATCH => return Ok(None),
-        Some(StatusCode::NO_RESPONDERS) => bail!("the stream does not exist, or this user may not read it"),
+        Some(status) if status == StatusCode::NOT_FOUND.as_u16() || status == END_OF_BATCH => return Ok(None),
+        Some(status) if status == StatusCode::NO_RESPONDERS.as_u16() => {
+            bail!("the stream does not exist, this user may not read it, or no collector runs, which answers agents")
+        }
         Some(status) => bail!("status {status}: {}", answer.description.as_deref().unwrap_or("no description")),
     }
     let headers = answer.headers.as_ref().context("an answer without headers")?;
@@ -144,8 +155,9 @@ fn message(answer: &Message) -> anyhow::Result<Option<RetainedMessage>> {
     }))
 }
 
+/// The last value of a header: the server adds its own after those with which the message was stored.
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> anyhow::Result<&'a str> {
-    Ok(headers.get(name).with_context(|| format!("an answer without {name}"))?.as_str())
+    Ok(headers.get_all(name).last().with_context(|| format!("an answer without {name}"))?.as_str())
 }
 
 fn number(headers: &HeaderMap, name: &str) -> anyhow::Result<u64> {

@@ -135,7 +135,7 @@ impl Lifecycle {
         let (function, id) = (Arc::clone(&self.function), self.replica.id.clone());
         let mut output = tokio::spawn(async move { function.logs.follow(&id, pipe).await });
         self.started(process.pid(), port.number());
-        let ended = self.supervise(&mut process, port.number(), begin).await;
+        let ended = self.supervise(&mut process, port.number(), place.own_user(), begin).await;
         // Kills what the process started and left running.
         match cgroup.clone() {
             // A failure is retried and reported when the cgroup is removed.
@@ -190,13 +190,13 @@ impl Lifecycle {
     }
 
     /// Supervises the process from its start to its end.
-    async fn supervise(&self, process: &mut Process, port: u16, begin: Instant) -> RunEnd {
+    async fn supervise(&self, process: &mut Process, port: u16, owner: Option<u32>, begin: Instant) -> RunEnd {
         let spec = &self.replica.spec;
         let address = Replica::address(port);
         let ready = tokio::select! {
             () = self.replica.stopped() => return self.terminate(process).await,
             ended = process.ended() => return crashed(" before ready", &ended, Duration::ZERO),
-            ready = timeout(spec.startup_timeout.0, until_ready(address, spec.protocol, spec.health.as_deref())) => ready,
+            ready = timeout(spec.startup_timeout.0, until_ready(address, spec.protocol, spec.health.as_deref(), owner)) => ready,
         };
         if ready.is_err() {
             process.signal_group(libc::SIGKILL);
@@ -227,7 +227,7 @@ impl Lifecycle {
             tokio::select! {
                 () = self.replica.stopped() => return self.drain(process).await,
                 ended = process.ended() => return crashed("", &ended, clock::since(since)),
-                () = until_ready(address, spec.protocol, spec.health.as_deref()) => {}
+                () = until_ready(address, spec.protocol, spec.health.as_deref(), owner) => {}
             }
         }
     }
