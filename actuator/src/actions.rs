@@ -5,25 +5,32 @@ use std::time::Duration;
 
 use qscale_common::contract::{Action, subject};
 use qscale_common::name::Name;
-use qscale_common::runtime::bus::{Bus, BusConfig, Received};
-use tokio::sync::mpsc;
+use qscale_common::runtime::bus::{Bus, BusConfig, Received, Subscription};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Interval at which new and removed agents are noticed.
 const LIST_INTERVAL: Duration = Duration::from_secs(2);
-/// Messages of an agent that its connection holds; it drops more than that before they are decoded.
-const CAPACITY: usize = 256;
+/// Time to wait until the server knows a subscription.
+const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(2);
+/// Messages of an agent that its connection holds, as many as a burst for thousands of functions; it drops more than that before they are decoded.
+const CAPACITY: usize = 4096;
 /// Actions that wait for the core. The agents wait for a place in turn.
 const WAITING: usize = 64;
 
 /// Receiver of the Actions of all agents.
 #[derive(Debug)]
-pub(crate) struct Actions(mpsc::Receiver<Received<Action>>);
+pub(crate) struct Actions {
+    received: mpsc::Receiver<Received<Action>>,
+    /// Whether the agents were listed once.
+    listed: watch::Receiver<bool>,
+}
 
 impl Actions {
     /// Follows all agents that have a stream, also later ones, until `token` is cancelled.
     pub(crate) fn follow(bus: Bus, config: BusConfig, token: CancellationToken) -> Self {
-        let (sender, receiver) = mpsc::channel(WAITING);
+        let (sender, received) = mpsc::channel(WAITING);
+        let (done, listed) = watch::channel(false);
         tokio::spawn(token.clone().run_until_cancelled_owned(async move {
             let mut followed: BTreeMap<Name, CancellationToken> = BTreeMap::new();
             loop {
@@ -37,13 +44,21 @@ impl Actions {
                             is_left
                         });
                         for agent in agents {
-                            followed.entry(agent.clone()).or_insert_with(|| {
-                                let follower = token.child_token();
-                                let of_agent = follow(bus.clone(), config.clone(), agent, sender.clone());
-                                tokio::spawn(follower.clone().run_until_cancelled_owned(of_agent));
-                                follower
-                            });
+                            if followed.contains_key(&agent) {
+                                continue;
+                            }
+                            match subscribe(&bus, &config, &agent).await {
+                                Ok(actions) => {
+                                    let follower = token.child_token();
+                                    tokio::spawn(follower.clone().run_until_cancelled_owned(pass_on(actions, sender.clone())));
+                                    followed.insert(agent, follower);
+                                }
+                                Err(error) => {
+                                    tracing::warn!(%agent, error = format!("{error:#}"), "failed to follow an agent; trying again")
+                                }
+                            }
                         }
+                        done.send_replace(true);
                     }
                     // Those that are known are followed on.
                     Err(error) => tracing::debug!(error = format!("{error:#}"), "failed to list the agents; trying again"),
@@ -51,29 +66,33 @@ impl Actions {
                 tokio::time::sleep(LIST_INTERVAL).await;
             }
         }));
-        Self(receiver)
+        Self { received, listed }
+    }
+
+    /// Waits until the agents were listed once. Returns whether they were, and not the service stopped.
+    pub(crate) async fn listed(&mut self) -> bool {
+        self.listed.wait_for(|listed| *listed).await.is_ok()
     }
 
     /// The next Action.
     pub(crate) async fn next(&mut self) -> Option<Received<Action>> {
-        self.0.recv().await
+        self.received.recv().await
     }
 }
 
-/// Passes the Actions of `agent` on.
-async fn follow(bus: Bus, config: BusConfig, agent: Name, sender: mpsc::Sender<Received<Action>>) {
-    let subscribe = async {
-        let own = bus.on_connection(&config, &format!("qscale-actions-{agent}"), CAPACITY).await?;
-        own.subscribe::<Action>(subject::all_of_agent(&agent), None).await
-    };
-    match subscribe.await {
-        Ok(mut actions) => {
-            while let Some(received) = actions.next().await {
-                if sender.send(received).await.is_err() {
-                    return;
-                }
-            }
+/// The Actions of `agent`, over a connection of their own.
+async fn subscribe(bus: &Bus, config: &BusConfig, agent: &Name) -> anyhow::Result<Subscription<Action>> {
+    let own = bus.on_connection(config, &format!("qscale-actions-{agent}"), CAPACITY).await?;
+    let actions = own.subscribe(subject::all_of_agent(agent), None).await?;
+    // The client repeats the subscription if the server does not answer now.
+    let _in_time = tokio::time::timeout(SUBSCRIBED_WITHIN, own.client().flush()).await;
+    Ok(actions)
+}
+
+async fn pass_on(mut actions: Subscription<Action>, sender: mpsc::Sender<Received<Action>>) {
+    while let Some(received) = actions.next().await {
+        if sender.send(received).await.is_err() {
+            return;
         }
-        Err(error) => tracing::error!(%agent, error = format!("{error:#}"), "failed to subscribe to the Actions of an agent"),
     }
 }

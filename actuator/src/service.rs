@@ -128,12 +128,14 @@ impl Inputs {
         })
     }
 
-    /// Waits until every bucket was read once: an actuator that does not know the freezes must not act. False if stopped before.
+    /// Waits until every bucket was read once, because an actuator that does not know the freezes must not act, and the agents are followed. False if stopped
+    /// before.
     async fn ready(&mut self, token: &CancellationToken) -> bool {
         let read = async {
             self.policies.wait_for(Option::is_some).await.is_ok()
                 && self.controls.wait_for(Option::is_some).await.is_ok()
                 && self.records.wait_for(Option::is_some).await.is_ok()
+                && self.actions.listed().await
         };
         tokio::select! {
             () = token.cancelled() => false,

@@ -51,7 +51,7 @@ struct Fleet {
 impl Fleet {
     async fn start() -> Self {
         let server = NatsServer::start();
-        server.provision().await;
+        server.provision_for(&[Name::new("agent").expect("a name")]).await;
         let bus = Bus::of_client(server.config("test").connect_once("test", qscale_tests::TIMEOUT).await.expect("it answers"), "/test");
         let function = |number: usize| format!("f-{number}").parse::<FunctionId>().expect("a name");
         let early: Vec<_> = (0..EARLY).map(function).collect();

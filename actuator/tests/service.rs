@@ -20,7 +20,7 @@ use qscale_common::runtime::bus::{Bus, Received, Subscription};
 use qscale_common::runtime::clock;
 use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::units::Allocation;
-use qscale_tests::{Folder, NatsServer, Program, TIMEOUT, eventually_async};
+use qscale_tests::{Folder, NatsServer, Program, TIMEOUT, eventually_async, process};
 
 const TICK: Duration = Duration::from_millis(250);
 const TTL: &str = "1500ms";
@@ -40,7 +40,7 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let server = NatsServer::start_with_accounts(&["agent"]);
+        let server = NatsServer::start_with_accounts(&["agent", "other"]);
         server.provision().await;
         let (collector, agent, operator) =
             (bus(&server, "collector").await, bus(&server, "agent-agent").await, bus(&server, "operator").await);
@@ -203,6 +203,33 @@ async fn an_action_is_applied_and_its_outcome_continues_the_trace() {
     let rules: Vec<GuardRule> = received.message.guard.iter().map(|note| note.rule).collect();
     assert_eq!((received.message.effect, rules.as_slice()), (Effect::Changed, [GuardRule::Bounds].as_slice()), "10 is one step from 6");
     assert_eq!(world.platform.replicas(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_actions_costs_its_sender_only() {
+    let mut world = World::new().await;
+    let actuator = world.actuator("a");
+    world.until_applied(6).await;
+    let config = world.server.config("agent-other");
+    let flood = tokio::spawn(async move {
+        let client = config.connect_once("flood", TIMEOUT).await.expect("it answers");
+        let body = format!("{{{}", "\"a\":1,".repeat(8_000));
+        for _ in 0..20_000 {
+            client.publish("qscale.v1.action.other.default.fib", body.clone().into()).await.expect("connected");
+        }
+        client.flush().await.expect("connected");
+    });
+    for replicas in [7, 8, 7, 8] {
+        world.until_applied(replicas).await;
+        let outcome = world.outcome("an Outcome", |outcome| outcome.effect == Effect::Applied).await;
+        assert_eq!(outcome.message.source, DecisionSource::Agent);
+    }
+    assert!(!flood.is_finished() || world.platform.replicas() == 8);
+    flood.abort();
+    let log = std::fs::read_to_string(world.log("a")).expect("readable");
+    assert!(!log.contains("connection to NATS lost"), "{log}");
+    let resident = process::resident_bytes(actuator.id());
+    assert!(resident < 1 << 30, "{resident} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -156,6 +156,15 @@ impl NatsServer {
         qscale_common::runtime::provision::ensure(&jetstream, agents).await.expect("streams and buckets can be created");
     }
 
+    /// Process of the server.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.program.as_ref().expect("it runs").id()
+    }
+
     /// Path of the server's log.
     #[must_use]
     pub fn log(&self) -> PathBuf {

@@ -26,6 +26,16 @@ pub fn binary(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not built; run `cargo build --workspace --bins` with the profile of the tests"))
 }
 
+/// Resident memory of a running process, bytes.
+///
+/// # Panics
+/// When it does not run.
+#[must_use]
+pub fn resident_bytes(pid: u32) -> u64 {
+    let process = procfs::process::Process::new(pid.cast_signed()).expect("it runs");
+    process.statm().expect("readable").resident * procfs::page_size()
+}
+
 /// User and system CPU time of a running process.
 ///
 /// # Panics

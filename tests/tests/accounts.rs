@@ -14,7 +14,7 @@ use qscale_common::name::Name;
 use qscale_common::runtime::bus::{Bus, BusConfig, ConnectError};
 use qscale_common::runtime::nats_accounts::{User, inbox_prefix};
 use qscale_common::runtime::provision;
-use qscale_tests::{Folder, NatsServer, Program, TIMEOUT, eventually, nats};
+use qscale_tests::{Folder, NatsServer, Program, TIMEOUT, eventually, nats, process};
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -376,6 +376,52 @@ async fn retained_messages_are_read_completely_and_in_order() {
         let last = bus.last_message(EventType::State, &subject::all(EventType::State)).await.expect("readable").expect("one is retained");
         assert_eq!(last.sequence, count, "{user}");
     }
+}
+
+#[tokio::test]
+async fn a_flood_of_reads_costs_its_sender_only() {
+    let mut fixture = Fixture::new().await;
+    let state = fixtures::state();
+    for tick in 0..10_000 {
+        let state = qscale_common::contract::State { tick: qscale_common::time::Tick(tick), ..state.clone() };
+        fixture.observer.client.publish(state.subject(), state.encode().into()).await.expect("sent");
+    }
+    fixture.observer.flush().await;
+    let attacker = Peer::connect(&fixture.server, "agent-threshold").await;
+    let reads = subject::read(&fixtures::name("threshold"), subject::LIVE_STREAM);
+    for _ in 0..20_000 {
+        attacker.publish_with_reply(&reads, "_INBOX.x", r#"{"seq":1,"batch":1000000,"next_by_subj":">"}"#).await;
+    }
+    let client = Peer::connect(&fixture.server, "agent-other").await.client;
+    let bus = Bus::of_client(client, "/qscale/test/0").reading_as(fixtures::name("other"));
+    let read = bus.read_history(qscale_common::time::Timestamp(0), |_: qscale_common::contract::State| ()).await;
+    assert_eq!(read.expect("another agent is not affected"), 10_000);
+    attacker.client.flush().await.expect("connected");
+    let resident = process::resident_bytes(fixture.server.id());
+    assert!(resident < 1 << 30, "the server holds {resident} bytes");
+}
+
+#[tokio::test]
+async fn headers_with_which_an_action_was_stored_are_not_taken_for_those_of_the_server() {
+    let fixture = Fixture::new().await;
+    let agent = async_nats::jetstream::new(Peer::connect(&fixture.server, "agent-threshold").await.client);
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("Nats-Time-Stamp", "garbage"),
+        ("Nats-Sequence", "18446744073709551615"),
+        ("Nats-Num-Pending", "18446744073709551615"),
+        ("Nats-Subject", "qscale.v1.action.other.default.f"),
+    ] {
+        headers.insert(name, value);
+    }
+    let sent = agent.publish_with_headers("qscale.v1.action.threshold.default.f", headers, "{}".into()).await.expect("sent");
+    sent.await.expect("stored");
+    let bus = Bus::of_client(Peer::connect(&fixture.server, "operator").await.client, "/qscale/test/0");
+    let last = bus.last_message(EventType::Action, &subject::all_of_agent(&fixtures::name("threshold"))).await.expect("readable");
+    let last = last.expect("one is retained");
+    assert_eq!((last.subject.as_str(), last.sequence), ("qscale.v1.action.threshold.default.f", 1));
+    let read = bus.read_history(qscale_common::time::Timestamp(0), |_: qscale_common::contract::Action| ()).await;
+    assert_eq!(read.expect("read to the end"), 0, "the body is no Action");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
+use qscale_common::platform::EventKind;
 use qscale_common::runtime::private;
 
 use crate::harness::{Caller, Platform, eventually, f, folder, spec};
@@ -162,6 +163,26 @@ async fn a_function_has_a_temporary_folder_that_is_removed_with_it() {
     platform.end(libc::SIGTERM).await;
     let parent = Path::new(&last).parent().expect("the folder of the platform");
     assert!(!parent.exists(), "{} is left", parent.display());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_not_ready_while_another_user_listens_on_its_port() {
+    if !is_root() {
+        return;
+    }
+    let folder = folder();
+    let platform = Platform::start(folder.path(), &[]).await;
+    let mut slow = spec("protocol = \"http\"");
+    slow.environment.insert("START_DELAY_MS".to_owned(), "2000".to_owned());
+    platform.client.add(&slow).await.expect("added");
+    let started = platform.until("a replica starts", |status| status.actual.replicas.iter().any(|replica| replica.port.is_some())).await;
+    let port = started.actual.replicas[0].port.expect("a port");
+    let other = std::net::TcpListener::bind(("127.0.0.1", port)).expect("the replica does not listen yet");
+    platform.until("the replica fails to listen", |status| status.crashes > 0).await;
+    let events = platform.client.events(0).await.expect("events").events;
+    assert!(events.iter().all(|event| event.kind != EventKind::ReplicaReady), "{events:?}");
+    drop(other);
+    platform.until_ready(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
