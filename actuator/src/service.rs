@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{Backend, BackendError, Workload};
 use crate::config::ActuatorConfig;
 use crate::core::{ApplyRequest, Command, Core, Lead, Settings};
-use crate::metrics::Metrics;
+use crate::metrics::ActuatorMetrics;
 use crate::store::{self, Record, StoredRecord};
 
 /// Interval at which the core's timers run; a fraction of the shortest retry delay.
@@ -55,7 +55,7 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn Backend>, token: 
     let mut registry = Registry::default();
     let bus = Bus::connect("actuator", &instance, &config.nats, &health, &mut registry).await?;
     bus.watch_streams(token.clone());
-    let metrics = Metrics::register(&mut registry);
+    let metrics = ActuatorMetrics::register(&mut registry);
     health.set("platform", false);
     let address = health::serve(config.health, health.clone(), Arc::new(Mutex::new(registry)), token.clone()).await?;
     tracing::info!(instance, %address, "actuator started");
@@ -156,7 +156,7 @@ struct Service {
     outbox: Outbox<Outcome>,
     backend: Arc<dyn Backend>,
     lease: LeaseHandle,
-    metrics: Metrics,
+    metrics: ActuatorMetrics,
     health: Health,
     permits: Arc<Semaphore>,
     /// Unbounded, but holds at most one request and three writes per function, and one list: the core waits for each before it starts the next.

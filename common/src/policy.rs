@@ -70,7 +70,7 @@ pub struct ScalingPolicy {
     pub guard: Guardrails,
     /// Source of arrivals and latency.
     #[serde(default)]
-    pub metrics: Metrics,
+    pub metrics: MetricsSource,
 }
 
 fn default_namespace() -> Name {
@@ -144,8 +144,8 @@ pub enum Mode {
 
 /// Source of arrivals and latency.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct Metrics {
+#[serde(rename = "Metrics", default)]
+pub struct MetricsSource {
     /// Name of the collector's source with the function; by default the source of the workload's platform.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Name>,
@@ -192,7 +192,7 @@ impl ScalingPolicy {
             paused: false,
             scale_up_only: false,
             guard: Guardrails::default(),
-            metrics: Metrics::default(),
+            metrics: MetricsSource::default(),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::evaluate_candidate::{ModelPair, OfflineGateInput, Scenarios};
 use crate::experience::{Experience, Reader, Recording};
 use crate::finetune::MAX_RECORDED;
 use crate::gate::{GateReport, NotSimulated, Thresholds};
-use crate::metrics::Metrics;
+use crate::metrics::PromoterMetrics;
 use crate::promotion::{CanaryVerdict, Due, PromotionDecision, Superseded, Trial};
 use crate::record::{Entry, Record, RecordChanged, request_key};
 use crate::recorded_functions::{RecordedFunction, ServedAgent, burn, functions_of};
@@ -56,7 +56,7 @@ pub(crate) struct Worker {
     pub model: Name,
     pub entries: Entries,
     pub platform: Option<PlatformClient>,
-    pub metrics: Metrics,
+    pub metrics: PromoterMetrics,
     pub token: CancellationToken,
 }
 
