@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Backend, BackendError, Workload};
+use crate::backend::{BackendError, PlatformBackend, WorkloadStatus};
 use crate::config::ActuatorConfig;
 use crate::core::{ApplyRequest, Command, Core, Lead, Settings};
 use crate::metrics::ActuatorMetrics;
@@ -47,7 +47,7 @@ pub async fn run(config: ActuatorConfig, token: CancellationToken) -> anyhow::Re
 ///
 /// # Errors
 /// If an address is malformed or cannot be listened on.
-pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn Backend>, token: CancellationToken) -> anyhow::Result<()> {
+pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn PlatformBackend>, token: CancellationToken) -> anyhow::Result<()> {
     let seed = seed();
     let instance = config.instance.clone().unwrap_or_else(|| InstanceName::numbered(seed as u32)).to_string();
     let lease_key = config.lease_key();
@@ -145,8 +145,8 @@ impl Inputs {
 /// Result of a command.
 #[derive(Debug)]
 enum Completion {
-    Applied(FunctionId, u64, Result<Workload, BackendError>),
-    Listed(Timestamp, Result<Vec<Workload>, BackendError>),
+    Applied(FunctionId, u64, Result<WorkloadStatus, BackendError>),
+    Listed(Timestamp, Result<Vec<WorkloadStatus>, BackendError>),
     Stored(FunctionId, Record, Option<Record>),
 }
 
@@ -154,7 +154,7 @@ struct Service {
     core: Core,
     bus: Bus,
     outbox: Outbox<Outcome>,
-    backend: Arc<dyn Backend>,
+    backend: Arc<dyn PlatformBackend>,
     lease: LeaseHandle,
     metrics: ActuatorMetrics,
     health: Health,
