@@ -7,7 +7,7 @@ use http::HeaderMap;
 use qscale_common::runtime::clock;
 
 use super::grpc_status::{self, CANCELLED, UNKNOWN};
-use crate::function::Function;
+use crate::function::ManagedFunction;
 use crate::latency::Ending;
 use crate::replica::Replica;
 
@@ -17,7 +17,7 @@ const CLIENT_CLOSED: u16 = 499;
 /// Records duration and ending of a request when dropped.
 #[derive(Debug)]
 pub struct RequestMeasurement {
-    function: Arc<Function>,
+    function: Arc<ManagedFunction>,
     replica: Option<Arc<Replica>>,
     start: Instant,
     ending: Ending,
@@ -28,7 +28,7 @@ pub struct RequestMeasurement {
 impl RequestMeasurement {
     /// Starts measuring a request of `function`.
     #[must_use]
-    pub fn start(function: Arc<Function>, grpc: bool) -> Self {
+    pub fn start(function: Arc<ManagedFunction>, grpc: bool) -> Self {
         let ending = Ending { http: CLIENT_CLOSED, grpc: grpc.then_some(CANCELLED) };
         Self { function, replica: None, start: clock::instant(), ending, settled: false }
     }
