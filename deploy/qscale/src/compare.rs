@@ -16,7 +16,7 @@ use qscale_replay::policy::load_model;
 use qscale_replay::{Comparison, ComparisonSpec, ReplayPolicy};
 use serde_json::{Value, json};
 
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::period::PeriodArgs;
 use crate::system::Locate;
 
@@ -125,7 +125,7 @@ fn print(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> anyhow::
             metric.recorded.map_or_else(|| "unknown".to_owned(), |value| shown(of, value)).into(),
             range(of, &metric.acting, shown).into(),
             range(of, &metric.other, shown).into(),
-            Cell::new(range(of, &metric.difference, signed), tone),
+            TableCell::new(range(of, &metric.difference, signed), tone),
         ]);
     }
     table.print()?;

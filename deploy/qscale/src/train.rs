@@ -20,7 +20,7 @@ use qscale_train::config::TrainingConfig;
 use qscale_train::evaluate::Score;
 use serde_json::json;
 
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::run_options::RunOptions;
 use crate::system::Locate;
 
@@ -176,11 +176,11 @@ fn table(trained: &[TrainedModel]) -> anyhow::Result<()> {
     let mut row = |name: String, score: &Score, time: String| {
         let mean = &score.mean;
         table.row([
-            Cell::new(name, Tone::Plain),
-            Cell::new(format!("{:.2} %", mean.violation * 100.0), Tone::Plain),
-            Cell::new(format!("{:.3}", mean.cost), Tone::Plain),
-            Cell::new(format!("{:.3}", mean.reward), Tone::Plain),
-            Cell::new(time, Tone::Plain),
+            TableCell::new(name, Tone::Plain),
+            TableCell::new(format!("{:.2} %", mean.violation * 100.0), Tone::Plain),
+            TableCell::new(format!("{:.3}", mean.cost), Tone::Plain),
+            TableCell::new(format!("{:.3}", mean.reward), Tone::Plain),
+            TableCell::new(time, Tone::Plain),
         ]);
     };
     for model in trained {

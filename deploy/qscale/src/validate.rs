@@ -16,7 +16,7 @@ use qscale_experiments::validate::{Progress, TRIES, ValidateOptions, machine, sc
 use qscale_sim::FunctionProfile;
 use serde_json::json;
 
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::profile::{FunctionArgs, show_step, steps};
 use crate::system::Locate;
 
@@ -127,10 +127,10 @@ fn table(comparisons: &[ScenarioComparison]) -> Table {
         "OTHERS",
     ]);
     for comparison in comparisons {
-        let [p50, p95, p99, completed, cpu] = comparison.measures().map(|measure| Cell::new(measure.text(), tone(measure.error())));
+        let [p50, p95, p99, completed, cpu] = comparison.measures().map(|measure| TableCell::new(measure.text(), tone(measure.error())));
         let others = &comparison.real.others;
         table.row([
-            Cell::new(comparison.scenario.name, if comparison.real.void.is_some() { Tone::Bad } else { Tone::Strong }),
+            TableCell::new(comparison.scenario.name, if comparison.real.void.is_some() { Tone::Bad } else { Tone::Strong }),
             comparison.scenario.limits().into(),
             comparison.real.requests().into(),
             p50,
@@ -138,7 +138,7 @@ fn table(comparisons: &[ScenarioComparison]) -> Table {
             p99,
             completed,
             cpu,
-            Cell::new(format!("{:.2}", others.cores), if others.is_disturbing() { Tone::Warn } else { Tone::Dim }),
+            TableCell::new(format!("{:.2}", others.cores), if others.is_disturbing() { Tone::Warn } else { Tone::Dim }),
         ]);
     }
     table
