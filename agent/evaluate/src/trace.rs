@@ -7,7 +7,7 @@ use qscale_common::name::Name;
 use qscale_common::policy::{Bounds, LatencyBound, Objective, Range, ScalingPolicy};
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Mebibytes};
-use qscale_common::workload::trace::{MinuteTrace, Row, RowTrace, Trace, TraceFunction};
+use qscale_common::workload::trace::{MinuteTrace, RowTrace, Trace, TraceFunction, TracedInvocation};
 use qscale_common::workload::{Demand, DurationQuantiles, MinuteCount};
 use qscale_sim::profile::MemoryProfile;
 use qscale_sim::{Distribution, FunctionProfile, Load, Setup};
@@ -63,7 +63,8 @@ fn of_function(trace: &Trace, number: usize, from: u32, to: u32, entry: &TraceEn
             let longest_ms = durations.get((durations.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
             let shift = u64::from(from) * MINUTE_US;
             let rows = all.filter(|row| (from..to).contains(&row.minute()));
-            let rows: Vec<Row> = rows.map(|row| Row { start_us: row.start_us - shift, function: 0, ..*row }).collect();
+            let rows: Vec<TracedInvocation> =
+                rows.map(|row| TracedInvocation { start_us: row.start_us - shift, function: 0, ..*row }).collect();
             let trace = Arc::new(RowTrace { functions: vec![trace.functions[number].clone()], rows: rows.into() });
             let load = Load::Rows { trace, scale: entry.scale, cpu_share };
             TracedFunction { load, longest_ms, usual_mib: entry.memory_mib, most_mib: entry.memory_mib }
@@ -275,8 +276,9 @@ policy = "static"
 
     #[test]
     fn single_invocations_are_cut_as_counts_are() {
-        let rows: Vec<Row> =
-            (0..10).map(|minute| Row { start_us: minute * MINUTE_US + 7, function: (minute % 2) as u32, duration_ms: 5 }).collect();
+        let rows: Vec<TracedInvocation> = (0..10)
+            .map(|minute| TracedInvocation { start_us: minute * MINUTE_US + 7, function: (minute % 2) as u32, duration_ms: 5 })
+            .collect();
         let trace = Trace::Rows(RowTrace { functions: vec!["a".into(), "b".into()], rows: rows.into() });
         let ([test, _], played) = cells(&suite(), &trace, "t").expect("cells");
         assert_eq!((played.minutes, played.invocations), (10, 2));

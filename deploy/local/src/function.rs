@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use qscale_common::name::FunctionId;
-use qscale_common::platform::metrics::Counted;
+use qscale_common::platform::metrics::FunctionCounters;
 use qscale_common::platform::{ActualAllocation, FunctionSpec, ReplicaState};
 use qscale_common::units::{Allocation, Replicas};
 use tokio::sync::{Notify, watch};
@@ -142,10 +142,10 @@ impl ManagedFunction {
 
     /// Counters for the metrics.
     #[must_use]
-    pub fn counted(&self) -> Counted {
+    pub fn counted(&self) -> FunctionCounters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
-        Counted {
+        FunctionCounters {
             arrived: read(&counters.arrived),
             oom_kills: read(&counters.oom_kills),
             crashes: read(&counters.crashes),

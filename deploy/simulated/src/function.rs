@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qscale_common::name::FunctionId;
-use qscale_common::platform::metrics::Counted;
+use qscale_common::platform::metrics::FunctionCounters;
 use qscale_common::platform::{EventKind, FunctionSpec, ReplicaState};
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Replicas};
@@ -51,7 +51,7 @@ pub struct Simulated {
     /// Reason why the current memory limit differs from the desired one, if it does.
     pub(crate) held: Option<String>,
     /// Counts from before the function file was replaced.
-    pub(crate) carried: Counted,
+    pub(crate) carried: FunctionCounters,
     pub(crate) published: PublishedLoad,
     pub(crate) known: BTreeMap<u32, Known>,
     origin: Origin,
@@ -89,7 +89,7 @@ impl Simulated {
             reading: Reading::default(),
             desired,
             held: None,
-            carried: Counted::default(),
+            carried: FunctionCounters::default(),
             published: PublishedLoad::at(now),
             known: BTreeMap::new(),
             origin,
@@ -215,12 +215,12 @@ impl Simulated {
     }
 
     /// Counters over all function files.
-    pub(crate) fn counted(&mut self) -> Counted {
+    pub(crate) fn counted(&mut self) -> FunctionCounters {
         let at = self.origin.timestamp(self.now);
         self.world.scrape(self.now, at, &mut self.reading);
         let (arrived, platform) = (self.reading.scrape.ingress.map_or(0, |ingress| ingress.arrived), self.reading.scrape.platform);
         let (startups, startup_ms) = platform.and_then(|platform| platform.startups).unwrap_or_default();
-        Counted {
+        FunctionCounters {
             arrived: self.carried.arrived + arrived,
             oom_kills: self.carried.oom_kills + platform.and_then(|platform| platform.oom_kills).unwrap_or(0),
             crashes: self.carried.crashes + platform.and_then(|platform| platform.crashes).unwrap_or(0),

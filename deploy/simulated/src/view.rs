@@ -1,6 +1,6 @@
 //! A simulated function in the API and the metrics. Owns the mapping from the simulation to the figures of a real platform.
 
-use qscale_common::platform::metrics::{BUCKETS, Ending, FunctionView, LAST_BOUND_MS, ReplicaView, ResourceUsage, Series};
+use qscale_common::platform::metrics::{BUCKETS, FunctionView, LAST_BOUND_MS, ReplicaView, RequestResult, ResourceUsage, Series};
 use qscale_common::platform::{ActualAllocation, FunctionSpec, FunctionStatus, Protocol, ReplicaState, ReplicaStatus};
 use qscale_common::scrape::{LATENCY_BOUNDS_MS, LATENCY_BUCKETS, RequestCounters};
 use qscale_sim::replica::{Phase, Replica};
@@ -20,16 +20,16 @@ enum End {
 }
 
 impl End {
-    fn status(&self, protocol: Protocol) -> Ending {
+    fn status(&self, protocol: Protocol) -> RequestResult {
         match (protocol, self) {
-            (Protocol::Http, End::Well) => Ending { http: 200, grpc: None },
-            (Protocol::Http, End::TooLate) => Ending { http: 504, grpc: None },
-            (Protocol::Http, End::QueueFull) => Ending { http: 503, grpc: None },
-            (Protocol::Http, End::Lost) => Ending { http: 502, grpc: None },
-            (Protocol::Grpc, End::Well) => Ending { http: 200, grpc: Some(0) },
-            (Protocol::Grpc, End::TooLate) => Ending { http: 200, grpc: Some(4) },
-            (Protocol::Grpc, End::QueueFull) => Ending { http: 200, grpc: Some(8) },
-            (Protocol::Grpc, End::Lost) => Ending { http: 200, grpc: Some(14) },
+            (Protocol::Http, End::Well) => RequestResult { http: 200, grpc: None },
+            (Protocol::Http, End::TooLate) => RequestResult { http: 504, grpc: None },
+            (Protocol::Http, End::QueueFull) => RequestResult { http: 503, grpc: None },
+            (Protocol::Http, End::Lost) => RequestResult { http: 502, grpc: None },
+            (Protocol::Grpc, End::Well) => RequestResult { http: 200, grpc: Some(0) },
+            (Protocol::Grpc, End::TooLate) => RequestResult { http: 200, grpc: Some(4) },
+            (Protocol::Grpc, End::QueueFull) => RequestResult { http: 200, grpc: Some(8) },
+            (Protocol::Grpc, End::Lost) => RequestResult { http: 200, grpc: Some(14) },
         }
     }
 }
@@ -145,7 +145,7 @@ impl Simulated {
 }
 
 /// Requests with equal duration.
-fn alike(ending: Ending, count: u64, seconds: f64) -> Series {
+fn alike(ending: RequestResult, count: u64, seconds: f64) -> Series {
     let millis = seconds * 1_000.0;
     let bucket = LATENCY_BOUNDS_MS.partition_point(|bound| *bound < millis) + usize::from(millis > LAST_BOUND_MS);
     let mut counts = [0; BUCKETS];

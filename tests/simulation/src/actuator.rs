@@ -38,7 +38,7 @@ pub(crate) struct Actuator {
     /// The token for which it gives up its own, until the election knows.
     stepping_down: Option<u64>,
     /// The step of the election under way, and when it was sent.
-    step: Option<(u64, lease::Step, Duration)>,
+    step: Option<(u64, lease::ElectionStep, Duration)>,
     steps: u64,
     /// Writes under way.
     stores: BTreeMap<u64, (FunctionId, Record)>,

@@ -64,7 +64,7 @@ pub(crate) enum Request {
     /// Publish and acknowledge once stored; `number` returns in the answer.
     Record(u64, Payload),
     /// Read or write the lease.
-    Lease(u64, lease::Step),
+    Lease(u64, lease::ElectionStep),
     /// Store a record of the actuator.
     Store(u64, FunctionId, Record),
     /// Read the retained States.
