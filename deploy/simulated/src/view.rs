@@ -3,9 +3,9 @@
 use qscale_common::platform::metrics::{BUCKETS, FunctionView, LAST_BOUND_MS, ReplicaView, RequestResult, ResourceUsage, Series};
 use qscale_common::platform::{ActualAllocation, FunctionSpec, FunctionStatus, Protocol, ReplicaState, ReplicaStatus};
 use qscale_common::scrape::{LATENCY_BOUNDS_MS, LATENCY_BUCKETS, RequestCounters};
-use qscale_sim::replica::{Phase, Replica};
+use qscale_sim::replica::{Phase, SimulatedReplica};
 
-use crate::function::{Known, Simulated};
+use crate::function::{ObservedReplica, Simulated};
 
 /// Gateway address in the API, where there is none.
 const GATEWAY: &str = "none: requests are simulated";
@@ -40,7 +40,7 @@ impl Simulated {
         let counted = self.counted();
         let mut actual = ActualAllocation::default();
         for replica in self.world.replicas() {
-            let Known { state, startup, .. } = self.seen(replica);
+            let ObservedReplica { state, startup, .. } = self.seen(replica);
             match state {
                 ReplicaState::Ready => actual.ready += 1,
                 ReplicaState::Starting | ReplicaState::BackOff => actual.starting += 1,
@@ -122,7 +122,7 @@ impl Simulated {
 
     /// Requests of a replica: successful ones in their buckets, timed-out ones with the whole timeout. The duration of
     /// requests lost with a process is unknown; all failures of a replica that was restarted count as lost.
-    fn answered(&self, replica: &Replica) -> Vec<Series> {
+    fn answered(&self, replica: &SimulatedReplica) -> Vec<Series> {
         let requests: &RequestCounters = &replica.requests;
         let (protocol, timeout) = (self.spec.protocol, self.spec.timeout.0.as_secs_f64());
         let mut series = Vec::new();

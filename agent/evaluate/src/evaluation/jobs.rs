@@ -72,7 +72,7 @@ pub struct JobOutcome {
 /// End of a bucket of latencies, milliseconds.
 #[must_use]
 pub fn end_of_bucket(place: usize) -> f64 {
-    qscale_sim::latency::Histogram::end_of(place * FINE + FINE - 1).seconds() * 1000.0
+    qscale_sim::latency::LatencyHistogram::end_of(place * FINE + FINE - 1).seconds() * 1000.0
 }
 
 /// Stage of an evaluation.
