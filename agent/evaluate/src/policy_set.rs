@@ -40,12 +40,12 @@ pub trait PolicySet: Sync {
 
 /// The rules, and the clairvoyant.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Rules;
+pub struct RulePolicies;
 
 /// Name of the policy that knows the future.
 pub const CLAIRVOYANT: &str = "clairvoyant";
 
-impl PolicySet for Rules {
+impl PolicySet for RulePolicies {
     fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError> {
         if name != CLAIRVOYANT {
             return by_name(name, params);

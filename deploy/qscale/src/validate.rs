@@ -12,7 +12,7 @@ use qscale_common::time::Span;
 use qscale_experiments::profile::describe;
 use qscale_experiments::profile::measure::ProfileBudget;
 use qscale_experiments::validate::compare::{self, Percentage, ScenarioComparison};
-use qscale_experiments::validate::{Progress, TRIES, ValidateOptions, machine, scenario, validate};
+use qscale_experiments::validate::{TRIES, ValidateOptions, ValidationStep, machine, scenario, validate};
 use qscale_sim::FunctionProfile;
 use serde_json::json;
 
@@ -74,8 +74,8 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
     };
     let bar = steps();
     let progress = |progress| match progress {
-        Progress::Measuring(step) => show_step(&bar, step),
-        Progress::Scenario { name, index, all } => {
+        ValidationStep::Measuring(step) => show_step(&bar, step),
+        ValidationStep::Scenario { name, index, all } => {
             bar.set_length(all as u64);
             bar.set_position(index as u64);
             bar.set_message(name);
