@@ -12,7 +12,7 @@ use qscale_common::runtime::nats_accounts::User;
 use qscale_common::runtime::signature::SigningKey;
 use qscale_common::time::Timestamp;
 use qscale_dqn::Actions;
-use qscale_dqn::checkpoint::{Checkpoint, Purpose};
+use qscale_dqn::checkpoint::{Checkpoint, NetworkPurpose};
 use qscale_dqn::pretrained::pretrained;
 use qscale_promote::promotion::Burn;
 use qscale_promote::record::Record;
@@ -50,7 +50,8 @@ fn leaning_to(name: &str) -> Checkpoint {
     let at = values.len() - header.actions.len() + choice;
     values[at] += 1000.0;
     let weights = Weights::from_parts(weights.architecture().clone(), values, shift.to_vec(), scale.to_vec()).expect("finite");
-    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), reward: header.reward, note: "from a test".into() };
+    let purpose =
+        NetworkPurpose { actions: Actions::new(header.action_set, header.scope), reward: header.reward, note: "from a test".into() };
     Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose)
 }
 
