@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use divan::Bencher;
-use qscale_actuator::backend::{Workload, WorkloadId};
+use qscale_actuator::backend::{WorkloadId, WorkloadStatus};
 use qscale_actuator::core::{Command, Core, Lead, Settings};
 use qscale_common::contract::{Action, Ages, Epoch, State, Usage, Window, Windows};
 use qscale_common::name::FunctionId;
@@ -67,8 +67,8 @@ fn leading(policies: &[ScalingPolicy]) -> Core {
     core.set_records(&BTreeMap::new(), START);
     core.set_lead(Lead::Leading(1), START);
     let id = |policy: &ScalingPolicy| WorkloadId { kind: WorkloadKind::Local, name: policy.function() };
-    let workload = |policy: &ScalingPolicy| Workload { id: id(policy), desired: Allocation::new(4, 500, 256), vertical: true };
-    let workloads: Vec<Workload> = policies.iter().map(workload).collect();
+    let workload = |policy: &ScalingPolicy| WorkloadStatus { id: id(policy), desired: Allocation::new(4, 500, 256), vertical: true };
+    let workloads: Vec<WorkloadStatus> = policies.iter().map(workload).collect();
     core.on_listed(&workloads, START, START);
     let _listing_asked_for_again = core.take_commands();
     core
@@ -79,7 +79,7 @@ fn answer(core: &mut Core, commands: &[Command], now: Timestamp) {
     for command in commands {
         match command {
             Command::Apply(order) => {
-                let workload = Workload { id: order.workload.clone(), desired: order.allocation, vertical: true };
+                let workload = WorkloadStatus { id: order.workload.clone(), desired: order.allocation, vertical: true };
                 core.on_applied(&order.function, order.number, Ok(workload), now);
             }
             Command::Store(function, record) => core.on_stored(function, record.clone(), Some(record.clone()), now),

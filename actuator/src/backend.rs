@@ -1,12 +1,12 @@
 //! The platforms that functions run on. Owns the interface to a platform, its errors and the choice of one by
 //! configuration; must not decide what is applied.
 //!
-//! A new platform is a module here: its configuration and its [`Backend`], a variant of [`BackendConfig`], and a
+//! A new platform is a module here: its configuration and its [`PlatformBackend`], a variant of [`BackendConfig`], and a
 //! [`WorkloadKind`] in the contract.
 
 mod local;
 
-pub use local::{LocalConfig, LocalPlatform};
+pub use local::{LocalBackend, LocalBackendConfig};
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use thiserror::Error;
 #[serde(remote = "Self", tag = "backend", rename_all = "snake_case")]
 pub enum BackendConfig {
     /// The platform on this machine.
-    Local(LocalConfig),
+    Local(LocalBackendConfig),
 }
 
 impl Serialize for BackendConfig {
@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for BackendConfig {
 
 impl Default for BackendConfig {
     fn default() -> Self {
-        Self::Local(LocalConfig::default())
+        Self::Local(LocalBackendConfig::default())
     }
 }
 
@@ -69,9 +69,9 @@ impl BackendConfig {
     ///
     /// # Errors
     /// If an address is malformed.
-    pub fn open(&self) -> anyhow::Result<Arc<dyn Backend>> {
+    pub fn open(&self) -> anyhow::Result<Arc<dyn PlatformBackend>> {
         match self {
-            Self::Local(config) => Ok(Arc::new(LocalPlatform::open(config)?)),
+            Self::Local(config) => Ok(Arc::new(LocalBackend::open(config)?)),
         }
     }
 }
@@ -87,7 +87,7 @@ pub struct WorkloadId {
 
 /// State of one workload on the platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Workload {
+pub struct WorkloadStatus {
     /// Its identity.
     pub id: WorkloadId,
     /// Allocation last requested from the platform.
@@ -138,15 +138,15 @@ pub type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendErr
 ///   long before another one may take over.
 ///
 /// Without a conditional write, two actuators must not run against the platform.
-pub trait Backend: Send + Sync + 'static {
+pub trait PlatformBackend: Send + Sync + 'static {
     /// Kinds of workload that this backend handles. ScalingPolicies of other kinds are left to other actuators.
     fn kinds(&self) -> &'static [WorkloadKind];
 
     /// Lists all workloads of these kinds.
-    fn list(&self) -> BackendFuture<'_, Vec<Workload>>;
+    fn list(&self) -> BackendFuture<'_, Vec<WorkloadStatus>>;
 
     /// Sets the allocation of `workload` to an absolute value, so that a repeated request is harmless. Returns the
     /// workload after the change: parts that the platform cannot apply differ from the request, the others are applied.
     /// A request whose reply was lost counts as failed only if the platform does not have the allocation afterwards.
-    fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, Workload>;
+    fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, WorkloadStatus>;
 }

@@ -102,7 +102,7 @@ impl ServiceConfig for ActuatorConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::LocalConfig;
+    use crate::backend::LocalBackendConfig;
 
     #[test]
     fn defaults_are_valid() {
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn the_backend_is_local_unless_another_is_chosen() {
         let read = |text: &str| serde_json::from_str::<ActuatorConfig>(text);
-        let expected = BackendConfig::Local(LocalConfig { address: "127.0.0.1:9".into(), ..LocalConfig::default() });
+        let expected = BackendConfig::Local(LocalBackendConfig { address: "127.0.0.1:9".into(), ..LocalBackendConfig::default() });
         for text in
             [r#"{ "platform": { "address": "127.0.0.1:9" } }"#, r#"{ "platform": { "backend": "local", "address": "127.0.0.1:9" } }"#]
         {

@@ -23,10 +23,10 @@ use qscale_common::units::Allocation;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::backend::{Workload, WorkloadId};
+use crate::backend::{WorkloadId, WorkloadStatus};
 use crate::store::{Entries, Record};
-use decision::Decision;
-use function::{Function, Presence};
+use decision::AllocationDecision;
+use function::{Presence, ScaledFunction};
 
 /// Interval at which all functions are checked for silence, restores and budgets to store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -106,7 +106,7 @@ const REPORTED_UNKNOWN: u32 = 2;
 pub struct Core {
     settings: Settings,
     lead: Lead,
-    functions: BTreeMap<FunctionId, Function>,
+    functions: BTreeMap<FunctionId, ScaledFunction>,
     /// Functions with a policy for another backend.
     foreign: BTreeSet<FunctionId>,
     /// Functions with a timer.
@@ -172,10 +172,10 @@ impl Core {
         match (before, lead) {
             (before, lead) if before == lead => {}
             (Lead::Leading(_), Lead::Disconnected(_)) | (Lead::Disconnected(_), Lead::Leading(_)) => {}
-            (_, Lead::Following) => self.functions.values_mut().for_each(Function::clear_work),
+            (_, Lead::Following) => self.functions.values_mut().for_each(ScaledFunction::clear_work),
             (_, Lead::Leading(_) | Lead::Disconnected(_)) => {
                 // The previous leader may have changed allocations since the platform was last listed, so forget them and list again.
-                self.functions.values_mut().for_each(Function::clear_work);
+                self.functions.values_mut().for_each(ScaledFunction::clear_work);
                 self.platform_read = false;
                 self.request_list(now);
                 self.sweep(now);
@@ -197,7 +197,7 @@ impl Core {
         let mut unknown = false;
         for (id, policy) in current {
             let control = self.controls.get(&Control::key(&id)).map(Arc::as_ref);
-            let function = self.functions.entry(id.clone()).or_insert_with(|| Function::new(control, now));
+            let function = self.functions.entry(id.clone()).or_insert_with(|| ScaledFunction::new(control, now));
             if function.policy.as_ref() == Some(policy) {
                 continue;
             }
@@ -239,7 +239,7 @@ impl Core {
                 continue;
             }
             let control = self.controls.get(&Control::key(id)).map(Arc::as_ref);
-            let function = self.functions.entry(id.clone()).or_insert_with(|| Function::new(control, now));
+            let function = self.functions.entry(id.clone()).or_insert_with(|| ScaledFunction::new(control, now));
             match (record, lead) {
                 (Record::Budget(stored), Lead::Following) => function.budget.clone_from(stored),
                 (Record::Budget(stored), Lead::Disconnected(_)) => function.budget.join(stored),
@@ -279,7 +279,7 @@ impl Core {
             admission::Admission::Early => self.wait_for_state(id, action, trace, now),
             admission::Admission::Refused(why) => self.refuse(&action, trace, why, now),
             admission::Admission::Admitted { named } => {
-                let decision = Decision::of_action(action, named, trace, now);
+                let decision = AllocationDecision::of_action(action, named, trace, now);
                 // A disconnected actuator may still read Actions; they are for the next leader, and the fallback decides here.
                 let disconnected = matches!(self.lead, Lead::Disconnected(_));
                 if named
@@ -342,7 +342,7 @@ impl Core {
                 self.refuse(&action, trace, admission::Refusal::state_missing(&action), now);
             }
             self.retry_due(&id, now);
-            if self.functions.get(&id).is_some_and(Function::has_timer) {
+            if self.functions.get(&id).is_some_and(ScaledFunction::has_timer) {
                 self.timed.insert(id);
             }
         }
@@ -418,9 +418,9 @@ impl Core {
     }
 
     /// Processes the workloads that the platform listed when asked at `asked`.
-    pub fn on_listed(&mut self, workloads: &[Workload], asked: Timestamp, now: Timestamp) {
+    pub fn on_listed(&mut self, workloads: &[WorkloadStatus], asked: Timestamp, now: Timestamp) {
         (self.listing, self.platform_read) = (false, true);
-        let by_id: BTreeMap<&WorkloadId, &Workload> = workloads.iter().map(|workload| (&workload.id, workload)).collect();
+        let by_id: BTreeMap<&WorkloadId, &WorkloadStatus> = workloads.iter().map(|workload| (&workload.id, workload)).collect();
         for id in self.ids() {
             let Some(function) = self.functions.get_mut(&id) else { continue };
             let Some(workload) = function.workload(&id) else { continue };

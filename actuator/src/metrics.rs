@@ -15,7 +15,7 @@ use crate::backend::BackendError;
 
 /// The metrics of an actuator.
 #[derive(Debug, Clone)]
-pub(crate) struct Metrics {
+pub(crate) struct ActuatorMetrics {
     outcomes: Family<OutcomeLabels, Counter>,
     guard: Family<RuleLabels, Counter>,
     requests: Family<RequestLabels, Histogram, fn() -> Histogram>,
@@ -51,7 +51,7 @@ struct RequestLabels {
     result: &'static str,
 }
 
-impl Metrics {
+impl ActuatorMetrics {
     /// Registers all metrics.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         // 1 ms to 1 min: an idle platform answers within milliseconds, a busy one within seconds.

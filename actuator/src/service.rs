@@ -21,10 +21,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::actions::Actions;
-use crate::backend::{Backend, BackendError, Workload};
+use crate::backend::{BackendError, PlatformBackend, WorkloadStatus};
 use crate::config::ActuatorConfig;
 use crate::core::{ApplyRequest, Command, Core, Lead, Settings};
-use crate::metrics::Metrics;
+use crate::metrics::ActuatorMetrics;
 use crate::store::{self, Record, StoredRecord};
 
 /// Interval at which the core's timers run; a fraction of the shortest retry delay.
@@ -47,7 +47,7 @@ pub async fn run(config: ActuatorConfig, token: CancellationToken) -> anyhow::Re
 ///
 /// # Errors
 /// If an address is malformed or cannot be listened on.
-pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn Backend>, token: CancellationToken) -> anyhow::Result<()> {
+pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn PlatformBackend>, token: CancellationToken) -> anyhow::Result<()> {
     let seed = seed();
     let instance = config.instance.clone().unwrap_or_else(|| InstanceName::numbered(seed as u32)).to_string();
     let lease_key = config.lease_key();
@@ -55,7 +55,7 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn Backend>, token: 
     let mut registry = Registry::default();
     let bus = Bus::connect("actuator", &instance, &config.nats, &health, &mut registry).await?;
     bus.watch_streams(token.clone());
-    let metrics = Metrics::register(&mut registry);
+    let metrics = ActuatorMetrics::register(&mut registry);
     health.set("platform", false);
     let address = health::serve(config.health, health.clone(), Arc::new(Mutex::new(registry)), token.clone()).await?;
     tracing::info!(instance, %address, "actuator started");
@@ -147,8 +147,8 @@ impl Inputs {
 /// Result of a command.
 #[derive(Debug)]
 enum Completion {
-    Applied(FunctionId, u64, Result<Workload, BackendError>),
-    Listed(Timestamp, Result<Vec<Workload>, BackendError>),
+    Applied(FunctionId, u64, Result<WorkloadStatus, BackendError>),
+    Listed(Timestamp, Result<Vec<WorkloadStatus>, BackendError>),
     Stored(FunctionId, Record, Option<Record>),
 }
 
@@ -156,9 +156,9 @@ struct Service {
     core: Core,
     bus: Bus,
     outbox: Outbox<Outcome>,
-    backend: Arc<dyn Backend>,
+    backend: Arc<dyn PlatformBackend>,
     lease: LeaseHandle,
-    metrics: Metrics,
+    metrics: ActuatorMetrics,
     health: Health,
     permits: Arc<Semaphore>,
     /// Unbounded, but holds at most one request and three writes per function, and one list: the core waits for each before it starts the next.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use platform::StubPlatform;
-use qscale_actuator::backend::{Backend as _, BackendError, LocalPlatform, WorkloadId};
+use qscale_actuator::backend::{BackendError, LocalBackend, PlatformBackend as _, WorkloadId};
 use qscale_common::contract::subject::{self, CONTROL_BUCKET, POLICY_BUCKET};
 use qscale_common::contract::{
     Action, Ages, DecisionSource, Effect, Epoch, EventType, GuardRule, Outcome, State, TraceParent, Usage, Version, Window, Windows,
@@ -242,7 +242,7 @@ async fn the_second_takes_over_when_the_first_is_killed() {
     first.kill();
     world.until_applied(7).await;
     assert!(world.platform.highest() > old, "the new leader has a higher token");
-    let late = LocalPlatform::new(&world.platform.address(), Duration::from_secs(5)).expect("an address");
+    let late = LocalBackend::new(&world.platform.address(), Duration::from_secs(5)).expect("an address");
     let workload = WorkloadId { kind: WorkloadKind::Local, name: function() };
     let refused = late.apply(&workload, Allocation::new(1, 500, 256), old).await;
     assert!(matches!(refused, Err(BackendError::StaleLease { .. })), "{refused:?}");

@@ -57,7 +57,7 @@ enum ModelOutcome {
 
 /// Answers by kind, holds by reason, latency of answers, fallbacks, and models by outcome.
 #[derive(Debug, Clone)]
-pub(crate) struct Metrics {
+pub(crate) struct AgentMetrics {
     answers: Family<AnswerLabels, Counter>,
     holds: Family<HoldLabels, Counter>,
     latency: Histogram,
@@ -65,7 +65,7 @@ pub(crate) struct Metrics {
     models: Family<ModelLabels, Counter>,
 }
 
-impl Metrics {
+impl AgentMetrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         // 0.5 ms to 16 s: from a loop on one machine to a State that waited for three ticks.
         let metrics = Self {

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::metrics::Metrics;
+use crate::metrics::AgentMetrics;
 
 /// Delay before a failed read of the store is retried.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -102,7 +102,7 @@ pub(crate) fn follow(
     reader: ModelReader,
     name: Name,
     params: Value,
-    metrics: Metrics,
+    metrics: AgentMetrics,
     token: CancellationToken,
 ) -> watch::Receiver<ModelOffer> {
     let (offers, receiver) = watch::channel(ModelOffer::Pending);
@@ -120,7 +120,7 @@ struct Follower {
     reader: ModelReader,
     name: Name,
     params: Value,
-    metrics: Metrics,
+    metrics: AgentMetrics,
     offers: watch::Sender<ModelOffer>,
     /// The version offered last, and the one refused since.
     offered: Option<u64>,

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::answer::{Answer, Answerer};
 use crate::config::AgentConfig;
-use crate::metrics::Metrics;
+use crate::metrics::AgentMetrics;
 use crate::model::{self, ModelOffer, ModelSource};
 
 /// Time that a stop waits for acknowledgements of its Actions.
@@ -46,7 +46,7 @@ pub async fn run(config: AgentConfig, token: CancellationToken) -> anyhow::Resul
     let instance = config.instance.clone().unwrap_or_else(InstanceName::of_process).to_string();
     let answerer = Answerer::new(config.agent.clone(), instance, config.expires_after, config.policy()?);
     let (health, mut registry) = (Health::new(), Registry::default());
-    let metrics = Metrics::register(&mut registry);
+    let metrics = AgentMetrics::register(&mut registry);
     let bus = Bus::connect("agent", &format!("{}/{}", answerer.agent, answerer.instance), &config.nats, &health, &mut registry).await?;
     let serving = token.child_token();
     let address = health::serve(config.health, health, Arc::new(Mutex::new(registry)), serving.clone()).await?;
@@ -72,7 +72,7 @@ struct AgentInstance {
     answerer: Answerer,
     partition: Partition,
     bus: Bus,
-    metrics: Metrics,
+    metrics: AgentMetrics,
     /// Offers of the model store, if it is watched.
     models: Option<watch::Receiver<ModelOffer>>,
     rng: SmallRng,

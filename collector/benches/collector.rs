@@ -7,8 +7,8 @@ use std::sync::Arc;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use qscale_collector::observer::{Observer, SourceReading};
-use qscale_collector::source::exposition::syntax::{Labels, Samples, Text};
-use qscale_collector::source::exposition::{ExpositionConfig, Reader};
+use qscale_collector::source::exposition::syntax::{ExpositionText, Labels, Samples};
+use qscale_collector::source::exposition::{ExpositionConfig, ExpositionReader};
 use qscale_common::contract::{Message, TraceParent};
 use qscale_common::fixtures::name;
 use qscale_common::name::FunctionId;
@@ -74,7 +74,7 @@ fn parse_lines(bencher: Bencher) {
     let body = exposition(100, 4, 12_345);
     bencher.counter(BytesCount::new(body.len())).counter(ItemsCount::new(body.lines().count())).bench(|| {
         let mut labels = Labels::default();
-        Samples::new(Text::new(black_box(body.as_bytes())))
+        Samples::new(ExpositionText::new(black_box(body.as_bytes())))
             .flatten()
             .filter_map(|sample| sample.read(&mut labels).ok())
             .map(|value| value.number)
@@ -86,11 +86,11 @@ fn parse_lines(bencher: Bencher) {
 #[divan::bench(args = [1, 100, 1000])]
 fn read_exposition(bencher: Bencher, functions: usize) {
     let body = exposition(functions, 4, 12_345);
-    let reader = Reader::new(&ExpositionConfig::default());
+    let reader = ExpositionReader::new(&ExpositionConfig::default());
     bencher
         .counter(BytesCount::new(body.len()))
         .counter(ItemsCount::new(functions))
-        .bench(|| reader.read(Text::new(black_box(body.as_bytes())), Timestamp(1)));
+        .bench(|| reader.read(ExpositionText::new(black_box(body.as_bytes())), Timestamp(1)));
 }
 
 /// A tick of every function, from readings to the bytes of the States.
@@ -100,7 +100,7 @@ fn observe_tick(bencher: Bencher, functions: usize) {
         .map(|function| FunctionId::new(name("default"), name(&format!("f-{function}"))))
         .map(|function| (function.tokens(), Arc::new(ScalingPolicy::new(function))))
         .collect();
-    let reader = Reader::new(&ExpositionConfig::default());
+    let reader = ExpositionReader::new(&ExpositionConfig::default());
     let mut observer = Observer::new(Partition::default(), Timestamp(0));
     observer.set_policies(&policies, Timestamp(0));
     let mut tick = 0;
@@ -111,7 +111,10 @@ fn observe_tick(bencher: Bencher, functions: usize) {
             let now = Timestamp(tick * 5000);
             (
                 now,
-                [SourceReading { source: name("local"), reading: reader.read(Text::new(exposition(functions, 4, tick).as_bytes()), now) }],
+                [SourceReading {
+                    source: name("local"),
+                    reading: reader.read(ExpositionText::new(exposition(functions, 4, tick).as_bytes()), now),
+                }],
             )
         })
         .bench_local_values(|(now, mut readings)| {

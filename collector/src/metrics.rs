@@ -61,7 +61,7 @@ impl MetricConstructor<Histogram> for Seconds {
 
 /// The metrics.
 #[derive(Debug, Clone)]
-pub(crate) struct Metrics {
+pub(crate) struct CollectorMetrics {
     /// Duration of a reading.
     pub(crate) scrape_seconds: Family<SourceLabels, Histogram, Seconds>,
     /// Readings that failed.
@@ -86,7 +86,7 @@ pub(crate) struct Metrics {
     pub(crate) epochs: Counter,
 }
 
-impl Metrics {
+impl CollectorMetrics {
     /// Registers all metrics.
     #[must_use]
     pub(crate) fn register(registry: &mut Registry) -> Self {

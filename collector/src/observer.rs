@@ -45,7 +45,7 @@ pub struct Observer {
     epoch: Epoch,
     partition: Partition,
     /// Ordered by key.
-    functions: Vec<Function>,
+    functions: Vec<ObservedFunction>,
     index: HashMap<String, usize>,
     lengths: BTreeSet<TickLength>,
     /// Workloads by replica (`namespace/replica`), as each source last named them.
@@ -55,7 +55,7 @@ pub struct Observer {
 }
 
 #[derive(Debug)]
-struct Function {
+struct ObservedFunction {
     policy: Arc<ScalingPolicy>,
     workload: String,
     windows: FunctionWindows,
@@ -103,15 +103,15 @@ impl Observer {
     /// Observes the functions of `policies` that belong to this collector's share. Measurements of a function are kept unless its tick length or workload
     /// changed.
     pub fn set_policies(&mut self, policies: &BTreeMap<String, Arc<ScalingPolicy>>, now: Timestamp) {
-        let mut known: Vec<Option<Function>> = std::mem::take(&mut self.functions).into_iter().map(Some).collect();
+        let mut known: Vec<Option<ObservedFunction>> = std::mem::take(&mut self.functions).into_iter().map(Some).collect();
         let mut index = HashMap::with_capacity(policies.len());
         for (key, policy) in policies.iter().filter(|(_, policy)| self.partition.contains(&policy.function())) {
             let workload = format!("{}/{}", policy.namespace, policy.workload_name());
-            let same = |function: &Function| function.windows.tick_length() == policy.tick && function.workload == workload;
+            let same = |function: &ObservedFunction| function.windows.tick_length() == policy.tick && function.workload == workload;
             let before = self.index.get(key).and_then(|&place| known[place].take()).filter(same);
             let function = match before {
-                Some(function) => Function { policy: Arc::clone(policy), ..function },
-                None => Function::new(Arc::clone(policy), workload, now),
+                Some(function) => ObservedFunction { policy: Arc::clone(policy), ..function },
+                None => ObservedFunction::new(Arc::clone(policy), workload, now),
             };
             index.insert(key.clone(), self.functions.len());
             self.functions.push(function);
@@ -176,7 +176,8 @@ impl Observer {
 
     /// Starts a new epoch if the clock was set back too far, and returns whether it did. All measurements are dropped, as their times lie in the future.
     pub fn check_clock(&mut self, now: Timestamp) -> bool {
-        let ahead = |function: &Function| function.closed.0 > Tick::at(now, function.policy.tick).0.saturating_add(MAX_TICKS_BEHIND);
+        let ahead =
+            |function: &ObservedFunction| function.closed.0 > Tick::at(now, function.policy.tick).0.saturating_add(MAX_TICKS_BEHIND);
         let behind = self.functions.iter().any(ahead);
         if behind {
             self.restart(now);
@@ -188,15 +189,15 @@ impl Observer {
     pub fn restart(&mut self, now: Timestamp) {
         self.epoch = Epoch(now.0.max(self.epoch.0.saturating_add(1)));
         for function in &mut self.functions {
-            let fresh = Function::new(Arc::clone(&function.policy), std::mem::take(&mut function.workload), now);
-            *function = Function { decided_by: function.decided_by.take(), ..fresh };
+            let fresh = ObservedFunction::new(Arc::clone(&function.policy), std::mem::take(&mut function.workload), now);
+            *function = ObservedFunction { decided_by: function.decided_by.take(), ..fresh };
         }
     }
 
     /// Indices of the functions with a tick that has started but has no State yet.
     #[must_use]
     pub fn due(&self, now: Timestamp) -> Vec<usize> {
-        let due = |function: &Function| Tick::at(now, function.policy.tick) > function.closed;
+        let due = |function: &ObservedFunction| Tick::at(now, function.policy.tick) > function.closed;
         self.functions.iter().enumerate().filter(|(_, function)| due(function)).map(|(place, _)| place).collect()
     }
 
@@ -222,7 +223,7 @@ impl Observer {
     }
 }
 
-impl Function {
+impl ObservedFunction {
     fn new(policy: Arc<ScalingPolicy>, workload: String, now: Timestamp) -> Self {
         let windows = FunctionWindows::new(policy.tick);
         let closed = Tick::at(now, policy.tick);

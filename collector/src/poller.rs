@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{FailureLabels, Metrics, SourceLabels};
+use crate::metrics::{CollectorMetrics, FailureLabels, SourceLabels};
 use crate::observer::SourceReading;
 use crate::reading::Reading;
 use crate::source::{Source, SourceConfig, SourceError};
@@ -22,7 +22,7 @@ pub(crate) struct Poller {
     sources: Vec<PolledSource>,
     results: mpsc::Receiver<PollResult>,
     health: Health,
-    metrics: Metrics,
+    metrics: CollectorMetrics,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Poller {
     pub(crate) fn start(
         sources: &BTreeMap<Name, SourceConfig>,
         health: &Health,
-        metrics: &Metrics,
+        metrics: &CollectorMetrics,
         token: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let (sender, results) = mpsc::channel(sources.len().max(1));

@@ -20,7 +20,7 @@ use qscale_common::scrape::{
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 
-use self::histogram::Histogram;
+use self::histogram::CumulativeHistogram;
 use crate::metric::{FunctionMetric, Metric, NodeMetric, ReplicaMetric};
 use crate::reading::{Dropped, NodeLimits, Reading};
 
@@ -35,7 +35,7 @@ pub(crate) type Key<'a> = (&'a [u8], &'a [u8]);
 
 /// A sample as a source shows it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sample {
+pub(crate) struct SourceSample {
     /// The value; absent if it could not be read.
     pub(crate) number: Option<f64>,
     /// Time at which it was taken, milliseconds since 1970, if the sample has one.
@@ -112,7 +112,7 @@ struct ReplicaRow<'a> {
     answered: bool,
     completed: f64,
     failed: f64,
-    durations: Histogram,
+    durations: CumulativeHistogram,
     answered_at_ms: Option<i64>,
 }
 
@@ -152,7 +152,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Adds a sample of a node.
-    pub(crate) fn add_to_node(&mut self, metric: NodeMetric, sample: Sample) {
+    pub(crate) fn add_to_node(&mut self, metric: NodeMetric, sample: SourceSample) {
         let number = self.possible(Metric::Node(metric), sample, (b"", b"node")).number;
         let slot = self.node[metric as usize].get_or_insert(NodeSlot { sum: 0.0, largest: 0.0 });
         slot.sum += number;
@@ -160,14 +160,14 @@ impl<'a> Rows<'a> {
     }
 
     /// Adds a sample of the function at `place`.
-    pub(crate) fn add_to_function(&mut self, place: usize, metric: FunctionMetric, sample: Sample) {
+    pub(crate) fn add_to_function(&mut self, place: usize, metric: FunctionMetric, sample: SourceSample) {
         let key = self.functions[place].key;
         let sample = self.possible(Metric::Function(metric), sample, key);
         let mut slot = self.functions[place].slots[metric as usize];
         add(&mut slot, sample);
         // What is possible of each part may not be of their sum.
         if let Some(Slot { number, at_ms }) = slot.filter(|sum| !sum.number.is_nan()) {
-            slot = Some(self.possible(Metric::Function(metric), Sample { number: Some(number), at_ms }, key));
+            slot = Some(self.possible(Metric::Function(metric), SourceSample { number: Some(number), at_ms }, key));
         }
         self.functions[place].slots[metric as usize] = slot;
     }
@@ -179,19 +179,19 @@ impl<'a> Rows<'a> {
     }
 
     /// Adds requests of the function at `place` that failed before they reached a replica.
-    pub(crate) fn add_refused(&mut self, place: usize, sample: Sample) {
+    pub(crate) fn add_refused(&mut self, place: usize, sample: SourceSample) {
         let sample = self.possible(Metric::Replica(ReplicaMetric::DurationCount), sample, self.functions[place].key);
         self.functions[place].refused += sample.number;
     }
 
     /// Adds requests in flight at the replica at `place`.
-    pub(crate) fn add_in_flight(&mut self, place: usize, sample: Sample) {
+    pub(crate) fn add_in_flight(&mut self, place: usize, sample: SourceSample) {
         let sample = self.possible(Metric::Replica(ReplicaMetric::InFlight), sample, self.replicas[place].key);
         add(&mut self.replicas[place].in_flight, sample);
     }
 
     /// Adds requests that the replica at `place` completed or failed.
-    pub(crate) fn add_requests(&mut self, place: usize, failed: bool, sample: Sample) {
+    pub(crate) fn add_requests(&mut self, place: usize, failed: bool, sample: SourceSample) {
         let sample = self.possible(Metric::Replica(ReplicaMetric::DurationCount), sample, self.replicas[place].key);
         let row = &mut self.replicas[place];
         row.answered = true;
@@ -200,7 +200,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Adds a cumulative bucket of the durations of requests that the replica at `place` completed.
-    pub(crate) fn add_bucket(&mut self, place: usize, bound_seconds: f64, sample: Sample) {
+    pub(crate) fn add_bucket(&mut self, place: usize, bound_seconds: f64, sample: SourceSample) {
         let sample = self.possible(Metric::Replica(ReplicaMetric::DurationBucket), sample, self.replicas[place].key);
         let row = &mut self.replicas[place];
         row.answered_at_ms = row.answered_at_ms.max(sample.at_ms);
@@ -208,7 +208,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Adds a sample of a container of the replica at `place`.
-    pub(crate) fn add_to_container(&mut self, place: usize, container: Container<'a>, metric: ReplicaMetric, sample: Sample) {
+    pub(crate) fn add_to_container(&mut self, place: usize, container: Container<'a>, metric: ReplicaMetric, sample: SourceSample) {
         let sample = self.possible(Metric::Replica(metric), sample, self.replicas[place].key);
         let ReplicaRow { containers, expected, .. } = &mut self.replicas[place];
         if containers.get(*expected).is_none_or(|row| row.container != container) {
@@ -227,7 +227,7 @@ impl<'a> Rows<'a> {
     }
 
     /// The value of `sample`, NaN if it could not be read or cannot be true.
-    fn possible(&mut self, metric: Metric, Sample { number, at_ms }: Sample, of: Key<'a>) -> Slot {
+    fn possible(&mut self, metric: Metric, SourceSample { number, at_ms }: SourceSample, of: Key<'a>) -> Slot {
         const UNKNOWN: Slot = Slot { number: f64::NAN, at_ms: None };
         let Some(number) = number else { return UNKNOWN };
         match metric.check(number, at_ms) {

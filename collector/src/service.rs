@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::config::CollectorConfig;
 use crate::metric::Metric;
-use crate::metrics::{DroppedLabels, Metrics};
+use crate::metrics::{CollectorMetrics, DroppedLabels};
 use crate::observer::{Observation, Observer, SourceReading};
 use crate::poller::Poller;
 use crate::reading::DroppedValues;
@@ -41,7 +41,7 @@ pub async fn run(config: CollectorConfig, token: CancellationToken) -> anyhow::R
     let instance = config.instance.unwrap_or_else(InstanceName::of_process).to_string();
     let health = health::Health::new();
     let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
+    let metrics = CollectorMetrics::register(&mut registry);
     let bus = Bus::connect("collector", &instance, &config.nats, &health, &mut registry).await?;
     bus.watch_streams(token.clone());
     config.nats.answer_reads(token.clone()).await?;
@@ -78,7 +78,7 @@ pub async fn run(config: CollectorConfig, token: CancellationToken) -> anyhow::R
 struct Collector {
     bus: Bus,
     steps: StepDetector,
-    metrics: Metrics,
+    metrics: CollectorMetrics,
     outcomes: Subscription<Outcome>,
     rewards: Outbox<Reward>,
     observer: Observer,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use qscale_collector::observer::{Observer, SourceReading};
-use qscale_collector::source::exposition::syntax::{Format, Text};
-use qscale_collector::source::exposition::{ExpositionConfig, MetricNames, Reader};
+use qscale_collector::source::exposition::syntax::{ExpositionFormat, ExpositionText};
+use qscale_collector::source::exposition::{ExpositionConfig, ExpositionReader, MetricNames};
 use qscale_common::contract::{Message, State, TraceParent, parse};
 use qscale_common::fixtures::name;
 use qscale_common::name::FunctionId;
@@ -22,15 +22,15 @@ const CORES: f64 = 4.0;
 const NODE_BYTES: f64 = 8e9;
 
 /// States of the function `default/fib` whose source shows `texts`, one a tick.
-fn states(texts: &[(Vec<u8>, Format, bool)]) -> Vec<State> {
+fn states(texts: &[(Vec<u8>, ExpositionFormat, bool)]) -> Vec<State> {
     let policy = ScalingPolicy::new(FunctionId::new(name("default"), name("fib")));
     let mut observer = Observer::new(Partition::default(), Timestamp(BEGIN));
     observer.set_policies(&BTreeMap::from([(policy.function().tokens(), Arc::new(policy))]), Timestamp(BEGIN));
-    let reader = Reader::new(&ExpositionConfig::default());
-    let tick = |(text, number): (&(Vec<u8>, Format, bool), u64)| {
+    let reader = ExpositionReader::new(&ExpositionConfig::default());
+    let tick = |(text, number): (&(Vec<u8>, ExpositionFormat, bool), u64)| {
         let now = Timestamp(BEGIN + number * TICK);
         let (body, format, complete) = (&text.0, text.1, text.2);
-        let reading = reader.read(Text { body, format, complete }, now);
+        let reading = reader.read(ExpositionText { body, format, complete }, now);
         observer.record(&mut [SourceReading { source: name("local"), reading }]);
         observer.observe(0, now, TraceParent { trace: 1, span: 1 }).expect("it is due").state
     };
@@ -91,10 +91,10 @@ prop_compose! {
     }
 }
 
-fn text() -> impl Strategy<Value = (Vec<u8>, Format, bool)> {
+fn text() -> impl Strategy<Value = (Vec<u8>, ExpositionFormat, bool)> {
     let node = format!("machine_cpu_cores {CORES}\nmachine_memory_bytes {NODE_BYTES:e}\n");
     let body = prop::collection::vec(line(), 0..60).prop_map(move |lines| (node.clone() + &lines.concat()).into_bytes());
-    (body, prop::sample::select(vec![Format::Prometheus, Format::OpenMetrics]), any::<bool>())
+    (body, prop::sample::select(vec![ExpositionFormat::Prometheus, ExpositionFormat::OpenMetrics]), any::<bool>())
 }
 
 proptest! {
@@ -107,7 +107,7 @@ proptest! {
 
     #[test]
     fn every_state_of_any_bytes_is_valid(bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..400), 1..4)) {
-        let texts: Vec<_> = bodies.into_iter().map(|body| (body, Format::Prometheus, true)).collect();
+        let texts: Vec<_> = bodies.into_iter().map(|body| (body, ExpositionFormat::Prometheus, true)).collect();
         states(&texts).iter().for_each(check);
     }
 }

@@ -70,7 +70,7 @@ pub struct ScalingPolicy {
     pub guard: Guardrails,
     /// Source of arrivals and latency.
     #[serde(default)]
-    pub metrics: Metrics,
+    pub metrics: MetricsSource,
 }
 
 fn default_namespace() -> Name {
@@ -144,8 +144,8 @@ pub enum Mode {
 
 /// Source of arrivals and latency.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct Metrics {
+#[serde(rename = "Metrics", default)]
+pub struct MetricsSource {
     /// Name of the collector's source with the function; by default the source of the workload's platform.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Name>,
@@ -153,7 +153,7 @@ pub struct Metrics {
 
 /// Why a text is not a ScalingPolicy.
 #[derive(Debug, Error)]
-pub enum PolicyError {
+pub enum ScalingPolicyError {
     /// The text could not be parsed.
     #[error(transparent)]
     Document(#[from] DocumentError),
@@ -168,7 +168,7 @@ pub enum PolicyError {
         /// Its first line, from 1.
         line: usize,
         /// The reason.
-        error: Box<PolicyError>,
+        error: Box<ScalingPolicyError>,
     },
 }
 
@@ -192,7 +192,7 @@ impl ScalingPolicy {
             paused: false,
             scale_up_only: false,
             guard: Guardrails::default(),
-            metrics: Metrics::default(),
+            metrics: MetricsSource::default(),
         }
     }
 
@@ -218,7 +218,7 @@ impl ScalingPolicy {
     ///
     /// # Errors
     /// Names the field, its value and its range.
-    pub fn from_document(text: &str, format: document::Format) -> Result<Self, PolicyError> {
+    pub fn from_document(text: &str, format: document::Format) -> Result<Self, ScalingPolicyError> {
         let policy: Self = document::parse(text, format)?;
         policy.check()?;
         Ok(policy)
@@ -228,13 +228,13 @@ impl ScalingPolicy {
     ///
     /// # Errors
     /// As [`ScalingPolicy::from_document`]; of several documents it names the one, with its first line.
-    pub fn from_documents(text: &str, format: document::Format) -> Result<Vec<Self>, PolicyError> {
+    pub fn from_documents(text: &str, format: document::Format) -> Result<Vec<Self>, ScalingPolicyError> {
         let sections = document::sections(text, format);
         if let [only] = sections[..] {
             return Ok(vec![Self::from_document(only.text, format)?]);
         }
         let parsed = sections.iter().zip(1..).map(|(section, number)| {
-            let error = |error| PolicyError::OfDocument { number, line: section.line, error: Box::new(error) };
+            let error = |error| ScalingPolicyError::OfDocument { number, line: section.line, error: Box::new(error) };
             Self::from_document(section.text, format).map_err(error)
         });
         parsed.collect()
@@ -244,7 +244,7 @@ impl ScalingPolicy {
     ///
     /// # Errors
     /// Names the field, its value and its range.
-    pub fn from_value(value: serde_json::Value) -> Result<Self, PolicyError> {
+    pub fn from_value(value: serde_json::Value) -> Result<Self, ScalingPolicyError> {
         let policy: Self = document::from_value(value)?;
         policy.check()?;
         Ok(policy)
@@ -254,7 +254,7 @@ impl ScalingPolicy {
     ///
     /// # Errors
     /// Names the field, its value and its range.
-    pub fn from_json(bytes: &[u8]) -> Result<Self, PolicyError> {
+    pub fn from_json(bytes: &[u8]) -> Result<Self, ScalingPolicyError> {
         let policy: Self = document::parse_json_lenient(bytes)?;
         policy.check()?;
         Ok(policy)
@@ -294,15 +294,15 @@ impl ScalingPolicy {
         serde_json::to_vec(self).expect("a policy holds only strings and finite numbers, which JSON can write")
     }
 
-    fn check(&self) -> Result<(), PolicyError> {
+    fn check(&self) -> Result<(), ScalingPolicyError> {
         if self.bounds.cpu_millicores.min().0 == 0 {
-            return Err(PolicyError::Contradiction("bounds.cpu_millicores.min = 0m, must be at least 1m".into()));
+            return Err(ScalingPolicyError::Contradiction("bounds.cpu_millicores.min = 0m, must be at least 1m".into()));
         }
         if self.bounds.memory_mib.min().0 == 0 {
-            return Err(PolicyError::Contradiction("bounds.memory_mib.min = 0Mi, must be at least 1Mi".into()));
+            return Err(ScalingPolicyError::Contradiction("bounds.memory_mib.min = 0Mi, must be at least 1Mi".into()));
         }
         if self.bounds.replicas.max().0 == 0 {
-            return Err(PolicyError::Contradiction("bounds.replicas.max = 0, must be at least 1".into()));
+            return Err(ScalingPolicyError::Contradiction("bounds.replicas.max = 0, must be at least 1".into()));
         }
         Ok(())
     }

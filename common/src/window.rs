@@ -40,7 +40,7 @@ pub use state::assemble;
 use changes::Tracker;
 use counts::{Counts, Field};
 use replica::{KnownReplicas, Reporting};
-use ring::{Extremes, LONG, Peaks, Ring, Trend};
+use ring::{Extremes, LONG, Peaks, RateTrend, Ring};
 use tracked::Tracked;
 
 /// The windows of one function.
@@ -244,7 +244,7 @@ impl FunctionWindows {
     }
 
     fn window(&self, counts: &Counts, extremes: Extremes, percentile: f64) -> Window {
-        let Extremes { trend: Trend { slope, variation }, cpu, memory, replicas } = extremes;
+        let Extremes { trend: RateTrend { slope, variation }, cpu, memory, replicas } = extremes;
         // Readings of one replica may end just after those of another: the time between them is not the time in which the replica did its work.
         let rate_of_replicas = |amount: Field, ms: Field, replica_ms: Field| {
             let least = counts.get(replica_ms) as f64 / replicas.unwrap_or(1.0).max(1.0);

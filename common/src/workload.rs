@@ -17,7 +17,7 @@ pub use demand::{Demand, DurationQuantiles, MemoryQuantiles, NotSorted};
 pub use dispersion::Dispersion;
 pub use gaps::{Gaps, PatternArrivals};
 pub use minutes::{Iat, MinuteArrivals, MinuteCount};
-pub use pattern::{Form, Pattern};
+pub use pattern::{Pattern, PatternSyntax};
 pub use rate::Rate;
 
 /// Random generator of workloads: small, fast, and equal on every platform and in every version.

@@ -8,7 +8,7 @@ use crate::config::LoadConfig;
 use crate::progress::LiveLine;
 use crate::report::SummaryTable;
 use crate::run::{self, Observers};
-use crate::service::{self, ServiceConfig};
+use crate::service::{self, ServeConfig};
 use crate::sink::{self, SinkArgs};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -185,7 +185,7 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn serve(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
-    let config: ServiceConfig = config::load("loadgen", args)?;
+    let config: ServeConfig = config::load("loadgen", args)?;
     telemetry::init("loadgen", &config.telemetry)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let summary = runtime.block_on(async { service::serve(config, shutdown::token()).await })?;

@@ -13,7 +13,7 @@ use qscale_messages::{FaasReply, FaasRequest, HelloReply, HelloRequest};
 mod fibonacci;
 mod services;
 
-pub use services::{Inputs, SERVICES, Service};
+pub use services::{Inputs, SERVICES, VswarmMethod};
 
 /// Protocol of the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub enum CallProtocol {
     /// `faas.Executor/Execute`: each request sets its duration and memory.
     Faas,
     /// Method of a vSwarm function.
-    Direct(&'static Service),
+    Direct(&'static VswarmMethod),
     /// HTTP/1.1.
     Http,
 }
@@ -50,7 +50,7 @@ impl FromStr for CallProtocol {
             "faas" => Ok(CallProtocol::Faas),
             "http" => Ok(CallProtocol::Http),
             _ => match text.strip_prefix("direct:") {
-                Some(name) => Service::named(name)
+                Some(name) => VswarmMethod::named(name)
                     .map(CallProtocol::Direct)
                     .ok_or_else(|| format!("unknown service `{name}`: use direct:SERVICE with one of {}", services())),
                 None => Err(format!("unknown protocol `{text}`: use relay, faas, http, or direct:SERVICE with one of {}", services())),

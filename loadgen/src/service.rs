@@ -24,7 +24,7 @@ use crate::run::{self, Observers, RunProgress};
 /// Configuration of `qscale-loadgen serve`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct ServiceConfig {
+pub struct ServeConfig {
     /// The load. A pattern without a duration is sent until the service is stopped.
     pub load: LoadConfig,
     /// Address of /healthz, /readyz and /metrics.
@@ -35,7 +35,7 @@ pub struct ServiceConfig {
     pub telemetry: TelemetryConfig,
 }
 
-impl Default for ServiceConfig {
+impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             load: LoadConfig::default(),
@@ -65,7 +65,7 @@ pub fn publisher(bus: Bus) -> mpsc::Sender<Load> {
 ///
 /// # Errors
 /// When the configuration is invalid, the address cannot be bound, or the run fails.
-pub async fn serve(config: ServiceConfig, stop: CancellationToken) -> anyhow::Result<LoadSummary> {
+pub async fn serve(config: ServeConfig, stop: CancellationToken) -> anyhow::Result<LoadSummary> {
     let health = Health::new();
     let mut registry = Registry::default();
     let metrics = LoadMetrics::register(&mut registry);

@@ -7,7 +7,7 @@ use qscale_common::contract::{Action, subject};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::Timestamp;
 use qscale_dqn::Actions;
-use qscale_dqn::checkpoint::{Checkpoint, Purpose};
+use qscale_dqn::checkpoint::{Checkpoint, NetworkPurpose};
 use qscale_dqn::pretrained::pretrained;
 use qscale_rl::Weights;
 use qscale_tests::{Folder, System, eventually_async};
@@ -141,7 +141,7 @@ fn with_higher_score(factor: f32) -> Checkpoint {
     let (architecture, values) = (model.weights.architecture().clone(), model.weights.values().to_vec());
     let weights = Weights::from_parts(architecture, values, shift.to_vec(), scale).expect("finite");
     let header = &model.header;
-    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), reward: header.reward, note: String::new() };
+    let purpose = NetworkPurpose { actions: Actions::new(header.action_set, header.scope), reward: header.reward, note: String::new() };
     Checkpoint::new(weights, None, &header.hyperparameters, header.seed, &purpose)
 }
 

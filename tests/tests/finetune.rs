@@ -12,10 +12,10 @@ use qscale_common::runtime::nats_accounts::User;
 use qscale_common::runtime::signature::SigningKey;
 use qscale_common::time::Timestamp;
 use qscale_dqn::Actions;
-use qscale_dqn::checkpoint::{Checkpoint, Purpose};
+use qscale_dqn::checkpoint::{Checkpoint, NetworkPurpose};
 use qscale_dqn::pretrained::pretrained;
-use qscale_promote::promotion::Burn;
-use qscale_promote::record::Record;
+use qscale_promote::promotion::ViolationMinutes;
+use qscale_promote::record::PromotionRecord;
 use qscale_promote::{Promotion, PromotionDecision, PromotionRules, Trial};
 use qscale_rl::Weights;
 use qscale_tests::{System, eventually_async};
@@ -50,7 +50,8 @@ fn leaning_to(name: &str) -> Checkpoint {
     let at = values.len() - header.actions.len() + choice;
     values[at] += 1000.0;
     let weights = Weights::from_parts(weights.architecture().clone(), values, shift.to_vec(), scale.to_vec()).expect("finite");
-    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), reward: header.reward, note: "from a test".into() };
+    let purpose =
+        NetworkPurpose { actions: Actions::new(header.action_set, header.scope), reward: header.reward, note: "from a test".into() };
     Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose)
 }
 
@@ -113,7 +114,7 @@ impl Fixture {
 
     /// Replaces the record of the promotion by what `change` makes of an empty one.
     async fn write_record(&self, change: impl FnOnce(&mut Promotion)) {
-        let mut record = Record::read(&self.bus, &self.dqn).await.expect("readable");
+        let mut record = PromotionRecord::read(&self.bus, &self.dqn).await.expect("readable");
         // A round that was requested earlier must not run again.
         record.promotion = Promotion { round: record.promotion.round, ..Promotion::default() };
         change(&mut record.promotion);
@@ -173,7 +174,7 @@ async fn violations_roll_a_candidate_back(fixture: &Fixture) {
     let pointer = fixture.put_in_use(good).await;
     let bad = fixture.push(&leaning_to("demand x4")).await;
     let (trial, now) = (Trial { version: bad, base: Some(good) }, fixture.newest().await);
-    let before = Burn { violated_minutes: 0.0, judged_minutes: 60.0 };
+    let before = ViolationMinutes { violated_minutes: 0.0, judged_minutes: 60.0 };
     let rules = PromotionRules { budget_minutes: Some(1000.0), ..PromotionRules::default() };
     fixture.write_record(|promotion| promotion.watch(trial, pointer.revision, before, "a test", now, &rules)).await;
     // No model can reach that objective.
@@ -192,7 +193,7 @@ async fn another_version_ends_the_watch(fixture: &Fixture) {
     let rules = PromotionRules { budget_minutes: Some(1000.0), ..PromotionRules::default() };
     fixture
         .write_record(|promotion| {
-            promotion.watch(trial, 0, Burn::default(), "a test", now, &rules);
+            promotion.watch(trial, 0, ViolationMinutes::default(), "a test", now, &rules);
             promotion.started(now, &rules);
         })
         .await;

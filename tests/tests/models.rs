@@ -11,7 +11,7 @@ use qscale_common::runtime::http;
 use qscale_common::runtime::models::{ModelPointer, ModelStore, PointerError, ReadError};
 use qscale_common::runtime::nats_accounts::User;
 use qscale_dqn::Actions;
-use qscale_dqn::checkpoint::{Checkpoint, Purpose};
+use qscale_dqn::checkpoint::{Checkpoint, NetworkPurpose};
 use qscale_dqn::pretrained::pretrained;
 use qscale_rl::Weights;
 use qscale_tests::{NatsServer, System, TIMEOUT, eventually_async};
@@ -79,7 +79,7 @@ fn variant(factor: f32) -> Checkpoint {
     let (shift, scale) = weights.normalisation();
     let values = weights.values().iter().map(|value| value * factor).collect();
     let weights = Weights::from_parts(weights.architecture().clone(), values, shift.to_vec(), scale.to_vec()).expect("finite");
-    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), reward: None, note: "from a test".into() };
+    let purpose = NetworkPurpose { actions: Actions::new(header.action_set, header.scope), reward: None, note: "from a test".into() };
     Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose)
 }
 

@@ -1,4 +1,5 @@
 //! Modules of a crate depend on each other in one direction: no import cycle of more than two modules, and of two only with a reason.
+//! Names of public types are unique in the product code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{TokenStream, TokenTree};
 use qscale_tests::source::files;
 use quote::ToTokens;
-use syn::{Item, ItemUse, Visibility};
+use syn::{Item, ItemEnum, ItemMod, ItemStruct, ItemTrait, ItemType, ItemUnion, ItemUse, Visibility};
 
 /// Pairs of modules that import each other: crate folder, the two modules, and why they are not one-directional.
 const PAIRS: [(&str, [&str; 2], &str); 2] = [
@@ -35,6 +36,28 @@ fn parse(text: &str) -> Source {
         !is_test
     });
     Source { file, tests }
+}
+
+/// Sources below the `src` of each crate, by the crate's folder and the path below `src`.
+fn crates() -> BTreeMap<PathBuf, BTreeMap<PathBuf, Source>> {
+    let mut crates: BTreeMap<PathBuf, BTreeMap<PathBuf, Source>> = BTreeMap::new();
+    for (path, text) in files(&[".rs"]) {
+        let names = components(&path);
+        let Some(src) = names.iter().position(|name| name == "src") else { continue };
+        let within = names[src + 1..].iter().collect();
+        crates.entry(names[..src].iter().collect()).or_default().insert(within, parse(&text));
+    }
+    assert!(crates.len() > 10, "{:?}", crates.keys());
+    crates
+}
+
+fn components(path: &Path) -> Vec<String> {
+    path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect()
+}
+
+/// Names of all modules of a crate that are compiled for tests only.
+fn test_modules(sources: &BTreeMap<PathBuf, Source>) -> BTreeSet<String> {
+    sources.values().flat_map(|source| &source.tests).cloned().chain(["tests".to_owned()]).collect()
 }
 
 /// First segments of the paths that begin with `root` (`crate` or `super`), groups in braces included.
@@ -99,11 +122,11 @@ fn all_words(tokens: TokenStream, words: &mut Vec<String>) {
 /// The module graph of the crate whose sources `sources` are, by path below `src`.
 fn graph(sources: &BTreeMap<PathBuf, Source>) -> Graph {
     let root = ["lib.rs", "main.rs"].iter().find_map(|name| sources.get(Path::new(name)));
-    let skipped: BTreeSet<&String> = sources.values().flat_map(|source| &source.tests).collect();
+    let test_modules = test_modules(sources);
     let module_of = |path: &Path| {
-        let names: Vec<String> = path.with_extension("").components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+        let names = components(&path.with_extension(""));
         let is_root = names.first().is_some_and(|name| ["lib", "main", "bin"].contains(&name.as_str()));
-        let is_test = names.iter().any(|name| skipped.contains(name) || name == "tests");
+        let is_test = names.iter().any(|name| test_modules.contains(name));
         (!is_root && !is_test).then(|| names[0].clone())
     };
     let modules: BTreeSet<String> = sources.keys().filter_map(|path| module_of(path)).collect();
@@ -144,18 +167,24 @@ fn cycles(graph: &Graph) -> BTreeSet<BTreeSet<String>> {
     graph.keys().map(of).filter(|cycle| cycle.len() > 1).collect()
 }
 
+/// Names of the `pub` types that `items` declare, in order, including those of inline modules.
+fn public_types(items: &[Item]) -> Vec<String> {
+    let names = items.iter().flat_map(|item| match item {
+        Item::Struct(ItemStruct { vis: Visibility::Public(_), ident, .. })
+        | Item::Enum(ItemEnum { vis: Visibility::Public(_), ident, .. })
+        | Item::Union(ItemUnion { vis: Visibility::Public(_), ident, .. })
+        | Item::Trait(ItemTrait { vis: Visibility::Public(_), ident, .. })
+        | Item::Type(ItemType { vis: Visibility::Public(_), ident, .. }) => vec![ident.to_string()],
+        Item::Mod(ItemMod { content: Some((_, items)), .. }) => public_types(items),
+        _ => Vec::new(),
+    });
+    names.collect()
+}
+
 #[test]
 fn modules_import_each_other_in_one_direction() {
-    let mut crates: BTreeMap<PathBuf, BTreeMap<PathBuf, Source>> = BTreeMap::new();
-    for (path, text) in files(&[".rs"]) {
-        let names: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
-        let Some(src) = names.iter().position(|name| name == "src") else { continue };
-        let within = names[src + 1..].iter().collect();
-        crates.entry(names[..src].iter().collect()).or_default().insert(within, parse(&text));
-    }
-    assert!(crates.len() > 10, "{:?}", crates.keys());
     let found: BTreeSet<(PathBuf, BTreeSet<String>)> =
-        crates.iter().flat_map(|(folder, sources)| cycles(&graph(sources)).into_iter().map(|cycle| (folder.clone(), cycle))).collect();
+        crates().iter().flat_map(|(folder, sources)| cycles(&graph(sources)).into_iter().map(|cycle| (folder.clone(), cycle))).collect();
     let allowed = PAIRS.iter().map(|(folder, modules, _)| (PathBuf::from(folder), modules.map(str::to_owned).into()));
     let allowed: BTreeSet<(PathBuf, BTreeSet<String>)> = allowed.collect();
     assert_eq!(found, allowed, "left: modules that import each other; right: the pairs with a reason");
@@ -175,4 +204,33 @@ fn a_cycle_is_found_through_groups_and_reexports() {
     assert_eq!(graph["a"], BTreeSet::from(["b".to_owned(), "c".to_owned()]));
     assert!(!graph.contains_key("d"));
     assert_eq!(cycles(&graph), BTreeSet::from([["a", "b", "c"].map(str::to_owned).into()]));
+}
+
+/// A name has one meaning everywhere, so that a reader who meets it needs no path. Types that are not `pub` belong to one module or crate.
+#[test]
+fn public_type_names_are_unique() {
+    let mut declared: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for (folder, sources) in crates() {
+        if folder.starts_with("tests") {
+            continue;
+        }
+        let test_modules = test_modules(&sources);
+        let of_product =
+            sources.iter().filter(|(path, _)| !components(&path.with_extension("")).iter().any(|name| test_modules.contains(name)));
+        for (path, source) in of_product {
+            for name in public_types(&source.file.items) {
+                declared.entry(name).or_default().push(folder.join("src").join(path));
+            }
+        }
+    }
+    assert!(declared.len() > 100, "{:?}", declared.keys());
+    declared.retain(|_, files| files.len() > 1);
+    assert!(declared.is_empty(), "names of public types that are declared more than once: {declared:#?}");
+}
+
+#[test]
+fn public_types_are_found_in_inline_modules() {
+    let text = "pub struct A; struct B; pub(crate) enum C {} pub trait D { type E; }\n\
+                pub mod f { pub type G = u8; pub union H { a: u8 } fn i() {} }\n#[cfg(test)] mod tests { pub struct J; }";
+    assert_eq!(public_types(&parse(text).file.items), ["A", "D", "G", "H"]);
 }

@@ -12,15 +12,15 @@ use qscale_common::time::Span;
 use qscale_common::units::Allocation;
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, BackendError, BackendFuture, Workload, WorkloadId};
+use super::{BackendError, BackendFuture, PlatformBackend, WorkloadId, WorkloadStatus};
 
 /// Lowest HTTP status that blames the platform rather than the request.
 const SERVER_ERROR: u16 = 500;
 
 /// Configuration of the platform on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LocalConfig {
+#[serde(rename = "LocalConfig", default, deny_unknown_fields)]
+pub struct LocalBackendConfig {
     /// Address of its API, host and port.
     pub address: String,
     /// File that holds the token of its API; absent: the one that a platform of the same user and machine has noted.
@@ -30,13 +30,13 @@ pub struct LocalConfig {
     pub timeout: Span,
 }
 
-impl Default for LocalConfig {
+impl Default for LocalBackendConfig {
     fn default() -> Self {
         Self { address: "127.0.0.1:8701".into(), token_file: None, timeout: Span::seconds(5) }
     }
 }
 
-impl LocalConfig {
+impl LocalBackendConfig {
     pub(super) fn check(&self) -> anyhow::Result<()> {
         check_span("platform.timeout", self.timeout, Span::millis(10), Span::seconds(60))?;
         Ok(())
@@ -45,11 +45,11 @@ impl LocalConfig {
 
 /// The platform on this machine.
 #[derive(Debug, Clone)]
-pub struct LocalPlatform {
+pub struct LocalBackend {
     client: PlatformClient,
 }
 
-impl LocalPlatform {
+impl LocalBackend {
     /// The platform with its API at `address`, host and port, and a timeout for each request.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ impl LocalPlatform {
         Ok(Self { client: PlatformClient::with_timeout(address, timeout)? })
     }
 
-    pub(super) fn open(config: &LocalConfig) -> Result<Self, PlatformError> {
+    pub(super) fn open(config: &LocalBackendConfig) -> Result<Self, PlatformError> {
         let platform = Self::new(&config.address, config.timeout.0)?;
         Ok(match &config.token_file {
             Some(file) => Self { client: platform.client.with_token_file(file.clone()) },
@@ -66,7 +66,7 @@ impl LocalPlatform {
         })
     }
 
-    async fn set(&self, workload: &FunctionId, allocation: Allocation, lease: u64) -> Result<Workload, BackendError> {
+    async fn set(&self, workload: &FunctionId, allocation: Allocation, lease: u64) -> Result<WorkloadStatus, BackendError> {
         // What the platform cannot do of one part must not keep it from the others.
         let request = AllocationRequest { clamp: true, ..AllocationRequest::new(allocation, Some(lease)) };
         match self.client.set_allocation(workload, &request).await {
@@ -88,7 +88,7 @@ impl LocalPlatform {
     }
 }
 
-impl From<FunctionStatus> for Workload {
+impl From<FunctionStatus> for WorkloadStatus {
     fn from(status: FunctionStatus) -> Self {
         let id = WorkloadId { kind: WorkloadKind::Local, name: status.id() };
         Self { id, desired: status.desired, vertical: status.vertical }
@@ -112,21 +112,21 @@ fn backend_error(error: PlatformError, workload: &FunctionId) -> BackendError {
     }
 }
 
-impl Backend for LocalPlatform {
+impl PlatformBackend for LocalBackend {
     fn kinds(&self) -> &'static [WorkloadKind] {
         &[WorkloadKind::Local]
     }
 
-    fn list(&self) -> BackendFuture<'_, Vec<Workload>> {
+    fn list(&self) -> BackendFuture<'_, Vec<WorkloadStatus>> {
         Box::pin(async {
             let listed = self.client.list().await;
             listed
-                .map(|functions| functions.into_iter().map(Workload::from).collect())
+                .map(|functions| functions.into_iter().map(WorkloadStatus::from).collect())
                 .map_err(|error| BackendError::Unavailable(error.to_string()))
         })
     }
 
-    fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, Workload> {
+    fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, WorkloadStatus> {
         Box::pin(self.set(&workload.name, allocation, lease))
     }
 }

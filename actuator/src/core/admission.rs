@@ -4,8 +4,8 @@ use qscale_common::contract::{Action, Effect, GuardNote, GuardRule, Outcome, Pro
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 
-use super::decision::Decision;
-use super::function::Function;
+use super::decision::AllocationDecision;
+use super::function::ScaledFunction;
 
 /// Result of admission.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Refusal {
 }
 
 /// Decides whether `action` is admitted, and if so marks its State as answered.
-pub(super) fn admit(function: Option<&mut Function>, action: &Action, now: Timestamp) -> Admission {
+pub(super) fn admit(function: Option<&mut ScaledFunction>, action: &Action, now: Timestamp) -> Admission {
     let Some((function, policy)) = function.and_then(|function| function.policy.clone().map(|policy| (function, policy))) else {
         return Admission::Refused(Refusal { note: None, reason: "no ScalingPolicy for this function".into() });
     };
@@ -80,15 +80,15 @@ fn misplaced(state_id: StateId, last: StateId) -> Admission {
 }
 
 /// The Outcome of an Action that was not admitted.
-pub(super) fn refused(action: &Action, function: Option<&Function>, why: Refusal, actuator: &str, now: Timestamp) -> Outcome {
+pub(super) fn refused(action: &Action, function: Option<&ScaledFunction>, why: Refusal, actuator: &str, now: Timestamp) -> Outcome {
     let id = FunctionId::new(action.namespace.clone(), action.function.clone());
     let named = function.and_then(|function| function.policy.as_ref()).is_some_and(|policy| policy.agent == action.agent);
-    let decision = Decision::of_action(action.clone(), named, None, now);
+    let decision = AllocationDecision::of_action(action.clone(), named, None, now);
     let guard: Vec<GuardNote> = why.note.into_iter().collect();
     // Without the texts of the agent: refusals must not fill the record.
     let provenance = Provenance::default();
     Outcome {
-        before: function.and_then(Function::current),
+        before: function.and_then(ScaledFunction::current),
         guard,
         reason: why.reason,
         provenance,

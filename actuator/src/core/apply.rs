@@ -9,10 +9,10 @@ use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use rand::RngExt as _;
 
-use super::decision::Decision;
-use super::function::{BaselineState, Function, PendingChange, Presence, Work};
+use super::decision::AllocationDecision;
+use super::function::{BaselineState, PendingChange, Presence, ScaledFunction, Work};
 use super::{ApplyRequest, Command, Core, Lead};
-use crate::backend::{BackendError, Workload, WorkloadId};
+use crate::backend::{BackendError, WorkloadId, WorkloadStatus};
 use crate::store::{self, Record};
 
 /// Delay before the second request; it doubles with every further one.
@@ -20,7 +20,7 @@ const FIRST_RETRY_DELAY: Duration = Duration::from_millis(250);
 
 impl Core {
     /// Evaluates an admitted decision now, or once the request in flight has ended.
-    pub(super) fn submit(&mut self, id: &FunctionId, decision: Decision, now: Timestamp) {
+    pub(super) fn submit(&mut self, id: &FunctionId, decision: AllocationDecision, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
         let applies = decision.source != DecisionSource::Shadow;
         if applies && !decision.restores && function.restoring() {
@@ -38,11 +38,11 @@ impl Core {
         }
     }
 
-    fn superseded(&mut self, id: &FunctionId, older: &Decision) {
+    fn superseded(&mut self, id: &FunctionId, older: &AllocationDecision) {
         self.publish(id, older, Effect::Failed, |outcome| outcome.reason = "superseded by a newer decision".into());
     }
 
-    fn evaluate(&mut self, id: &FunctionId, decision: Decision, attempts: u32, now: Timestamp) {
+    fn evaluate(&mut self, id: &FunctionId, decision: AllocationDecision, attempts: u32, now: Timestamp) {
         let Some(function) = self.functions.get(id) else { return };
         let before = function.current();
         if decision.restores && function.pending_restore(self.restore_all).is_none() {
@@ -78,7 +78,7 @@ impl Core {
         }
     }
 
-    fn verdict(&self, function: &Function, decision: &Decision, now: Timestamp) -> Verdict {
+    fn verdict(&self, function: &ScaledFunction, decision: &AllocationDecision, now: Timestamp) -> Verdict {
         // Without a policy only restores are decided. If the policy was deleted in between, nothing is applied.
         let Some(policy) = function.policy.as_deref() else { return Verdict::Hold { notes: Vec::new() } };
         evaluate(&GuardInput {
@@ -96,7 +96,7 @@ impl Core {
 
     /// While disconnected, only the fallback acts, and only increases: that does the least harm if another actuator
     /// leads by now. The platform refuses it once the other leader has written.
-    fn restrict_while_disconnected(&self, decision: &Decision, before: Option<Allocation>, verdict: Verdict) -> Verdict {
+    fn restrict_while_disconnected(&self, decision: &AllocationDecision, before: Option<Allocation>, verdict: Verdict) -> Verdict {
         let Verdict::Apply { allocation, .. } = &verdict else { return verdict };
         let gives = before.is_some_and(|before| !allocation.is_lower_than(before));
         if matches!(self.lead, Lead::Leading(_)) || (decision.source == DecisionSource::Fallback && gives) {
@@ -169,7 +169,7 @@ impl Core {
     }
 
     /// Processes the result of request `number`.
-    pub fn on_applied(&mut self, id: &FunctionId, number: u64, result: Result<Workload, BackendError>, now: Timestamp) {
+    pub fn on_applied(&mut self, id: &FunctionId, number: u64, result: Result<WorkloadStatus, BackendError>, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
         // Any other answer is to a request from an earlier lead.
         let in_flight = |work: &Work| matches!(work, Work::InFlight { number: flying, .. } if *flying == number);
@@ -261,13 +261,13 @@ impl Core {
         });
     }
 
-    fn publish_if_reported(&mut self, id: &FunctionId, decision: &Decision, effect: Effect, complete: impl FnOnce(&mut Outcome)) {
+    fn publish_if_reported(&mut self, id: &FunctionId, decision: &AllocationDecision, effect: Effect, complete: impl FnOnce(&mut Outcome)) {
         if decision.always_reported {
             self.publish(id, decision, effect, complete);
         }
     }
 
-    pub(super) fn publish(&mut self, id: &FunctionId, decision: &Decision, effect: Effect, complete: impl FnOnce(&mut Outcome)) {
+    pub(super) fn publish(&mut self, id: &FunctionId, decision: &AllocationDecision, effect: Effect, complete: impl FnOnce(&mut Outcome)) {
         let mut outcome = decision.outcome(id, effect, &self.settings.actuator);
         complete(&mut outcome);
         self.commands.push(Command::Publish(Box::new(outcome), decision.trace));
@@ -276,7 +276,7 @@ impl Core {
 
 /// A restore bypasses the guard, as it must also undo wrong bounds and budgets. The request is sent even if the
 /// platform is believed to have the allocation: an operator or a request without an answer may have changed it.
-fn restore_verdict(decision: &Decision) -> Verdict {
+fn restore_verdict(decision: &AllocationDecision) -> Verdict {
     Verdict::Apply { allocation: decision.wanted, notes: Vec::new(), charge: None }
 }
 
@@ -302,7 +302,7 @@ fn of_job(outcome: &mut Outcome, job: &PendingChange) {
     outcome.attempts = job.attempts;
 }
 
-impl Function {
+impl ScaledFunction {
     /// Takes the change under way if `work` is what `is_wanted` says.
     fn take_if(&mut self, is_wanted: impl FnOnce(&Work) -> bool) -> Option<PendingChange> {
         if !is_wanted(&self.work) {

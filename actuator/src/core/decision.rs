@@ -11,7 +11,7 @@ use crate::fallback::FallbackDecision;
 
 /// A requested allocation of a function.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Decision {
+pub(super) struct AllocationDecision {
     /// Kind of decider.
     pub(super) source: DecisionSource,
     /// Name of the agent or rule.
@@ -38,7 +38,7 @@ pub(super) struct Decision {
     pub(super) restores: bool,
 }
 
-impl Decision {
+impl AllocationDecision {
     /// The decision of an Action, by the policy's agent (`named`) or by another one.
     pub(super) fn of_action(action: Action, named: bool, trace: Option<TraceParent>, now: Timestamp) -> Self {
         Self {

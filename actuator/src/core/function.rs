@@ -12,8 +12,8 @@ use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 
-use super::decision::Decision;
-use crate::backend::{Workload, WorkloadId};
+use super::decision::AllocationDecision;
+use crate::backend::{WorkloadId, WorkloadStatus};
 use crate::store::{self, Record};
 
 /// Agents per function whose last answers are remembered; beyond it the agent that answered longest ago is forgotten.
@@ -25,7 +25,7 @@ const EARLY_WAIT: Duration = Duration::from_secs(1);
 
 /// One function.
 #[derive(Debug)]
-pub(super) struct Function {
+pub(super) struct ScaledFunction {
     pub(super) policy: Option<Arc<ScalingPolicy>>,
     pub(super) frozen: bool,
     /// Last request to restore this function alone.
@@ -43,7 +43,7 @@ pub(super) struct Function {
     /// Allocation last known to be set on the platform, and when that was known.
     applied: Option<(Allocation, Timestamp)>,
     /// Decision applied last, and the allocation that the platform confirmed.
-    pub(super) goal: Option<(Decision, Allocation)>,
+    pub(super) goal: Option<(AllocationDecision, Allocation)>,
     pub(super) budget: Budget,
     pub(super) budget_dirty: bool,
     budget_stored: Timestamp,
@@ -53,7 +53,7 @@ pub(super) struct Function {
     pub(super) restored_stored: bool,
     pub(super) work: Work,
     /// Newest decision that arrived while a request was in flight.
-    pub(super) next: Option<Decision>,
+    pub(super) next: Option<AllocationDecision>,
     answered: Vec<(Name, StateId)>,
     /// Refused Actions since the last State, by agent.
     pub(super) refusals: BTreeMap<Name, u32>,
@@ -124,7 +124,7 @@ pub(super) enum Work {
 /// A decision on its way to the platform.
 #[derive(Debug, Clone)]
 pub(super) struct PendingChange {
-    pub(super) decision: Decision,
+    pub(super) decision: AllocationDecision,
     pub(super) allocation: Allocation,
     pub(super) before: Option<Allocation>,
     pub(super) notes: Vec<GuardNote>,
@@ -140,7 +140,7 @@ struct Early {
     since: Timestamp,
 }
 
-impl Function {
+impl ScaledFunction {
     /// A function without a policy, under the operator's request `control`.
     pub(super) fn new(control: Option<&Control>, now: Timestamp) -> Self {
         Self {
@@ -310,7 +310,7 @@ impl Function {
     }
 
     /// Processes the platform's report on the workload, requested at `asked`, at `now`.
-    pub(super) fn observe(&mut self, id: &FunctionId, workload: Option<&Workload>, asked: Timestamp, now: Timestamp) {
+    pub(super) fn observe(&mut self, id: &FunctionId, workload: Option<&WorkloadStatus>, asked: Timestamp, now: Timestamp) {
         // A report requested before the last write may be older than the write. A write in the future was before the clock was set back.
         let outdated = self.applied.is_some_and(|(_, at)| (asked..=now).contains(&at));
         match workload {

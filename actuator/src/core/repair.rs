@@ -6,7 +6,7 @@ use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Replicas;
 
-use super::decision::Decision;
+use super::decision::AllocationDecision;
 use super::function::{BaselineState, Presence, Work};
 use super::{Command, Core, Lead};
 use crate::fallback::decide;
@@ -31,8 +31,8 @@ impl Core {
             tracing::warn!(function = %id, agent = %policy.agent, fallback = ?policy.fallback.rule, "agent is silent; the fallback decides");
         }
         if let Some(decision) = decision {
-            let decision = Decision::of_fallback(decision, state_id, function.trace, now);
-            self.submit(id, Decision { always_reported: first, ..decision }, now);
+            let decision = AllocationDecision::of_fallback(decision, state_id, function.trace, now);
+            self.submit(id, AllocationDecision { always_reported: first, ..decision }, now);
         }
     }
 
@@ -62,7 +62,7 @@ impl Core {
         let bounds = policy.bounds;
         let outside = if vertical { !bounds.contain(applied) } else { !bounds.replicas.contains(applied.replicas) };
         let decision = match &function.goal {
-            Some((decision, goal)) if *goal != applied => Decision {
+            Some((decision, goal)) if *goal != applied => AllocationDecision {
                 wanted: *goal,
                 kind: DecisionKind::Repair,
                 reason: format!("repair: the platform had {applied}"),
@@ -73,7 +73,7 @@ impl Core {
                 restores: false,
                 ..decision.clone()
             },
-            _ if outside => Decision::of_bounds(applied, function.last_state_id(), now),
+            _ if outside => AllocationDecision::of_bounds(applied, function.last_state_id(), now),
             _ => return,
         };
         self.submit(id, decision, now);
@@ -92,7 +92,7 @@ impl Core {
         match &function.baseline {
             BaselineState::Storing => {}
             BaselineState::Stored(baseline) => {
-                let decision = Decision::of_restore(
+                let decision = AllocationDecision::of_restore(
                     baseline.allocation,
                     "restored to the allocation before the first change",
                     function.last_state_id(),
@@ -105,8 +105,12 @@ impl Core {
                 let current = function.current();
                 self.commands.push(Command::Store(id.clone(), Record::Restored(request)));
                 if let (Some(current), Some(function)) = (current, self.functions.get(id)) {
-                    let decision =
-                        Decision::of_restore(current, "nothing to restore: Qscale has changed nothing", function.last_state_id(), now);
+                    let decision = AllocationDecision::of_restore(
+                        current,
+                        "nothing to restore: Qscale has changed nothing",
+                        function.last_state_id(),
+                        now,
+                    );
                     self.publish(id, &decision, Effect::Unchanged, |outcome| {
                         (outcome.before, outcome.allowed) = (Some(current), Some(current))
                     });
@@ -116,7 +120,7 @@ impl Core {
     }
 
     /// Marks the restore request as executed if `decision` was a restore.
-    pub(super) fn complete_restore(&mut self, id: &FunctionId, decision: &Decision) {
+    pub(super) fn complete_restore(&mut self, id: &FunctionId, decision: &AllocationDecision) {
         let all = self.restore_all;
         let Some(function) = self.functions.get_mut(id).filter(|_| decision.restores) else { return };
         if let Some(request) = function.restore.max(all) {

@@ -196,7 +196,7 @@ impl Rig {
                 .platform
                 .workloads
                 .iter()
-                .map(|(id, desired)| Workload { id: workload_id(id), desired: *desired, vertical: true })
+                .map(|(id, desired)| WorkloadStatus { id: workload_id(id), desired: *desired, vertical: true })
                 .collect();
             self.core.on_listed(&workloads, self.now, self.now);
             self.settle();
@@ -292,7 +292,7 @@ impl Rig {
 }
 
 impl Platform {
-    fn apply(&mut self, order: &ApplyRequest) -> Result<Workload, BackendError> {
+    fn apply(&mut self, order: &ApplyRequest) -> Result<WorkloadStatus, BackendError> {
         if !self.reachable {
             return Err(BackendError::Unavailable("no answer".into()));
         }
@@ -305,6 +305,6 @@ impl Platform {
             return Err(BackendError::NotFound(order.workload.name.clone()));
         };
         *workload = Allocation { cpu_millicores: order.allocation.cpu_millicores.max(self.least_cpu), ..order.allocation };
-        Ok(Workload { id: order.workload.clone(), desired: *workload, vertical: true })
+        Ok(WorkloadStatus { id: order.workload.clone(), desired: *workload, vertical: true })
     }
 }

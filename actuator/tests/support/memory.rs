@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
-use qscale_actuator::backend::{Backend, BackendError, BackendFuture, Workload, WorkloadId};
+use qscale_actuator::backend::{BackendError, BackendFuture, PlatformBackend, WorkloadId, WorkloadStatus};
 use qscale_common::name::FunctionId;
 use qscale_common::policy::WorkloadKind;
 use qscale_common::units::Allocation;
@@ -33,7 +33,7 @@ impl MemoryPlatform {
         self.0.lock().expect("no test panics while it holds the lock")
     }
 
-    fn set(&self, workload: &WorkloadId, allocation: Allocation, lease: u64) -> Result<Workload, BackendError> {
+    fn set(&self, workload: &WorkloadId, allocation: Allocation, lease: u64) -> Result<WorkloadStatus, BackendError> {
         let mut kept = self.kept();
         if lease < kept.highest_lease {
             return Err(BackendError::StaleLease { reason: format!("{lease} < {}", kept.highest_lease), highest: kept.highest_lease });
@@ -41,17 +41,17 @@ impl MemoryPlatform {
         kept.highest_lease = lease;
         let Some(has) = kept.allocations.get_mut(&workload.name) else { return Err(BackendError::NotFound(workload.name.clone())) };
         *has = allocation;
-        Ok(Workload { id: workload.clone(), desired: allocation, vertical: true })
+        Ok(WorkloadStatus { id: workload.clone(), desired: allocation, vertical: true })
     }
 }
 
-impl Backend for MemoryPlatform {
+impl PlatformBackend for MemoryPlatform {
     fn kinds(&self) -> &'static [WorkloadKind] {
         &[WorkloadKind::Local]
     }
 
-    fn list(&self) -> BackendFuture<'_, Vec<Workload>> {
-        let workload = |(name, desired): (&FunctionId, &Allocation)| Workload {
+    fn list(&self) -> BackendFuture<'_, Vec<WorkloadStatus>> {
+        let workload = |(name, desired): (&FunctionId, &Allocation)| WorkloadStatus {
             id: WorkloadId { kind: WorkloadKind::Local, name: name.clone() },
             desired: *desired,
             vertical: true,
@@ -60,7 +60,7 @@ impl Backend for MemoryPlatform {
         Box::pin(std::future::ready(Ok(listed)))
     }
 
-    fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, Workload> {
+    fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, WorkloadStatus> {
         Box::pin(std::future::ready(self.set(workload, allocation, lease)))
     }
 }

@@ -11,7 +11,7 @@ use burn::tensor::Device as Tensors;
 use network::BurnNetwork;
 use qscale_rl::Device;
 use qscale_rl::adam::Moments;
-use qscale_rl::device::Backend;
+use qscale_rl::device::NetworkBackend;
 use qscale_rl::network::{Network, Weights};
 use qscale_rl::training::TrainableNetwork;
 use thiserror::Error;
@@ -19,9 +19,9 @@ use training::BurnTraining;
 
 /// Networks on one of burn's devices.
 #[derive(Debug)]
-struct Burn(Tensors);
+struct BurnBackend(Tensors);
 
-impl Backend for Burn {
+impl NetworkBackend for BurnBackend {
     fn network(&self, weights: &Weights) -> Box<dyn Network> {
         Box::new(BurnNetwork::new(weights, &self.0))
     }
@@ -39,7 +39,7 @@ pub struct NoGpu(pub String);
 /// The CPU, computed by burn's `flex` backend: a reference that shares no code with [`qscale_rl::cpu`].
 #[must_use]
 pub fn flex() -> Device {
-    Device::new(Burn(Tensors::flex()))
+    Device::new(BurnBackend(Tensors::flex()))
 }
 
 /// The first GPU that opens: discrete, integrated or virtual. Software adapters do not count.
@@ -54,7 +54,7 @@ pub fn gpu() -> Result<Device, NoGpu> {
     let mut errors = Vec::new();
     for kind in [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)] {
         match Tensors::wgpu_options().device_kind(kind).init() {
-            Ok(device) => return Ok(Device::new(Burn(device))),
+            Ok(device) => return Ok(Device::new(BurnBackend(device))),
             Err(error) => errors.push(error.to_string()),
         }
     }
@@ -77,7 +77,7 @@ pub fn gpu() -> Result<Device, NoGpu> {
 #[cfg(feature = "gpu")]
 pub fn software() -> Result<Device, NoGpu> {
     let opened = Tensors::wgpu_options().device_kind(burn::tensor::DeviceKind::Cpu).init();
-    opened.map(|device| Device::new(Burn(device))).map_err(|error| NoGpu(error.to_string()))
+    opened.map(|device| Device::new(BurnBackend(device))).map_err(|error| NoGpu(error.to_string()))
 }
 
 #[cfg(test)]

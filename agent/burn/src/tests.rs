@@ -5,7 +5,7 @@ use qscale_rl::fixtures::{self, STATES, one_hot};
 use qscale_rl::learner::{Hyperparameters, Learner};
 use qscale_rl::loss::{BatchValues, LossConfig, Munchausen, td_loss};
 use qscale_rl::network::{Architecture, CpuNetwork, Scratch};
-use qscale_rl::replay::{Batch, NStepBuffer, Replay, Sampling, StepEnd, Transition};
+use qscale_rl::replay::{Batch, NStepBuffer, ReplayBuffer, Sampling, StepEnd, Transition};
 use qscale_rl::{Mask, cpu};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -18,9 +18,9 @@ fn small() -> Hyperparameters {
 }
 
 /// Learns an environment whose state is to be named: reward 1 for the right action, 0 for another. Returns the learner and its transitions.
-fn identity(device: &Device, parameters: Hyperparameters, seed: u64, steps: usize) -> (Learner, Replay) {
+fn identity(device: &Device, parameters: Hyperparameters, seed: u64, steps: usize) -> (Learner, ReplayBuffer) {
     let mut learner = Learner::new(parameters.clone(), STATES, STATES, seed, device).expect("valid");
-    let mut replay = Replay::new(STATES, parameters.capacity, Sampling::Uniform);
+    let mut replay = ReplayBuffer::new(STATES, parameters.capacity, Sampling::Uniform);
     let mut returns = NStepBuffer::new(parameters.steps, parameters.discount);
     let mut worlds = SmallRng::seed_from_u64(seed);
     let mut state = 0;
@@ -39,7 +39,7 @@ fn identity(device: &Device, parameters: Hyperparameters, seed: u64, steps: usiz
     (learner, replay)
 }
 
-fn batch_of(replay: &Replay, seed: u64) -> Batch {
+fn batch_of(replay: &ReplayBuffer, seed: u64) -> Batch {
     let mut batch = Batch::default();
     replay.sample(16, 1.0, &mut SmallRng::seed_from_u64(seed), &mut batch);
     batch

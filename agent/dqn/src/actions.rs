@@ -12,7 +12,7 @@ use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_rl::Mask;
 use serde::{Deserialize, Serialize};
 
-use crate::context::{Demand, DemandHorizon, FeatureContext, measured};
+use crate::context::{DemandHorizon, EstimatedDemand, FeatureContext, measured};
 
 /// A list of actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -283,7 +283,7 @@ impl Actions {
         };
         let demands = DemandHorizon::ALL.map(|horizon| context.demand(horizon));
         let (decides, pays) = (self.set == ActionSet::Headroom, context.keep_warm_ratio() >= 1.0);
-        let nothing = context.history.idle_slots > 0 && demands[DemandHorizon::Next as usize] == Some(Demand::default());
+        let nothing = context.history.idle_slots > 0 && demands[DemandHorizon::Next as usize] == Some(EstimatedDemand::default());
         let (warm, idle) = (decides && pays, decides && !pays && nothing && self.scope != Scope::Vertical);
         let decoder = Decoder { context, current, demands, warm, idle, memory: self.memory(context.state, current) };
         for (index, template) in self.templates.iter().enumerate() {
@@ -326,7 +326,7 @@ fn fitted_memory(state: &State, current: Mebibytes) -> Mebibytes {
 struct Decoder<'a> {
     context: &'a FeatureContext<'a>,
     current: Allocation,
-    demands: [Option<Demand>; DemandHorizon::ALL.len()],
+    demands: [Option<EstimatedDemand>; DemandHorizon::ALL.len()],
     /// Whether to keep a replica without load.
     warm: bool,
     /// Whether there is no load and keeping a replica does not pay.
@@ -371,13 +371,13 @@ impl Decoder<'_> {
                 // For past peaks, the number of replicas that were full then is enough.
                 let past = !matches!(horizon, DemandHorizon::Next | DemandHorizon::Season);
                 let full = if past { demand.full - 0.05 } else { demand.full * factor - SPARE_REPLICA };
-                self.provide(now, scope, Demand { cores: demand.cores * factor, full: full.max(0.0) })?
+                self.provide(now, scope, EstimatedDemand { cores: demand.cores * factor, full: full.max(0.0) })?
             }
         })
     }
 
     /// An allocation for `demand` within `scope`.
-    fn provide(&self, now: Allocation, scope: Scope, demand: Demand) -> Result<Allocation, MaskReason> {
+    fn provide(&self, now: Allocation, scope: Scope, demand: EstimatedDemand) -> Result<Allocation, MaskReason> {
         let bounds = &self.context.state.bounds;
         let (cores, full) = (demand.cores, demand.full.ceil().max(1.0).min(f64::from(u32::MAX)) as u32);
         let nothing = demand.cores == 0.0 && demand.full == 0.0;

@@ -148,7 +148,7 @@ pub enum CheckpointError {
 
 /// Purpose of a trained network: its actions and reward.
 #[derive(Debug, Clone)]
-pub struct Purpose {
+pub struct NetworkPurpose {
     /// The actions.
     pub actions: Actions,
     /// Weights of the training reward.
@@ -160,7 +160,13 @@ pub struct Purpose {
 impl Checkpoint {
     /// A checkpoint of `weights`, trained with `hyperparameters` from `seed` for `purpose`.
     #[must_use]
-    pub fn new(weights: Weights, training: Option<LearnerState>, hyperparameters: &Hyperparameters, seed: u64, purpose: &Purpose) -> Self {
+    pub fn new(
+        weights: Weights,
+        training: Option<LearnerState>,
+        hyperparameters: &Hyperparameters,
+        seed: u64,
+        purpose: &NetworkPurpose,
+    ) -> Self {
         let mut checkpoint = Self {
             header: Header {
                 observation: observation::VERSION,

@@ -49,7 +49,7 @@ impl DemandHorizon {
 
 /// Resources that a load demands.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Demand {
+pub struct EstimatedDemand {
     /// Busy cores.
     pub cores: f64,
     /// Fully occupied replicas, a fraction; 0 if no replica was ever seen at its concurrency limit.
@@ -126,7 +126,7 @@ impl<'a> FeatureContext<'a> {
 
     /// Demand over `horizon`; `None` if arrivals or their CPU time are unknown.
     #[must_use]
-    pub fn demand(&self, horizon: DemandHorizon) -> Option<Demand> {
+    pub fn demand(&self, horizon: DemandHorizon) -> Option<EstimatedDemand> {
         let next = self.next_rps?;
         let (rates, concurrencies) = (&self.history.rate_peaks, &self.history.concurrency_peaks);
         let of = |peak: fn(&PeakStats) -> f64| (peak(rates), peak(concurrencies));
@@ -141,10 +141,10 @@ impl<'a> FeatureContext<'a> {
             DemandHorizon::Season => (self.history.seasonal_peak?.max(next), self.history.concurrency.level),
         };
         if rate == 0.0 && concurrency == 0.0 {
-            return Some(Demand::default());
+            return Some(EstimatedDemand::default());
         }
         let cores = (rate * self.history.request_seconds?).min(MAX_MEASUREMENT);
-        Some(Demand { cores, full: self.history.limit.map_or(0.0, |limit| concurrency / limit.max(0.01)).min(MAX_MEASUREMENT) })
+        Some(EstimatedDemand { cores, full: self.history.limit.map_or(0.0, |limit| concurrency / limit.max(0.01)).min(MAX_MEASUREMENT) })
     }
 
     /// Cores that one replica can presumably use: 1, or 1.5 times the largest use measured.
@@ -275,7 +275,7 @@ mod tests {
         state.windows.tick.rate_rps = Some(10.0);
         assert_eq!(context(&state).demand(DemandHorizon::Next), None);
         state.windows.tick.rate_rps = Some(0.0);
-        assert_eq!(context(&state).demand(DemandHorizon::Next), Some(Demand::default()));
+        assert_eq!(context(&state).demand(DemandHorizon::Next), Some(EstimatedDemand::default()));
         let mut history = History::default();
         FeatureContext::update(&fixtures::busy(1.0), &mut history, 200.0);
         let mut later = fixtures::state();

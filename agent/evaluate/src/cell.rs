@@ -7,7 +7,7 @@ use qscale_common::policy::{Mode, ScalingPolicy};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::workload::{Pattern, WorkloadRng};
 use qscale_sim::rng::{Purpose, stream};
-use qscale_sim::{Load, Setup};
+use qscale_sim::{Setup, SimulatedLoad};
 use rand::RngExt;
 use rand_distr::StandardNormal;
 
@@ -76,7 +76,7 @@ impl CellFunction {
         let mut setup = self.setup.clone();
         setup.policy.tick = tick;
         setup.perturbation.metric_lag = Span(setup.perturbation.metric_lag.0 + lag.0);
-        if let (Some(noise), Load::Pattern { pattern, .. }) = (self.noise, &mut setup.load) {
+        if let (Some(noise), SimulatedLoad::Pattern { pattern, .. }) = (self.noise, &mut setup.load) {
             *pattern = wander(pattern, noise, length, stream(seed, self.index | NOISE, Purpose::Arrivals));
         }
         setup
@@ -138,7 +138,7 @@ impl Suite {
             gateway: function.gateway,
             policy: ScalingPolicy { objective: function.objective, bounds: function.bounds, ..self.policy(function.name.clone()) },
             allocation: function.start,
-            load: Load::Pattern { pattern, gaps: workload.gaps },
+            load: SimulatedLoad::Pattern { pattern, gaps: workload.gaps },
             perturbation: perturbation.perturbation,
             nodes: function.nodes,
         };

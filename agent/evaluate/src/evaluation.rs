@@ -22,11 +22,11 @@ use crate::results::{Results, TracePart};
 use crate::run::{Conditions, RunError};
 use crate::suite::{CompetitorEntry, Selection, Suite};
 use collect::Collected;
-use jobs::{Job, Ledger, Stage};
+use jobs::{EvaluationStage, Job, Ledger};
 
 /// A suite with its cells.
 #[derive(Debug, Clone)]
-pub struct Evaluation {
+pub struct SuiteEvaluation {
     suite: Suite,
     /// Cells of the test part and of the validation part: equal cells in equal order.
     parts: [Vec<EvaluationCell>; 2],
@@ -105,7 +105,7 @@ const FIRST_VALIDATION_SEED: u64 = 1_000_001;
 const TEST: usize = 0;
 const VALIDATION: usize = 1;
 
-impl Evaluation {
+impl SuiteEvaluation {
     /// The evaluation of a checked suite of patterns.
     ///
     /// # Errors
@@ -224,7 +224,7 @@ impl Evaluation {
         let mut collected = Collected::new(competitors.len() * self.tested.len(), self.suite.seeds as usize);
         let mut decision_latencies: BTreeMap<String, DecisionLatency> = BTreeMap::new();
         let cells = &self.parts[TEST];
-        jobs::run(Stage::Test, &jobs, cells, &conditions, options, ledger, |job, outcome| {
+        jobs::run(EvaluationStage::Test, &jobs, cells, &conditions, options, ledger, |job, outcome| {
             decision_latencies.entry(job.spec.name.clone()).or_default().include(&outcome.decision_latency);
             job.targets.iter().for_each(|target| collected.take(target, &outcome));
         })?;

@@ -13,8 +13,8 @@ pub mod statistics;
 pub mod suite;
 pub mod trace;
 
-pub use evaluation::{CompetitorError, EvaluateError, Evaluation, EvaluationRequest, Options};
-pub use policy_set::{PolicySet, Rules};
+pub use evaluation::{CompetitorError, EvaluateError, EvaluationRequest, Options, SuiteEvaluation};
+pub use policy_set::{PolicySet, RulePolicies};
 pub use results::{Measure, Results};
 pub use statistics::{Summary, SummaryOptions, summarise};
 pub use suite::Suite;

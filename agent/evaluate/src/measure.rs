@@ -17,7 +17,7 @@ use std::time::Duration;
 use qscale_common::contract::Direction;
 use qscale_common::policy::{Prices, RewardWeights, ScalingPolicy};
 use qscale_common::slo;
-use qscale_sim::latency::Histogram;
+use qscale_sim::latency::LatencyHistogram;
 use qscale_sim::{Nanos, Setup, Totals};
 
 use crate::cell::MeasurementSpan;
@@ -161,7 +161,7 @@ impl RunSums {
 
     /// Latencies of successful requests.
     #[must_use]
-    pub fn latency(&self) -> &Histogram {
+    pub fn latency(&self) -> &LatencyHistogram {
         &self.totals.latency
     }
 }

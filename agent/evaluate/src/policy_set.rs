@@ -6,7 +6,7 @@ use qscale_common::time::Span;
 use qscale_common::units::Mebibytes;
 use qscale_policies::clairvoyant::{Clairvoyant, ClairvoyantParams, Facts, Forecast, IntervalLoad};
 use qscale_policies::{Policy, PolicyError, by_name};
-use qscale_sim::latency::{Histogram, Place};
+use qscale_sim::latency::{HistogramPosition, LatencyHistogram};
 use qscale_sim::profile::Demands;
 use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::simulation::BEGIN;
@@ -40,12 +40,12 @@ pub trait PolicySet: Sync {
 
 /// The rules, and the clairvoyant.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Rules;
+pub struct RulePolicies;
 
 /// Name of the policy that knows the future.
 pub const CLAIRVOYANT: &str = "clairvoyant";
 
-impl PolicySet for Rules {
+impl PolicySet for RulePolicies {
     fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError> {
         if name != CLAIRVOYANT {
             return by_name(name, params);
@@ -86,7 +86,7 @@ fn true_forecast(context: &RunContext<'_>) -> Forecast {
     let mut scale = setup.perturbation.scale_at(Nanos::ZERO);
     let mut demands = Demands::new(&setup.profile, scale);
     let mut intervals = vec![IntervalLoad::default(); length.as_secs() as usize + 1];
-    let (mut cpu, mut waiting) = (Histogram::default(), Histogram::default());
+    let (mut cpu, mut waiting) = (LatencyHistogram::default(), LatencyHistogram::default());
     while let Some((at, demand)) = source.take() {
         let Some(interval) = intervals.get_mut((at.0 / 1_000_000_000) as usize) else { break };
         let scale_now = setup.perturbation.scale_at(at);
@@ -97,15 +97,15 @@ fn true_forecast(context: &RunContext<'_>) -> Forecast {
         interval.arrivals += 1.0;
         interval.cpu_seconds += demand.cpu.seconds();
         interval.waiting_seconds += demand.waiting.seconds();
-        cpu.add(Place::of(demand.cpu));
-        waiting.add(Place::of(demand.waiting));
+        cpu.add(HistogramPosition::of(demand.cpu));
+        waiting.add(HistogramPosition::of(demand.waiting));
     }
     Forecast { begin: BEGIN, interval: SECOND, intervals, function: facts(setup, &cpu, &waiting) }
 }
 
-fn facts(setup: &Setup, cpu: &Histogram, waiting: &Histogram) -> Facts {
+fn facts(setup: &Setup, cpu: &LatencyHistogram, waiting: &LatencyHistogram) -> Facts {
     let (profile, share) = (&setup.profile, setup.policy.objective.percentile.get() / 100.0);
-    let usual = |histogram: &Histogram| Span(histogram.quantile(share, 0).unwrap_or(Nanos::ZERO).into());
+    let usual = |histogram: &LatencyHistogram| Span(histogram.quantile(share, 0).unwrap_or(Nanos::ZERO).into());
     let startup = |mean: Nanos| Span(Duration::from(mean).mul_f64(setup.perturbation.startup));
     let taken = if setup.gateway.concurrency == 0 { profile.workers.max(1) } else { setup.gateway.concurrency };
     let workers = if profile.workers == 0 { setup.gateway.concurrency } else { profile.workers.min(taken) };

@@ -100,7 +100,7 @@ pub struct Competitor {
     /// Its name, unique with `variant`.
     pub name: String,
     /// Default, tuned, or a bound.
-    pub variant: Variant,
+    pub variant: CompetitorVariant,
     /// Name of its policy.
     pub policy: String,
     /// Version and main parameters, as the policy reports them.
@@ -118,8 +118,8 @@ impl Competitor {
     #[must_use]
     pub fn label(&self) -> String {
         match self.variant {
-            Variant::Default | Variant::Bound => self.name.clone(),
-            Variant::Tuned => format!("{}, tuned", self.name),
+            CompetitorVariant::Default | CompetitorVariant::Bound => self.name.clone(),
+            CompetitorVariant::Tuned => format!("{}, tuned", self.name),
         }
     }
 }
@@ -127,7 +127,7 @@ impl Competitor {
 /// Origin of a competitor's parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Variant {
+pub enum CompetitorVariant {
     /// Defaults, or as registered or given.
     Default,
     /// The best setting on the validation part.

@@ -7,7 +7,7 @@ use qscale_common::guard::Verdict;
 use qscale_common::policy::RewardWeights;
 use qscale_common::time::{Span, TickLength};
 use qscale_policies::{Memory, Policy, PolicyError};
-use qscale_sim::latency::Histogram;
+use qscale_sim::latency::LatencyHistogram;
 use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::simulation::timestamp;
 use qscale_sim::{Simulation, Totals};
@@ -65,7 +65,7 @@ pub struct RunResult {
     /// Its measures.
     pub measures: Measures,
     /// Latencies of successful requests in the measured part.
-    pub latency: Histogram,
+    pub latency: LatencyHistogram,
     /// Requests that failed in it.
     pub failed: u64,
     /// Its time series, if requested.

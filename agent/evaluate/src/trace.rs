@@ -7,10 +7,10 @@ use qscale_common::name::Name;
 use qscale_common::policy::{Bounds, LatencyBound, Objective, Range, ScalingPolicy};
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Mebibytes};
-use qscale_common::workload::trace::{MinuteTrace, Row, RowTrace, Trace, TraceFunction};
+use qscale_common::workload::trace::{MinuteTrace, RowTrace, Trace, TraceFunction, TracedInvocation};
 use qscale_common::workload::{Demand, DurationQuantiles, MinuteCount};
 use qscale_sim::profile::MemoryProfile;
-use qscale_sim::{Distribution, FunctionProfile, Load, Setup};
+use qscale_sim::{Distribution, FunctionProfile, Setup, SimulatedLoad};
 
 use crate::cell::{CellFunction, EvaluationCell, MeasurementSpan};
 use crate::results::{Cell, TracePart};
@@ -53,7 +53,7 @@ fn of_function(trace: &Trace, number: usize, from: u32, to: u32, entry: &TraceEn
             let [_, longest_ms, usual_mib, most_mib] = usual(&function.demand);
             let function = TraceFunction { counts: counts.into(), ..function.clone() };
             let trace = Arc::new(MinuteTrace { functions: vec![function], minutes: to - from });
-            let load = Load::Trace { trace, iat: entry.iat, scale: entry.scale, cpu_share };
+            let load = SimulatedLoad::Trace { trace, iat: entry.iat, scale: entry.scale, cpu_share };
             TracedFunction { load, longest_ms, usual_mib, most_mib }
         }
         Trace::Rows(trace) => {
@@ -63,16 +63,17 @@ fn of_function(trace: &Trace, number: usize, from: u32, to: u32, entry: &TraceEn
             let longest_ms = durations.get((durations.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
             let shift = u64::from(from) * MINUTE_US;
             let rows = all.filter(|row| (from..to).contains(&row.minute()));
-            let rows: Vec<Row> = rows.map(|row| Row { start_us: row.start_us - shift, function: 0, ..*row }).collect();
+            let rows: Vec<TracedInvocation> =
+                rows.map(|row| TracedInvocation { start_us: row.start_us - shift, function: 0, ..*row }).collect();
             let trace = Arc::new(RowTrace { functions: vec![trace.functions[number].clone()], rows: rows.into() });
-            let load = Load::Rows { trace, scale: entry.scale, cpu_share };
+            let load = SimulatedLoad::Rows { trace, scale: entry.scale, cpu_share };
             TracedFunction { load, longest_ms, usual_mib: entry.memory_mib, most_mib: entry.memory_mib }
         }
     }
 }
 
 struct TracedFunction {
-    load: Load,
+    load: SimulatedLoad,
     longest_ms: u32,
     usual_mib: u32,
     most_mib: u32,
@@ -265,7 +266,7 @@ policy = "static"
         assert_eq!((played.test_from_minute, played.invocations, played.functions), (8, 19, 2));
         let measurements = [&test, &validation].map(|cells| (cells[0].measurement.warm_up, cells[0].measurement.measured));
         assert_eq!(measurements, [(8, 8), (8, 8)], "two minutes each, in intervals of 15 s");
-        let Load::Trace { trace, .. } = &test[0].functions[0].setup.load else { panic!("another load") };
+        let SimulatedLoad::Trace { trace, .. } = &test[0].functions[0].setup.load else { panic!("another load") };
         let counts: Vec<_> = trace.functions[0].counts.iter().map(|count| (count.bin, count.count)).collect();
         assert_eq!(counts, [(1, 8), (2, 9), (3, 10)], "minute 6 is the first simulated one");
         let policy = &test[0].functions[0].setup.policy;
@@ -275,12 +276,13 @@ policy = "static"
 
     #[test]
     fn single_invocations_are_cut_as_counts_are() {
-        let rows: Vec<Row> =
-            (0..10).map(|minute| Row { start_us: minute * MINUTE_US + 7, function: (minute % 2) as u32, duration_ms: 5 }).collect();
+        let rows: Vec<TracedInvocation> = (0..10)
+            .map(|minute| TracedInvocation { start_us: minute * MINUTE_US + 7, function: (minute % 2) as u32, duration_ms: 5 })
+            .collect();
         let trace = Trace::Rows(RowTrace { functions: vec!["a".into(), "b".into()], rows: rows.into() });
         let ([test, _], played) = cells(&suite(), &trace, "t").expect("cells");
         assert_eq!((played.minutes, played.invocations), (10, 2));
-        let Load::Rows { trace, .. } = &test[0].functions[1].setup.load else { panic!("another load") };
+        let SimulatedLoad::Rows { trace, .. } = &test[0].functions[1].setup.load else { panic!("another load") };
         let starts: Vec<_> = trace.rows.iter().map(|row| (row.start_us, row.function)).collect();
         assert_eq!(starts, [(MINUTE_US + 7, 0), (3 * MINUTE_US + 7, 0)]);
     }

@@ -17,10 +17,10 @@ use qscale_common::runtime::clock;
 use qscale_common::runtime::files::read_document;
 use qscale_dqn::Checkpoint;
 use qscale_evaluate::decision_latency::DecisionLatency;
-use qscale_evaluate::evaluation::jobs::{JobOutcome, Ledger, Progress};
+use qscale_evaluate::evaluation::jobs::{JobOutcome, Ledger, StageProgress};
 use qscale_evaluate::report::{csv_runs, csv_summary, front_svg, html};
 use qscale_evaluate::suite::{SHIPPED, SuiteFilter};
-use qscale_evaluate::{EvaluateError, Evaluation, EvaluationRequest, Options, Results, Suite, Summary, SummaryOptions, summarise};
+use qscale_evaluate::{EvaluateError, EvaluationRequest, Options, Results, Suite, SuiteEvaluation, Summary, SummaryOptions, summarise};
 
 use self::policies::AllPolicies;
 pub use self::trace::TraceSelection;
@@ -130,9 +130,9 @@ impl SuiteRun {
             Some(selection) if suite.trace.is_some() => {
                 let trace = selection.read(&suite, note)?;
                 let (cells, part) = qscale_evaluate::trace::cells(&suite, &trace, &selection.name()).map_err(anyhow::Error::msg)?;
-                Evaluation::of_trace(suite, cells, request, part)?
+                SuiteEvaluation::of_trace(suite, cells, request, part)?
             }
-            _ => Evaluation::of_patterns(suite, request)?,
+            _ => SuiteEvaluation::of_patterns(suite, request)?,
         };
         Ok(PreparedEvaluation { evaluation, policies, options })
     }
@@ -140,7 +140,7 @@ impl SuiteRun {
 
 /// An evaluation whose runs are planned.
 pub struct PreparedEvaluation {
-    evaluation: Evaluation,
+    evaluation: SuiteEvaluation,
     policies: AllPolicies,
     options: EvaluateOptions,
 }
@@ -150,7 +150,7 @@ impl PreparedEvaluation {
     ///
     /// # Errors
     /// When a policy refuses its parameters, or the folder cannot be used or holds another evaluation.
-    pub fn run(&self, progress: impl FnMut(Progress), stop: &AtomicBool) -> anyhow::Result<EvaluateOutcome> {
+    pub fn run(&self, progress: impl FnMut(StageProgress), stop: &AtomicBool) -> anyhow::Result<EvaluateOutcome> {
         let Self { evaluation, policies, options } = self;
         // A suite that cannot be run must not leave a journal.
         evaluation.check(policies)?;
@@ -200,7 +200,7 @@ struct JobStore<P> {
     progress: P,
 }
 
-impl<P: FnMut(Progress)> Ledger for JobStore<P> {
+impl<P: FnMut(StageProgress)> Ledger for JobStore<P> {
     fn stored(&mut self, key: &str) -> Option<JobOutcome> {
         self.journal.stored(key)
     }
@@ -209,7 +209,7 @@ impl<P: FnMut(Progress)> Ledger for JobStore<P> {
         self.journal.record(key, outcome).map_err(|error| format!("{error:#}"))
     }
 
-    fn progress(&mut self, progress: Progress) {
+    fn progress(&mut self, progress: StageProgress) {
         (self.progress)(progress);
     }
 }

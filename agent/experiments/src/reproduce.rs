@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::experiment::ExperimentKind;
 use self::files::write;
-use self::plan::{Plan, StudyStore};
+use self::plan::{StudyPlan, StudyStore};
 use self::results::StudyResults;
 use self::run::TickCounter;
 use crate::journal::Journal;
@@ -69,7 +69,7 @@ pub async fn reproduce(
     progress: impl Fn(u64, u64) + Send + Sync + 'static,
     token: &CancellationToken,
 ) -> anyhow::Result<StudyResults> {
-    let plan = Plan::of(options)?;
+    let plan = StudyPlan::of(options)?;
     // The configuration of an agent names the file of its model.
     let out = std::path::absolute(&options.out).with_context(|| format!("--out {}", options.out.display()))?;
     let journal = Journal::open(&out, "experiment", &plan.identity()?, options.resume, options.overwrite)?;

@@ -19,14 +19,14 @@ use qscale_dqn::tasks::{FunctionClass, Split};
 use qscale_rl::device::Device;
 use qscale_train::config::TrainingConfig;
 use qscale_train::evaluate::{Evaluator, Score};
-use qscale_train::run::{Best, TrainingRun, Validation};
+use qscale_train::run::{Best, TrainingProgress, TrainingRun};
 
 use self::folder::TrainingFolder;
 pub use self::rules::BaselineRule;
 
 /// Learning method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trainer {
+pub enum LearningMethod {
     /// Quantiles from a replay.
     Replay,
     /// Means from a replay.
@@ -35,7 +35,7 @@ pub enum Trainer {
     Rollouts,
 }
 
-impl Trainer {
+impl LearningMethod {
     /// All of them, with their names.
     pub const ALL: [(Self, &'static str); 3] = [(Self::Replay, "replay"), (Self::Means, "means"), (Self::Rollouts, "rollouts")];
 
@@ -49,7 +49,7 @@ impl Trainer {
     }
 }
 
-impl FromStr for Trainer {
+impl FromStr for LearningMethod {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -80,7 +80,7 @@ pub enum TrainEvent<'a> {
     /// The network was trained for this many ticks.
     Ticks(u64),
     /// The network was evaluated on the validation worlds.
-    Validated(&'a Validation),
+    Validated(&'a TrainingProgress),
     /// The best network is evaluated on the test worlds.
     Testing,
     /// The training of the network is over or was stopped.
@@ -97,7 +97,7 @@ pub struct TrainOptions {
     /// File of the recipe, for the command on the model's card.
     pub recipe_file: Option<PathBuf>,
     /// Trainer if it was named explicitly, for the command on the model's card.
-    pub trainer: Option<Trainer>,
+    pub trainer: Option<LearningMethod>,
     /// Class of functions in the training worlds.
     pub functions: FunctionClass,
     /// First seed.

@@ -43,7 +43,7 @@ pub struct ValidateOptions {
 
 /// A step of a validation, for a caller that shows progress.
 #[derive(Debug, Clone, Copy)]
-pub enum Progress {
+pub enum ValidationStep {
     /// One of [`measure::STEPS`] begins.
     Measuring(usize),
     /// A scenario begins.
@@ -77,7 +77,7 @@ pub struct Validation {
 pub async fn validate(
     platform: Option<PlatformClient>,
     options: &ValidateOptions,
-    progress: &dyn Fn(Progress),
+    progress: &dyn Fn(ValidationStep),
     token: &CancellationToken,
 ) -> anyhow::Result<Option<Validation>> {
     let (spec, form) = options.subject.resolve()?;
@@ -86,7 +86,7 @@ pub async fn validate(
         let (profile, remarks) = match &options.profile {
             Some(profile) => (profile.clone(), Vec::new()),
             None => {
-                let begin = |step| progress(Progress::Measuring(step));
+                let begin = |step| progress(ValidationStep::Measuring(step));
                 profile::profile_of(spec.name.as_str(), &measure::measure(&mut testbed, options.budget, &begin).await?)
             }
         };
@@ -107,7 +107,7 @@ async fn compare_all(
     testbed: &mut Testbed,
     options: &ValidateOptions,
     profile: &FunctionProfile,
-    progress: &dyn Fn(Progress),
+    progress: &dyn Fn(ValidationStep),
 ) -> anyhow::Result<Vec<ScenarioComparison>> {
     let all = scenario::all(profile, options.length);
     let wanted = |scenario: &Scenario| options.scenarios.is_empty() || options.scenarios.iter().any(|name| name == scenario.name);
@@ -115,7 +115,7 @@ async fn compare_all(
     let mut comparisons = Vec::new();
     let all = chosen.len();
     for (index, scenario) in chosen.into_iter().enumerate() {
-        progress(Progress::Scenario { name: scenario.name, index, all });
+        progress(ValidationStep::Scenario { name: scenario.name, index, all });
         let mut attempt = 1;
         let real = loop {
             let real =

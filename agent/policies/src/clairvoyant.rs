@@ -82,13 +82,13 @@ pub struct ClairvoyantParams {
     /// Least saving for a decrease, as a share of the current cost, 0 to 1.
     pub min_saving: f64,
     /// Resources that are changed; others keep their current value.
-    pub scope: Scope,
+    pub scope: ClairvoyantScope,
 }
 
 /// Resources that a clairvoyant changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Scope {
+pub enum ClairvoyantScope {
     /// Replicas, CPU and memory.
     #[default]
     Both,
@@ -108,7 +108,7 @@ impl Default for ClairvoyantParams {
             lead: Span::default(),
             resize_factor: 2.0,
             min_saving: 0.05,
-            scope: Scope::Both,
+            scope: ClairvoyantScope::Both,
         }
     }
 }
@@ -270,7 +270,7 @@ impl Clairvoyant {
             .saturating_sub(self.function.request_waiting.0);
         let needed = (self.function.request_cpu.0.as_secs_f64() / spare.as_secs_f64().max(1e-6) * 1000.0).ceil().min(1000.0);
         let least = cpu.clamp(Millicores(needed as u32)).min(most);
-        let [across, along] = [self.params.scope != Scope::Vertical, self.params.scope != Scope::Horizontal];
+        let [across, along] = [self.params.scope != ClairvoyantScope::Vertical, self.params.scope != ClairvoyantScope::Horizontal];
         let now = bounds.clamp(current);
         AllowedRange {
             fewest: if across { replicas.min().0 } else { now.replicas.0 },

@@ -18,7 +18,7 @@ use qscale_common::time::Tick;
 use serde::{Deserialize, Serialize};
 
 use crate::inputs::{self, MAX_VALUE as MOST, measured};
-use gaps::Gaps;
+use gaps::GapStatistics;
 use season::Season;
 
 /// Number of single ticks in the ring.
@@ -119,7 +119,7 @@ struct Digest {
     rate: PeakStats,
     concurrency: PeakStats,
     season: Season,
-    gaps: Gaps,
+    gaps: GapStatistics,
 }
 
 /// Current level and slope of a series.
@@ -267,7 +267,7 @@ impl Digest {
             rate: history.rate.peak_stats(slot),
             concurrency: history.concurrency.peak_stats(slot),
             season: Season::of(&history.rate, slot),
-            gaps: Gaps::of(history, slot),
+            gaps: GapStatistics::of(history, slot),
         }
     }
 }

@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::inputs::{self, Cadence, Meter, check_range, check_span};
 use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
-use behavior::{Behavior, History, Limits};
-use replica_calculator::{Calculator, CalculatorError, Kind, Phase, Pod, PodMetric, Proposal, Ready, Tolerance};
+use behavior::{Behavior, ReplicaBounds, ScalingHistory};
+use replica_calculator::{Calculator, CalculatorError, Kind, Pod, PodMetric, PodPhase, Proposal, Ready, Tolerance};
 
 /// Parameters of the HPA. Without any target it aims at 80 % of the requested CPU, as the API defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -54,7 +54,7 @@ pub struct Hpa {
 pub struct HpaMemory {
     cadence: Cadence,
     meters: [Meter; 4],
-    history: History,
+    history: ScalingHistory,
     scaled_to_zero: bool,
 }
 
@@ -78,14 +78,14 @@ impl Default for Hpa {
 
 /// A metric target.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Target {
+enum MetricTarget {
     Cpu(u32),
     Memory(u32),
     Concurrency(f64),
     Rate(f64),
 }
 
-impl Target {
+impl MetricTarget {
     fn meter(self) -> usize {
         match self {
             Self::Cpu(_) => 0,
@@ -105,10 +105,10 @@ impl Policy for Hpa {
         let targets: Vec<String> = self
             .targets()
             .map(|target| match target {
-                Target::Cpu(percent) => format!("cpu {percent}%"),
-                Target::Memory(percent) => format!("memory {percent}%"),
-                Target::Concurrency(value) => format!("concurrency {value}"),
-                Target::Rate(value) => format!("rate {value}"),
+                MetricTarget::Cpu(percent) => format!("cpu {percent}%"),
+                MetricTarget::Memory(percent) => format!("memory {percent}%"),
+                MetricTarget::Concurrency(value) => format!("concurrency {value}"),
+                MetricTarget::Rate(value) => format!("rate {value}"),
             })
             .collect();
         format!("{}/2 {}", self.name(), targets.join(", "))
@@ -116,8 +116,9 @@ impl Policy for Hpa {
 
     fn lookback(&self) -> Option<Duration> {
         let windows = |behavior: &Behavior| {
-            let longest =
-                |rules: &behavior::Rules| rules.policies.iter().map(|policy| policy.period).fold(rules.stabilization_window, Span::max);
+            let longest = |rules: &behavior::ScalingRules| {
+                rules.policies.iter().map(|policy| policy.period).fold(rules.stabilization_window, Span::max)
+            };
             longest(&behavior.scale_up).max(longest(&behavior.scale_down))
         };
         let window = self.behavior.as_ref().map_or(self.downscale_stabilization, windows);
@@ -166,15 +167,15 @@ impl Hpa {
     /// Greatest number of pods that is evaluated, about the size of the largest clusters.
     pub const MOST_PODS: u32 = 10_000;
 
-    fn targets(&self) -> impl Iterator<Item = Target> {
+    fn targets(&self) -> impl Iterator<Item = MetricTarget> {
         let given = [
-            self.cpu_utilization.map(Target::Cpu),
-            self.memory_utilization.map(Target::Memory),
-            self.concurrency.map(Target::Concurrency),
-            self.rate_rps.map(Target::Rate),
+            self.cpu_utilization.map(MetricTarget::Cpu),
+            self.memory_utilization.map(MetricTarget::Memory),
+            self.concurrency.map(MetricTarget::Concurrency),
+            self.rate_rps.map(MetricTarget::Rate),
         ];
         let none = given.iter().all(Option::is_none);
-        given.into_iter().flatten().chain(none.then_some(Target::Cpu(80)))
+        given.into_iter().flatten().chain(none.then_some(MetricTarget::Cpu(80)))
     }
 
     /// Records `state`, and decides if a sync is due.
@@ -234,13 +235,13 @@ impl Hpa {
     }
 
     /// Bounds of an HPA: at least one replica, unless it may scale to zero.
-    fn limits(&self, state: &State) -> Limits {
+    fn limits(&self, state: &State) -> ReplicaBounds {
         let range = state.bounds.replicas;
         let min = range.min().0.max(u32::from(!self.scale_to_zero));
-        Limits { min, max: range.max().0.max(min) }
+        ReplicaBounds { min, max: range.max().0.max(min) }
     }
 
-    fn gate(&self, current: u32, limits: Limits, scaled_to_zero: bool) -> Gate {
+    fn gate(&self, current: u32, limits: ReplicaBounds, scaled_to_zero: bool) -> Gate {
         match current {
             0 if limits.min > 0 || !scaled_to_zero => Gate::Disabled,
             _ if current > limits.max => Gate::Bound(limits.max),
@@ -276,7 +277,7 @@ impl Hpa {
 
     fn propose(
         &self,
-        target: Target,
+        target: MetricTarget,
         current_allocation: Allocation,
         counts: ReplicaCounts,
         memory: &HpaMemory,
@@ -289,19 +290,19 @@ impl Hpa {
         };
         let (calculator, current) = (self.calculator(), current_allocation.replicas.0);
         match target {
-            Target::Cpu(percent) => {
+            MetricTarget::Cpu(percent) => {
                 let pods = pods(counts, counts.without_cpu, metric(1.0), i64::from(current_allocation.cpu_millicores.0), now);
                 calculator.utilization(current, percent, Kind::Cpu, &pods, now)
             }
-            Target::Memory(percent) => {
+            MetricTarget::Memory(percent) => {
                 let pods = pods(counts, counts.without_memory, metric(1000.0), i64::from(current_allocation.memory_mib.0) * 1000, now);
                 calculator.utilization(current, percent, Kind::Other, &pods, now)
             }
-            Target::Concurrency(value) => {
+            MetricTarget::Concurrency(value) => {
                 let pods = pods(counts, Replicas(0), metric(1000.0), 0, now);
                 calculator.average(current, (value * 1000.0) as i64, Kind::Other, &pods, now)
             }
-            Target::Rate(value) => {
+            MetricTarget::Rate(value) => {
                 let usage = metric(1000.0).ok_or(CalculatorError::NoMetrics)?.value;
                 Ok(calculator.average_value(counts.ready.0.saturating_add(counts.pending.0), usage, (value * 1000.0) as i64))
             }
@@ -309,7 +310,7 @@ impl Hpa {
     }
 
     fn calculator(&self) -> Calculator {
-        let own = |rules: fn(&Behavior) -> &behavior::Rules| {
+        let own = |rules: fn(&Behavior) -> &behavior::ScalingRules| {
             self.behavior.as_ref().and_then(|behavior| rules(behavior).tolerance).unwrap_or(self.tolerance)
         };
         let tolerance = Tolerance { up: own(|behavior| &behavior.scale_up), down: own(|behavior| &behavior.scale_down) };
@@ -320,10 +321,10 @@ impl Hpa {
         let measured = self.targets().zip(proposals).filter_map(|(target, proposal)| {
             let measured = proposal.as_ref().ok()?.measured;
             Some(match target {
-                Target::Cpu(percent) => format!("CPU {measured} % of {percent} %"),
-                Target::Memory(percent) => format!("memory {measured} % of {percent} %"),
-                Target::Concurrency(value) => format!("concurrency {} of {value}", measured as f64 / 1000.0),
-                Target::Rate(value) => format!("rate {} of {value} a replica", measured as f64 / 1000.0),
+                MetricTarget::Cpu(percent) => format!("CPU {measured} % of {percent} %"),
+                MetricTarget::Memory(percent) => format!("memory {measured} % of {percent} %"),
+                MetricTarget::Concurrency(value) => format!("concurrency {} of {value}", measured as f64 / 1000.0),
+                MetricTarget::Rate(value) => format!("rate {} of {value} a replica", measured as f64 / 1000.0),
             })
         });
         measured.collect::<Vec<String>>().join(", ")
@@ -363,8 +364,8 @@ fn pods(counts: ReplicaCounts, without: Replicas, metric: Option<PodMetric>, req
         0 => counts.ready.0,
         sampled => sampled.min(counts.ready.0),
     };
-    let ready = (0..counts.ready.0).map(|index| pod(Phase::Running, true, metric.filter(|_| index < reporting)));
-    ready.chain((0..counts.pending.0).map(|_| pod(Phase::Pending, false, None))).collect()
+    let ready = (0..counts.ready.0).map(|index| pod(PodPhase::Running, true, metric.filter(|_| index < reporting)));
+    ready.chain((0..counts.pending.0).map(|_| pod(PodPhase::Pending, false, None))).collect()
 }
 
 #[cfg(test)]

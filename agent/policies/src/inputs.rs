@@ -96,12 +96,12 @@ pub(crate) struct Meter {
     since: Option<Timestamp>,
     sum: f64,
     weight_ms: u64,
-    latest: Option<Reading>,
+    latest: Option<PublishedValue>,
 }
 
 /// A published value.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Reading {
+pub(crate) struct PublishedValue {
     /// End of the span.
     pub(crate) at: Timestamp,
     /// Mean of the span.
@@ -118,13 +118,13 @@ impl Meter {
             self.weight_ms = self.weight_ms.saturating_add(millis(tick));
         }
         if now.since(begun) >= span.0 {
-            self.latest = (self.weight_ms > 0).then(|| Reading { at: now, mean: self.sum / self.weight_ms as f64 });
+            self.latest = (self.weight_ms > 0).then(|| PublishedValue { at: now, mean: self.sum / self.weight_ms as f64 });
             (self.since, self.sum, self.weight_ms) = (Some(now), 0.0, 0);
         }
     }
 
     /// The newest reading, if it is at most four spans old.
-    pub(crate) fn read(&self, now: Timestamp, span: Span) -> Option<Reading> {
+    pub(crate) fn read(&self, now: Timestamp, span: Span) -> Option<PublishedValue> {
         self.latest.filter(|reading| now.since(reading.at) <= span.0 * 4)
     }
 }

@@ -12,10 +12,10 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::hpa::behavior::{Behavior, History, Limits, normalize};
+use crate::hpa::behavior::{Behavior, ReplicaBounds, ScalingHistory, normalize};
 use crate::hpa::replica_calculator::{Calculator, Tolerance};
 use crate::inputs::{self, Cadence, check_range, check_span, measured};
-use crate::kpa::Metric;
+use crate::kpa::ScalingMetric;
 use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 
 /// Parameters of KEDA.
@@ -23,7 +23,7 @@ use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 #[serde(default)]
 pub struct Keda {
     /// Metric of the trigger, over the whole function.
-    pub metric: Metric,
+    pub metric: ScalingMetric,
     /// Target of the metric for one replica, 0.001 to 1e6.
     pub threshold: f64,
     /// Value above which the trigger is active, 0 to 1e6.
@@ -37,7 +37,7 @@ pub struct Keda {
     /// Replicas while the trigger is inactive, below the minimum; if absent, zero where the bounds allow it.
     pub idle_replicas: Option<u32>,
     /// Fallback if the trigger cannot be read.
-    pub fallback: Option<Fallback>,
+    pub fallback: Option<KedaFallback>,
     /// Time between decisions of the HPA, 1 s to 1 h.
     pub sync_period: Span,
     /// Rate limits and stabilization windows of the HPA; if absent, the rules from before the field existed.
@@ -46,7 +46,8 @@ pub struct Keda {
 
 /// Fallback for a trigger that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Fallback {
+#[serde(rename = "Fallback")]
+pub struct KedaFallback {
     /// Consecutive failures after which it applies.
     pub failure_threshold: u32,
     /// Replicas of the fallback.
@@ -71,7 +72,7 @@ pub enum FallbackBehavior {
     CurrentReplicasIfLower,
 }
 
-impl Fallback {
+impl KedaFallback {
     /// Substitute value of a metric with `threshold` for each replica, after `failures` consecutive failures; `None` up
     /// to the threshold of failures.
     #[must_use]
@@ -162,14 +163,14 @@ pub struct KedaMemory {
     created: Option<Timestamp>,
     last_active: Option<Timestamp>,
     failures: u32,
-    history: History,
+    history: ScalingHistory,
 }
 
 impl Default for Keda {
     /// KEDA's defaults. Triggers have none; 100 requests in flight is the default of its HTTP add-on.
     fn default() -> Self {
         Self {
-            metric: Metric::Concurrency,
+            metric: ScalingMetric::Concurrency,
             threshold: 100.0,
             activation_threshold: 0.0,
             polling_interval: Span::seconds(30),
@@ -190,8 +191,8 @@ impl Policy for Keda {
 
     fn model(&self) -> String {
         let metric = match self.metric {
-            Metric::Concurrency => "concurrency",
-            Metric::Rps => "rps",
+            ScalingMetric::Concurrency => "concurrency",
+            ScalingMetric::Rps => "rps",
         };
         format!("keda/2.20 {metric} {} a replica, active above {}", self.threshold, self.activation_threshold)
     }
@@ -248,8 +249,8 @@ impl Rule for Keda {
 impl Keda {
     fn value(&self, state: &State) -> Option<f64> {
         match self.metric {
-            Metric::Concurrency => inputs::in_flight(state),
-            Metric::Rps => measured(state.windows.tick.rate_rps),
+            ScalingMetric::Concurrency => inputs::in_flight(state),
+            ScalingMetric::Rps => measured(state.windows.tick.rate_rps),
         }
     }
 
@@ -299,7 +300,7 @@ impl Keda {
         now: Timestamp,
     ) -> Decision {
         let (range, current) = (state.bounds.replicas, current_allocation.replicas.0);
-        let limits = Limits { min: range.min().0.max(1), max: range.max().0.max(1) };
+        let limits = ReplicaBounds { min: range.min().0.max(1), max: range.max().0.max(1) };
         if current == 0 {
             return Decision::hold(HoldReason::NothingToDo, "the HPA is off at zero replicas");
         }
@@ -420,7 +421,8 @@ mod tests {
 
     #[test]
     fn fallback() {
-        let value = |behavior, failures, current| Fallback { failure_threshold: 3, replicas: 10, behavior }.value(10.0, failures, current);
+        let value =
+            |behavior, failures, current| KedaFallback { failure_threshold: 3, replicas: 10, behavior }.value(10.0, failures, current);
         assert_eq!(value(FallbackBehavior::Static, 4, 6), Some(100.0));
         assert_eq!(value(FallbackBehavior::Static, 3, 6), None);
         assert_eq!(value(FallbackBehavior::CurrentReplicas, 4, 6), Some(60.0));
@@ -460,7 +462,7 @@ mod tests {
     #[test]
     fn holds_where_the_trigger_cannot_be_read_unless_there_is_a_fallback() {
         assert!(run(&Keda::default(), 4, |_| None, 60).iter().all(|replicas| *replicas == 4));
-        let fallback = Some(Fallback { failure_threshold: 3, replicas: 6, behavior: FallbackBehavior::Static });
+        let fallback = Some(KedaFallback { failure_threshold: 3, replicas: 6, behavior: FallbackBehavior::Static });
         assert_eq!(run(&Keda { fallback, ..Keda::default() }, 4, |_| None, 60).last(), Some(&6));
     }
 }

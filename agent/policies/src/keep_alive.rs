@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::inputs::{self, check_range, check_span, measured};
 use crate::kpa::bucketing::Highest;
 use crate::{Decision, HoldReason, Memory, Policy, Rule};
-use histogram::{IdleTimes, Windows};
+use histogram::{IdleTimes, KeepAliveWindows};
 
 /// Parameters of a fixed keep-alive.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -170,7 +170,7 @@ impl KeepAliveHistogram {
             }
             memory.busy_until = Some(need.now);
         }
-        let Windows { prewarm, keep_alive } = memory.idle.windows(self);
+        let KeepAliveWindows { prewarm, keep_alive } = memory.idle.windows(self);
         let minutes = millis(keep_alive).div_ceil(Self::MINUTE_MS).clamp(1, IdleTimes::MINUTES as u64 * 2);
         let kept = memory.needs.record(slot, need.replicas, minutes + 1);
         let Some(until) = memory.busy_until else { return (kept, "no request was seen yet".into()) };

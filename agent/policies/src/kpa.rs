@@ -22,15 +22,15 @@ use serde::{Deserialize, Serialize};
 use crate::inputs::{self, Cadence, check_range, check_span, measured};
 use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 use autoscaler::{Autoscaler, DeciderSpec};
-use bucketing::Buckets;
-use scaler::{Activity, Applied, Counted, ZeroSpec};
+use bucketing::TimedBuckets;
+use scaler::{Activity, Applied, PodCounts, ZeroSpec};
 
 /// Parameters of the KPA.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Kpa {
     /// Metric.
-    pub metric: Metric,
+    pub metric: ScalingMetric,
     /// Aggregation of the values of a window.
     pub aggregation: Aggregation,
     /// Capacity of one replica, 0.01 to 1e6; if absent, 100 requests in flight or 200 a second.
@@ -71,7 +71,7 @@ pub struct Kpa {
 /// Metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Metric {
+pub enum ScalingMetric {
     /// Requests in flight.
     #[default]
     Concurrency,
@@ -94,8 +94,8 @@ pub enum Aggregation {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct KpaMemory {
     cadence: Cadence,
-    stable: Buckets,
-    panic: Buckets,
+    stable: TimedBuckets,
+    panic: TimedBuckets,
     found: Option<RevisionState>,
 }
 
@@ -111,7 +111,7 @@ impl Default for Kpa {
     /// Defaults of `config-autoscaler`.
     fn default() -> Self {
         Self {
-            metric: Metric::Concurrency,
+            metric: ScalingMetric::Concurrency,
             aggregation: Aggregation::Linear,
             target: None,
             target_utilization_percentage: 70.0,
@@ -141,8 +141,8 @@ impl Policy for Kpa {
     fn model(&self) -> String {
         let (target, total) = self.resolve();
         let metric = match self.metric {
-            Metric::Concurrency => "concurrency",
-            Metric::Rps => "rps",
+            ScalingMetric::Concurrency => "concurrency",
+            ScalingMetric::Rps => "rps",
         };
         format!("kpa/1.23 {metric} {target:.2} of {total}, window {}", self.stable_window)
     }
@@ -218,13 +218,13 @@ impl Kpa {
     /// Target and capacity of one replica.
     #[must_use]
     pub fn resolve(&self) -> (f64, f64) {
-        let hard = Some(f64::from(self.container_concurrency)).filter(|hard| self.metric == Metric::Concurrency && *hard > 0.0);
+        let hard = Some(f64::from(self.container_concurrency)).filter(|hard| self.metric == ScalingMetric::Concurrency && *hard > 0.0);
         let total = match (self.metric, self.target, hard) {
             (_, Some(target), Some(hard)) => target.min(hard),
             (_, Some(target), None) => target,
             (_, None, Some(hard)) => hard,
-            (Metric::Concurrency, None, None) => Self::CONCURRENCY,
-            (Metric::Rps, None, None) => Self::RPS,
+            (ScalingMetric::Concurrency, None, None) => Self::CONCURRENCY,
+            (ScalingMetric::Rps, None, None) => Self::RPS,
         };
         ((total * self.target_utilization_percentage / 100.0).max(Self::LEAST_TARGET), total)
     }
@@ -237,8 +237,8 @@ impl Kpa {
     /// Records the tick's measurement for each of its seconds.
     fn take(&self, state: &State, memory: &mut KpaMemory) {
         let value = match self.metric {
-            Metric::Concurrency => inputs::in_flight(state),
-            Metric::Rps => measured(state.windows.tick.rate_rps),
+            ScalingMetric::Concurrency => inputs::in_flight(state),
+            ScalingMetric::Rps => measured(state.windows.tick.rate_rps),
         };
         let Some(value) = value else { return };
         let (begin, end) = (inputs::instant(state).0, end(state).0);
@@ -259,7 +259,7 @@ impl Kpa {
         if memory.stable.is_empty(second) {
             return Decision::hold(HoldReason::NoMeasurement, "nothing was measured within the stable window");
         }
-        let average = |buckets: &Buckets| match self.aggregation {
+        let average = |buckets: &TimedBuckets| match self.aggregation {
             Aggregation::Linear => buckets.window_average(second),
             Aggregation::WeightedExponential => buckets.weighted_average(second),
         };
@@ -277,7 +277,7 @@ impl Kpa {
         let fewest = if found.initialized { 0 } else { self.initial_scale };
         found.initialized |= ready >= self.initial_scale;
         let bounded = state.bounds.replicas.clamp(Replicas(result.desired.max(fewest)));
-        let pods = Counted { ready, needed: state.bounds.replicas.min().0.max(fewest).max(1) };
+        let pods = PodCounts { ready, needed: state.bounds.replicas.min().0.max(fewest).max(1) };
         match found.activity.reconcile(&self.zero(), Some(bounded.0), pods, result.excess_burst_capacity, now) {
             Applied::Scale(replicas) => inputs::propose(state, current, Allocation { replicas: Replicas(replicas), ..current }, reason),
             Applied::Keep => Decision::hold(HoldReason::NothingToDo, format!("{reason}; the last replica is kept for now")),

@@ -22,7 +22,7 @@ use crate::{Decision, HoldReason, Memory, Policy, Rule};
 pub struct Threshold {
     /// Which resources are scaled; set by the policy's name.
     #[serde(skip)]
-    pub mode: Mode,
+    pub mode: ThresholdScope,
     /// Mean CPU usage of a replica above which the rule scales up.
     pub cpu_millicores: Millicores,
     /// Mean memory usage of a replica above which the rule scales up.
@@ -41,7 +41,7 @@ pub struct Threshold {
 
 /// Which resources the rule scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Mode {
+pub enum ThresholdScope {
     /// The number of replicas.
     #[default]
     Horizontal,
@@ -56,7 +56,7 @@ impl Default for Threshold {
     /// bounds in a dozen steps. At 90 % of its quota a replica is throttled in most periods.
     fn default() -> Self {
         Self {
-            mode: Mode::Horizontal,
+            mode: ThresholdScope::Horizontal,
             cpu_millicores: Millicores(250),
             memory_mib: Mebibytes(256),
             down_below: 1.0,
@@ -71,9 +71,9 @@ impl Default for Threshold {
 impl Policy for Threshold {
     fn name(&self) -> &'static str {
         match self.mode {
-            Mode::Horizontal => "threshold",
-            Mode::Vertical => "threshold-vertical",
-            Mode::Both => "threshold-both",
+            ThresholdScope::Horizontal => "threshold",
+            ThresholdScope::Vertical => "threshold-vertical",
+            ThresholdScope::Both => "threshold-both",
         }
     }
 
@@ -89,9 +89,9 @@ impl Policy for Threshold {
 impl Rule for Threshold {
     fn named(self, name: &str) -> Self {
         let mode = match name {
-            "threshold-vertical" => Mode::Vertical,
-            "threshold-both" => Mode::Both,
-            _ => Mode::Horizontal,
+            "threshold-vertical" => ThresholdScope::Vertical,
+            "threshold-both" => ThresholdScope::Both,
+            _ => ThresholdScope::Horizontal,
         };
         Self { mode, ..self }
     }
@@ -148,7 +148,7 @@ impl Threshold {
 
     /// More replicas do not lower the memory of a full one, so nearness to the limit counts only if the limit can be raised.
     fn memory_level(&self, usage: Usage, current: Allocation) -> UsageLevel {
-        let saturated = self.mode != Mode::Horizontal && usage.max > self.saturation * f64::from(current.memory_mib.0);
+        let saturated = self.mode != ThresholdScope::Horizontal && usage.max > self.saturation * f64::from(current.memory_mib.0);
         self.level(usage.mean, f64::from(self.memory_mib.0), saturated)
     }
 
@@ -164,10 +164,10 @@ impl Threshold {
     /// One step from `current` within the State's bounds. Upwards only the scarce resource grows; downwards all shrink.
     fn step(&self, direction: Direction, state: &State, current: Allocation, seen: UsageLevels) -> Allocation {
         let mut next = current;
-        if self.mode != Mode::Vertical {
+        if self.mode != ThresholdScope::Vertical {
             next.replicas.0 = moved(direction, current.replicas.0, self.replicas_step.0);
         }
-        if self.mode != Mode::Horizontal {
+        if self.mode != ThresholdScope::Horizontal {
             let down = direction == Direction::Down;
             if down || seen.cpu.is_short() {
                 next.cpu_millicores.0 = moved(direction, current.cpu_millicores.0, self.cpu_step_millicores.0);

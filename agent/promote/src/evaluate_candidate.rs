@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::experience::Experience;
 use crate::finetune::Finetuned;
-use crate::gate::{Compared, Estimate, Estimates, GateReport, NotSimulated, ShadowDecisions, Thresholds};
+use crate::gate::{Compared, Estimates, FunctionEstimate, GateReport, NotSimulated, ShadowDecisions, Thresholds};
 use crate::recorded_functions::RecordedFunction;
 use crate::settings::PromotionSettings;
 
@@ -89,7 +89,7 @@ impl ModelPair {
             match scenario.compare(&self.base, &self.candidate, seeds, stop) {
                 Ok(Some(comparison)) => {
                     let (violated, cost) = (compared(&comparison.violation), compared(&comparison.cost));
-                    estimates.simulated.push(Estimate { function, ticks: scenario.simulation.ticks(), violated, cost });
+                    estimates.simulated.push(FunctionEstimate { function, ticks: scenario.simulation.ticks(), violated, cost });
                 }
                 Ok(None) => return None,
                 Err(error) => estimates.failed.push(NotSimulated { function, cause: format!("{error:#}") }),

@@ -37,7 +37,7 @@ pub struct Recording<'a> {
 }
 
 /// Converts recordings: observations as the agent computes them, rewards as training computes them.
-pub struct Reader<'a> {
+pub struct ExperienceReader<'a> {
     /// The action set.
     pub actions: &'a Actions,
     /// The training reward.
@@ -155,7 +155,7 @@ struct ObservedState {
     violation_cost: f64,
 }
 
-impl Reader<'_> {
+impl ExperienceReader<'_> {
     /// The experience in `recording`.
     #[must_use]
     pub fn read(&self, recording: &Recording<'_>) -> Experience {

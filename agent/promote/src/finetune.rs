@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use qscale_common::units::Allocation;
 use qscale_dqn::actions::Actions;
-use qscale_dqn::checkpoint::{Checkpoint, CheckpointError, Purpose};
+use qscale_dqn::checkpoint::{Checkpoint, CheckpointError, NetworkPurpose};
 use qscale_dqn::observation;
 use qscale_dqn::reward::TrainingReward;
 use qscale_dqn::tasks::{Split, TaskDistribution};
@@ -154,7 +154,7 @@ impl FinetuneConfig {
                 error += (update.error - error) / last as f32;
             }
         }
-        let purpose = Purpose { actions, reward: base.header.reward, note: String::new() };
+        let purpose = NetworkPurpose { actions, reward: base.header.reward, note: String::new() };
         let (weights, state) = (learner.network().weights()?, learner.state()?);
         let learned = Checkpoint::new(weights, Some(state), learner.parameters(), self.seed, &purpose).model(None);
         let model = if special {

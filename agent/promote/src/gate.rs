@@ -74,7 +74,7 @@ impl Compared {
 
 /// Simulation of one function over its recorded arrivals.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Estimate {
+pub struct FunctionEstimate {
     /// The function.
     pub function: String,
     /// Simulated ticks.
@@ -98,7 +98,7 @@ pub struct NotSimulated {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Estimates {
     /// Functions that were simulated.
-    pub simulated: Vec<Estimate>,
+    pub simulated: Vec<FunctionEstimate>,
     /// Functions that could not be.
     pub failed: Vec<NotSimulated>,
     /// Functions without a recorded request: there is nothing to simulate.
@@ -305,7 +305,7 @@ impl Thresholds {
         let Estimates { simulated, failed, idle } = estimates;
         let mut report = GateReport { idle: idle.clone(), ..GateReport::default() };
         let mut doubts = Vec::new();
-        for Estimate { function, violated, cost, .. } in simulated {
+        for FunctionEstimate { function, violated, cost, .. } in simulated {
             let function = function.clone();
             if !within(violated.difference(), self.violated) {
                 let (base, candidate) = (violated.base, violated.candidate);
@@ -389,22 +389,22 @@ mod tests {
         Compared { base, candidate, low: difference - width, high: difference + width, error }
     }
 
-    fn estimate(violated: Compared, cost: Compared) -> Estimate {
-        Estimate { function: "default/f".into(), ticks: 100, violated, cost }
+    fn estimate(violated: Compared, cost: Compared) -> FunctionEstimate {
+        FunctionEstimate { function: "default/f".into(), ticks: 100, violated, cost }
     }
 
-    fn report(simulated: &[Estimate]) -> GateReport {
+    fn report(simulated: &[FunctionEstimate]) -> GateReport {
         Thresholds::default().estimated(&Estimates { simulated: simulated.to_vec(), ..Estimates::default() }, true)
     }
 
     #[track_caller]
-    fn check_passes(estimates: &[Estimate]) {
+    fn check_passes(estimates: &[FunctionEstimate]) {
         let report = report(estimates);
         assert!(report.passes() && !report.improvements.is_empty(), "{report:?}");
     }
 
     #[track_caller]
-    fn check_objects(estimates: &[Estimate], expected: fn(&Objection) -> bool) {
+    fn check_objects(estimates: &[FunctionEstimate], expected: fn(&Objection) -> bool) {
         let report = report(estimates);
         assert!(report.objections.iter().any(expected), "{report:?}");
     }

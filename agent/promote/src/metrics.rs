@@ -13,7 +13,7 @@ use crate::promotion::{Promotion, PromotionDecision, Stage};
 
 /// Metrics of the promoter.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Metrics {
+pub(crate) struct PromoterMetrics {
     pub leader: Gauge,
     pub failed_steps: Counter,
     decisions: Family<DecisionLabels, Counter>,
@@ -32,7 +32,7 @@ struct DecisionLabels {
     decision: Label<PromotionDecision>,
 }
 
-impl Metrics {
+impl PromoterMetrics {
     /// Registers all metrics.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();

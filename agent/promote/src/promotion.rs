@@ -22,14 +22,14 @@ const LOG_LENGTH: usize = 50;
 
 /// Violation and observation time of all functions together.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Burn {
+pub struct ViolationMinutes {
     /// Minutes in violation.
     pub violated_minutes: f64,
     /// Minutes in which violation was measured at all.
     pub judged_minutes: f64,
 }
 
-impl Burn {
+impl ViolationMinutes {
     /// Adds a tick of `tick_ms` milliseconds; `None`: violation was not measured.
     pub fn add(&mut self, violated: Option<bool>, tick_ms: u64) {
         let Some(violated) = violated else { return };
@@ -50,7 +50,7 @@ impl Burn {
     }
 }
 
-impl fmt::Display for Burn {
+impl fmt::Display for ViolationMinutes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.1} of {:.1} minutes in violation ({:.2} %)", self.violated_minutes, self.judged_minutes, self.rate() * 100.0)
     }
@@ -93,7 +93,7 @@ pub enum Stage {
         /// Its end.
         until: Timestamp,
         /// Violations in a period of the same length before the watch.
-        before: Burn,
+        before: ViolationMinutes,
         /// Violation minutes counted against the budget so far.
         counted_minutes: f64,
         /// Revision of the pointer over which the candidate is still to be put in use; absent once it is in use.
@@ -245,9 +245,9 @@ pub enum CanaryVerdict {
 #[error("{burned}, before {:.2} %", before.rate() * 100.0)]
 pub struct BurnComparison {
     /// Under watch.
-    pub burned: Burn,
+    pub burned: ViolationMinutes,
     /// Before.
-    pub before: Burn,
+    pub before: ViolationMinutes,
 }
 
 /// Why a candidate is rolled back.
@@ -467,7 +467,7 @@ impl Promotion {
 
     /// Decides to put a candidate in use over the pointer of revision `pointer`; `before` are the violations in a
     /// period of the length of the watch. [`Promotion::started`] follows once it is in use.
-    pub fn watch(&mut self, trial: Trial, pointer: u64, before: Burn, reason: &str, now: Timestamp, rules: &PromotionRules) {
+    pub fn watch(&mut self, trial: Trial, pointer: u64, before: ViolationMinutes, reason: &str, now: Timestamp, rules: &PromotionRules) {
         self.start_day(now);
         let until = now.plus(rules.watch_for.0);
         self.stage = Stage::Watch { trial, since: now, until, before, counted_minutes: 0.0, pointer: Some(pointer) };
@@ -494,7 +494,7 @@ impl Promotion {
 
     /// Evaluates the candidate under watch from the version in use and the violations since its start. Counts new
     /// violations against the budget of the day.
-    pub fn look(&mut self, in_use: Option<u64>, burned: Burn, now: Timestamp, rules: &PromotionRules) -> CanaryVerdict {
+    pub fn look(&mut self, in_use: Option<u64>, burned: ViolationMinutes, now: Timestamp, rules: &PromotionRules) -> CanaryVerdict {
         self.start_day(now);
         if let Some(superseded) = self.superseded(in_use) {
             return CanaryVerdict::Superseded(superseded);

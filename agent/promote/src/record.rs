@@ -51,7 +51,7 @@ pub fn parse(key: &str, value: &[u8]) -> Result<(Name, Entry), String> {
 pub struct RecordChanged(pub Name);
 
 /// The stored promotion of one model.
-pub struct Record {
+pub struct PromotionRecord {
     store: Store,
     model: Name,
     revision: u64,
@@ -59,7 +59,7 @@ pub struct Record {
     pub promotion: Promotion,
 }
 
-impl Record {
+impl PromotionRecord {
     /// Reads the record of `model`; the default if there is none.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use qscale_policies::History;
 use qscale_replay::recording::{self, Period};
 use serde_json::Value;
 
-use crate::promotion::Burn;
+use crate::promotion::ViolationMinutes;
 
 /// An agent and the parameters of its policy.
 pub struct ServedAgent<'a> {
@@ -117,8 +117,8 @@ impl RecordedFunction {
 ///
 /// # Errors
 /// If the stream cannot be read.
-pub async fn burn(bus: &Bus, functions: &[FunctionId], period: Period) -> anyhow::Result<Burn> {
-    let mut burn = Burn::default();
+pub async fn burn(bus: &Bus, functions: &[FunctionId], period: Period) -> anyhow::Result<ViolationMinutes> {
+    let mut burn = ViolationMinutes::default();
     for function in functions {
         for state in recording::states(bus, function, period).await? {
             burn.add(slo::is_violated_in(&state.windows.tick, &state.objective), state.tick_length_ms);

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::PromoterConfig;
-use crate::metrics::Metrics;
+use crate::metrics::PromoterMetrics;
 use crate::record;
 use crate::worker::{Entries, Worker};
 
@@ -45,7 +45,7 @@ pub async fn run(config: PromoterConfig, token: CancellationToken) -> anyhow::Re
     let (bus, metrics) = {
         let mut own = Registry::default();
         let bus = Bus::connect("promoter", &instance, &config.nats, &health, &mut own).await?;
-        let metrics = Metrics::register(&mut own);
+        let metrics = PromoterMetrics::register(&mut own);
         *registry.lock().unwrap_or_else(PoisonError::into_inner) = own;
         (bus, metrics)
     };
@@ -87,7 +87,7 @@ struct Promoter {
     bus: Bus,
     platform: Option<PlatformClient>,
     entries: Entries,
-    metrics: Metrics,
+    metrics: PromoterMetrics,
     handle: LeaseHandle,
     author: Author,
     trust: TrustConfig,

@@ -24,12 +24,12 @@ use qscale_rl::device::cpu;
 use tokio_util::sync::CancellationToken;
 
 use crate::evaluate_candidate::{ModelPair, OfflineGateInput, Scenarios};
-use crate::experience::{Experience, Reader, Recording};
+use crate::experience::{Experience, ExperienceReader, Recording};
 use crate::finetune::MAX_RECORDED;
 use crate::gate::{GateReport, NotSimulated, Thresholds};
-use crate::metrics::Metrics;
+use crate::metrics::PromoterMetrics;
 use crate::promotion::{CanaryVerdict, Due, PromotionDecision, Superseded, Trial};
-use crate::record::{Entry, Record, RecordChanged, request_key};
+use crate::record::{Entry, PromotionRecord, RecordChanged, request_key};
 use crate::recorded_functions::{RecordedFunction, ServedAgent, burn, functions_of};
 use crate::settings::{PromotionRequest, PromotionSettings};
 
@@ -56,7 +56,7 @@ pub(crate) struct Worker {
     pub model: Name,
     pub entries: Entries,
     pub platform: Option<PlatformClient>,
-    pub metrics: Metrics,
+    pub metrics: PromoterMetrics,
     pub token: CancellationToken,
 }
 
@@ -128,7 +128,7 @@ impl Worker {
     /// Carries out the next step.
     async fn step(&self, request: &PromotionRequest) -> anyhow::Result<Pause> {
         let now = clock::now();
-        let mut record = Record::read(&self.bus, &self.model).await?;
+        let mut record = PromotionRecord::read(&self.bus, &self.model).await?;
         if let Some(round) = &request.round
             && record.promotion.accept(round, now)
         {
@@ -158,7 +158,7 @@ impl Worker {
 struct PromotionStep<'a> {
     worker: &'a Worker,
     store: ModelStore,
-    record: Record,
+    record: PromotionRecord,
     settings: PromotionSettings,
 }
 
@@ -343,7 +343,7 @@ impl PromotionStep<'_> {
         let mut experiences = Vec::new();
         for function in recorded {
             let rewards = function.rewards(self.bus()).await?;
-            let reader = Reader { actions: dqn.actions(), reward, violation_cost: &violation_cost };
+            let reader = ExperienceReader { actions: dqn.actions(), reward, violation_cost: &violation_cost };
             let recording = Recording { states: &function.states, rewards: &rewards, since: function.period.since };
             let mut experience = reader.read(&recording);
             let (ticks, skipped) = (experience.ticks.len(), experience.skipped);

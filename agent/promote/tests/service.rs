@@ -16,8 +16,8 @@ use qscale_common::runtime::{changes, clock};
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_dqn::pretrained::pretrained;
-use qscale_promote::promotion::{Burn, RoundState, RoundStatus};
-use qscale_promote::record::{self, Record};
+use qscale_promote::promotion::{RoundState, RoundStatus, ViolationMinutes};
+use qscale_promote::record::{self, PromotionRecord};
 use qscale_promote::{PromotionDecision, PromotionRules, PromotionSettings, RoundRequest, Trial};
 use qscale_tests::{Folder, NatsServer, Program, TIMEOUT, eventually_async};
 
@@ -68,9 +68,10 @@ impl World {
     async fn record_watch(&self) {
         let pointer = self.store.pointer(&self.model).await.expect("known");
         let rules = PromotionRules { watch_for: Span::seconds(3600), budget_minutes: Some(1000.0), ..PromotionRules::default() };
-        let mut record = Record::read(&self.promoter, &self.model).await.expect("readable");
+        let mut record = PromotionRecord::read(&self.promoter, &self.model).await.expect("readable");
         record.promotion.settings = Some(PromotionSettings { rules, ..PromotionSettings::default() });
-        let (trial, before) = (Trial { version: CANDIDATE, base: Some(BASE) }, Burn { violated_minutes: 0.0, judged_minutes: 60.0 });
+        let (trial, before) =
+            (Trial { version: CANDIDATE, base: Some(BASE) }, ViolationMinutes { violated_minutes: 0.0, judged_minutes: 60.0 });
         record.promotion.watch(trial, pointer.revision, before, "a test", clock::now(), &rules);
         record.promotion.watched = vec![self.policy.function()];
         record.write().await.expect("the promoter may write");
@@ -125,7 +126,7 @@ impl World {
     }
 
     async fn decisions(&self) -> Vec<PromotionDecision> {
-        let record = Record::read(&self.operator, &self.model).await.expect("readable");
+        let record = PromotionRecord::read(&self.operator, &self.model).await.expect("readable");
         record.promotion.log.iter().map(|entry| entry.decision).collect()
     }
 
@@ -216,7 +217,7 @@ async fn a_function_that_cannot_be_simulated_rejects_the_candidate_and_is_named(
     let round = RoundRequest { id: 1, settings, candidate: Some(versions[1]) };
     record::edit_request(&world.operator, &world.model, |request| request.round = Some(round.clone())).await.expect("operators may write");
     let log = eventually_async("the decision", async || {
-        let record = Record::read(&world.operator, &world.model).await.expect("readable");
+        let record = PromotionRecord::read(&world.operator, &world.model).await.expect("readable");
         (record.promotion.decisions > 0).then_some(record.promotion.log)
     });
     let log = log.await;
@@ -233,7 +234,7 @@ async fn a_requested_round_that_cannot_run_reports_its_error() {
     let round = RoundRequest { id: 1, settings, candidate: None };
     record::edit_request(&world.operator, &world.model, |request| request.round = Some(round.clone())).await.expect("operators may write");
     let status = eventually_async("the end of the round", async || {
-        let record = Record::read(&world.operator, &world.model).await.expect("readable");
+        let record = PromotionRecord::read(&world.operator, &world.model).await.expect("readable");
         record.promotion.round.filter(|round| round.state != RoundState::Running)
     });
     let RoundStatus { id: 1, state: RoundState::Failed { error } } = status.await else { panic!("{}", world.logs()) };

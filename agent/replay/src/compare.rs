@@ -21,7 +21,7 @@ use qscale_dqn::Checkpoint;
 use qscale_policies::History;
 use qscale_sim::FunctionProfile;
 
-pub use self::metrics::{Comparison, Conclusion, MeanInterval, Metric, MetricComparison};
+pub use self::metrics::{Conclusion, MeanInterval, MetricComparison, MetricsComparison, ScenarioMetric};
 pub use self::scenario::RecordedScenario;
 pub use self::simulation::{RecordedSimulation, RunMetrics};
 use crate::policy::{ReplayPolicy, SettingsFolder};
@@ -94,7 +94,7 @@ impl ComparisonSpec {
     ///
     /// # Errors
     /// When no simulated run completed a request.
-    pub fn run(&self, seeds: u64, stop: &AtomicBool) -> anyhow::Result<Option<Comparison>> {
+    pub fn run(&self, seeds: u64, stop: &AtomicBool) -> anyhow::Result<Option<MetricsComparison>> {
         self.scenario.compare(self.acting.decider.policy(), self.other.decider.policy(), seeds, stop)
     }
 }

@@ -13,7 +13,7 @@ pub mod recording;
 pub mod replay;
 pub mod session;
 
-pub use compare::{Comparison, ComparisonSpec, RecordedScenario};
+pub use compare::{ComparisonSpec, MetricsComparison, RecordedScenario};
 pub use explain::Explanation;
 pub use policy::{AgentSettings, ReplayPolicy, SettingsFolder};
 pub use recording::{NothingRecorded, Period};

@@ -8,7 +8,7 @@ use crate::network::{CpuNetwork, Network, Weights};
 use crate::training::{CpuTraining, TrainableNetwork};
 
 /// Makes networks on one device.
-pub trait Backend: Debug + Send + Sync {
+pub trait NetworkBackend: Debug + Send + Sync {
     /// A network of `weights` that computes values and does not learn.
     fn network(&self, weights: &Weights) -> Box<dyn Network>;
 
@@ -19,22 +19,22 @@ pub trait Backend: Debug + Send + Sync {
 
 /// A device, shared by all networks that compute on it.
 #[derive(Debug, Clone)]
-pub struct Device(Arc<dyn Backend>);
+pub struct Device(Arc<dyn NetworkBackend>);
 
 impl Device {
     /// A device that computes by `backend`.
     #[must_use]
-    pub fn new(backend: impl Backend + 'static) -> Self {
+    pub fn new(backend: impl NetworkBackend + 'static) -> Self {
         Self(Arc::new(backend))
     }
 
-    /// See [`Backend::network`].
+    /// See [`NetworkBackend::network`].
     #[must_use]
     pub fn network(&self, weights: &Weights) -> Box<dyn Network> {
         self.0.network(weights)
     }
 
-    /// See [`Backend::trainable`].
+    /// See [`NetworkBackend::trainable`].
     #[must_use]
     pub fn trainable(&self, online: &Weights, target: &Weights, moments: Moments) -> Box<dyn TrainableNetwork> {
         self.0.trainable(online, target, moments)
@@ -56,7 +56,7 @@ pub fn cpu() -> Device {
 #[derive(Debug)]
 struct Cpu;
 
-impl Backend for Cpu {
+impl NetworkBackend for Cpu {
     fn network(&self, weights: &Weights) -> Box<dyn Network> {
         Box::new(CpuNetwork::new(weights))
     }

@@ -33,7 +33,7 @@ use crate::explore::epsilon_greedy;
 use crate::loss::{self, BatchValues, LossConfig, LossOutput, td_loss};
 use crate::mask::Mask;
 use crate::network::{Architecture, DeviceError, Network, Weights};
-use crate::replay::{Batch, NStepBuffer, Replay, RolloutBuffer, Sampling, Transition};
+use crate::replay::{Batch, NStepBuffer, ReplayBuffer, RolloutBuffer, Sampling, Transition};
 use crate::training::TrainableNetwork;
 
 /// A learner of action values.
@@ -41,7 +41,7 @@ pub struct Learner {
     parameters: Hyperparameters,
     seed: u64,
     networks: Box<dyn TrainableNetwork>,
-    replay: Replay,
+    replay: ReplayBuffer,
     /// N-step returns of each environment.
     returns: Vec<NStepBuffer>,
     rollout: RolloutBuffer,
@@ -174,7 +174,7 @@ impl Learner {
         moments.check(architecture).map_err(LearnerError::Invalid)?;
         Ok(Self {
             networks: device.trainable(weights, target, moments),
-            replay: Replay::new(architecture.inputs, parameters.capacity, parameters.sampling),
+            replay: ReplayBuffer::new(architecture.inputs, parameters.capacity, parameters.sampling),
             returns: Vec::new(),
             rollout: RolloutBuffer::default(),
             rollout_batches: Vec::new(),

@@ -87,7 +87,7 @@ pub struct NStepTransition<'a> {
 
 /// A ring of n-step transitions.
 #[derive(Debug, Clone)]
-pub struct Replay {
+pub struct ReplayBuffer {
     width: usize,
     capacity: usize,
     length: usize,
@@ -136,7 +136,7 @@ pub struct Batch {
 /// Added to an error, so that every transition can be sampled again (Schaul et al.).
 const LEAST_PRIORITY: f32 = 1e-3;
 
-impl Replay {
+impl ReplayBuffer {
     /// A replay of at most `capacity` transitions between observations of `width` numbers.
     #[must_use]
     pub fn new(width: usize, capacity: usize, sampling: Sampling) -> Self {

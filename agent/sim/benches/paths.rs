@@ -13,7 +13,7 @@ use qscale_common::time::{Span, TickLength};
 use qscale_common::units::Allocation;
 use qscale_common::workload::Gaps;
 use qscale_sim::rng::{Purpose, stream};
-use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup, Simulation};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, Perturbation, Setup, SimulatedLoad, Simulation};
 use rand::RngExt;
 use rand_distr::Exp1;
 
@@ -101,7 +101,7 @@ fn control_ticks(bencher: Bencher, rate: &str) {
             gateway: Gateway::default(),
             policy,
             allocation: Allocation::new(2, 1000, 128),
-            load: Load::Pattern { pattern: rate.parse().expect("a rate"), gaps: Gaps::Poisson },
+            load: SimulatedLoad::Pattern { pattern: rate.parse().expect("a rate"), gaps: Gaps::Poisson },
             perturbation: Perturbation::default(),
             nodes: None,
         }

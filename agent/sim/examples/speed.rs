@@ -13,7 +13,7 @@ use qscale_common::units::Allocation;
 use qscale_common::window::FunctionWindows;
 use qscale_common::workload::Gaps;
 use qscale_sim::rng::{Purpose, stream};
-use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Load, Nanos, Perturbation, Reading, Setup, Simulation};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, Perturbation, ScrapeBuffer, Setup, SimulatedLoad, Simulation};
 use rand::RngExt;
 use rand_distr::Exp1;
 
@@ -88,7 +88,7 @@ fn control_ticks(rate: &str, seconds: u64) {
 fn setup(rate: &str, seconds: u64) -> Setup {
     let mut policy = ScalingPolicy::new("default/f".parse().expect("a function"));
     policy.tick = TickLength::new(Duration::from_secs(seconds)).expect("within the range");
-    let load = Load::Pattern { pattern: rate.parse().expect("a rate"), gaps: Gaps::Poisson };
+    let load = SimulatedLoad::Pattern { pattern: rate.parse().expect("a rate"), gaps: Gaps::Poisson };
     let profile = Arc::new(FunctionProfile::simple("f", Distribution::exponential(Nanos::millis(30))));
     let allocation = Allocation::new(2, 1000, 128);
     Setup { profile, gateway: Gateway::default(), policy, allocation, load, perturbation: Perturbation::default(), nodes: None }
@@ -161,7 +161,7 @@ fn cpu_seconds() -> f64 {
 fn simulate(function: &mut Function, arrivals_a_second: f64, seed: u64) -> f64 {
     let mut rng = stream(seed, 0, Purpose::Arrivals);
     let mut windows = FunctionWindows::new(TickLength::new(Duration::from_secs(15)).expect("within the range"));
-    let (mut reading, prices) = (Reading::default(), Prices::default());
+    let (mut reading, prices) = (ScrapeBuffer::default(), Prices::default());
     let mean_gap = 1e9 / arrivals_a_second;
     let begin = cpu_seconds();
     let mut now = Nanos::ZERO;

@@ -16,7 +16,7 @@ use qscale_common::workload::trace::{Azure2019, Keep, MinuteTrace, read_azure201
 use qscale_common::workload::{Arrival, Arrivals, Iat, Scale};
 use qscale_sim::profile::Startup;
 use qscale_sim::rng::{Purpose, stream};
-use qscale_sim::{Demand, Distribution, Function, FunctionProfile, Gateway, Nanos};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, RequestDemand};
 
 const SEED: u64 = 1;
 const USAGE: &str = "usage: trace list DIR RATE | trace run DIR RATE KEEP_ALIVE_S STARTUP_S";
@@ -74,7 +74,7 @@ fn run(trace: &MinuteTrace, rate: f64, keep_alive: f64, startup: f64) -> Result<
         for (function, arrivals) in functions.iter_mut().zip(&mut arrivals) {
             while let Some(arrival) = arrivals.next_if(|arrival| arrival.at < end) {
                 let cpu = Nanos::millis(u64::from(arrival.duration_ms));
-                function.arrive_with(arrival.at.into(), Demand { cpu, waiting: Nanos::ZERO });
+                function.arrive_with(arrival.at.into(), RequestDemand { cpu, waiting: Nanos::ZERO });
             }
             function.advance(end.into());
         }

@@ -8,11 +8,11 @@ use qscale_common::units::Allocation;
 use qscale_common::workload::WorkloadRng;
 
 use crate::event_queue::EventQueue;
-use crate::latency::Histogram;
+use crate::latency::LatencyHistogram;
 use crate::nanos::Nanos;
 use crate::node::{Contention, Nodes, Pool};
-use crate::profile::{Demand, Demands, FunctionProfile, Gateway, ProfileScale};
-use crate::replica::{Ending, Path, Phase, Replica, Request};
+use crate::profile::{Demands, FunctionProfile, Gateway, ProfileScale, RequestDemand};
+use crate::replica::{Ending, Path, Phase, Request, SimulatedReplica};
 use crate::rng::{Purpose, stream};
 use crate::totals::Totals;
 
@@ -21,7 +21,7 @@ mod life;
 mod on_demand;
 mod reading;
 
-pub use reading::Reading;
+pub use reading::ScrapeBuffer;
 
 use life::{ExitCause, PlacedLimits};
 use reading::TakenCounters;
@@ -40,9 +40,9 @@ pub struct Function {
     queue_bound: usize,
     timeout: Nanos,
     allocation: Allocation,
-    slots: Vec<Option<Replica>>,
+    slots: Vec<Option<SimulatedReplica>>,
     /// Removed replicas, kept for their memory.
-    spare: Vec<Replica>,
+    spare: Vec<SimulatedReplica>,
     /// Requests at the replica of each slot, [`NO_ROOM`] if it takes none: a compact array for dispatch.
     loads: Vec<u32>,
     /// Slots whose replica has room.
@@ -162,7 +162,7 @@ impl Function {
 
     /// A request with `demand` arrives at `at`.
     #[inline]
-    pub fn arrive_with(&mut self, at: Nanos, demand: Demand) {
+    pub fn arrive_with(&mut self, at: Nanos, demand: RequestDemand) {
         self.process_until(at);
         self.totals.arrived += 1;
         let request = Request { arrived: at, demand };
@@ -334,7 +334,7 @@ impl Function {
     }
 
     /// All replicas, including draining ones.
-    pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
+    pub fn replicas(&self) -> impl Iterator<Item = &SimulatedReplica> {
         self.slots.iter().flatten()
     }
 
@@ -370,15 +370,15 @@ impl Function {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()
-            + self.slots.capacity() * size_of::<Option<Replica>>()
-            + self.replicas().map(Replica::heap_bytes).sum::<usize>()
-            + self.spare.capacity() * size_of::<Replica>()
-            + self.spare.iter().map(Replica::heap_bytes).sum::<usize>()
+            + self.slots.capacity() * size_of::<Option<SimulatedReplica>>()
+            + self.replicas().map(SimulatedReplica::heap_bytes).sum::<usize>()
+            + self.spare.capacity() * size_of::<SimulatedReplica>()
+            + self.spare.iter().map(SimulatedReplica::heap_bytes).sum::<usize>()
             + self.loads.capacity() * size_of::<u32>()
             + self.idle.capacity() * size_of::<u64>()
             + self.event_queue.heap_bytes()
             + self.queue.capacity() * size_of::<Request>()
-            + Histogram::BYTES
+            + LatencyHistogram::BYTES
             + self.pool.as_deref().map_or(0, Pool::memory_bytes)
             + self.contention.as_deref().map_or(0, |contention| size_of::<Contention>() + contention.heap_bytes())
     }

@@ -43,13 +43,13 @@ static BUCKET_OF: [(usize, u64); COUNT / COARSE] = {
 
 /// Bucket and cell of a latency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct HistogramPosition {
     /// Index of the contract's bucket.
     pub bucket: usize,
     cell: usize,
 }
 
-impl Place {
+impl HistogramPosition {
     /// The place of `latency`.
     #[inline]
     #[must_use]
@@ -71,32 +71,32 @@ const fn least(cell: usize) -> u64 {
 
 /// Latencies counted to 3 %, from 33 us to 69 s. 5.6 KB.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Histogram(Box<[u64; COUNT]>);
+pub struct LatencyHistogram(Box<[u64; COUNT]>);
 
-impl Default for Histogram {
+impl Default for LatencyHistogram {
     fn default() -> Self {
         Self(Box::new([0; COUNT]))
     }
 }
 
-impl std::fmt::Debug for Histogram {
+impl std::fmt::Debug for LatencyHistogram {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Histogram of {} latencies", self.count())
     }
 }
 
-impl Histogram {
+impl LatencyHistogram {
     /// Bytes on the heap.
     pub const BYTES: usize = COUNT * size_of::<u64>();
 
     /// Counts one latency.
     #[inline]
-    pub fn add(&mut self, place: Place) {
+    pub fn add(&mut self, place: HistogramPosition) {
         self.0[place.cell] += 1;
     }
 
     /// Adds the counts of another histogram.
-    pub fn include(&mut self, other: &Histogram) {
+    pub fn include(&mut self, other: &LatencyHistogram) {
         self.0.iter_mut().zip(other.0.iter()).for_each(|(sum, count)| *sum += count);
     }
 
@@ -108,7 +108,7 @@ impl Histogram {
     /// Number of latencies up to `bound`, with linear interpolation within its cell.
     #[must_use]
     pub fn within(&self, bound: Nanos) -> f64 {
-        let cell = Place::of(bound).cell;
+        let cell = HistogramPosition::of(bound).cell;
         let part = bound.since(Nanos(least(cell))).0 as f64 / (least(cell + 1) - least(cell)) as f64;
         self.0[..cell].iter().sum::<u64>() as f64 + self.0[cell] as f64 * part.min(1.0)
     }
@@ -157,7 +157,7 @@ mod tests {
     #[track_caller]
     fn check(nanos: u64) {
         let expected = BOUNDS.iter().position(|bound| nanos <= *bound).unwrap_or(BOUNDS.len());
-        assert_eq!(Place::of(Nanos(nanos)).bucket, expected, "{nanos}");
+        assert_eq!(HistogramPosition::of(Nanos(nanos)).bucket, expected, "{nanos}");
     }
 
     #[test]
@@ -175,8 +175,8 @@ mod tests {
 
         #[test]
         fn a_quantile_is_near_what_was_counted(nanos in 1u64 << 15..1 << 35) {
-            let mut histogram = Histogram::default();
-            histogram.add(Place::of(Nanos(nanos)));
+            let mut histogram = LatencyHistogram::default();
+            histogram.add(HistogramPosition::of(Nanos(nanos)));
             let found = histogram.quantile(0.5, 0).expect("one was counted").0 as f64;
             prop_assert!((found / nanos as f64 - 1.0).abs() < 0.032);
         }
@@ -184,23 +184,23 @@ mod tests {
 
     #[test]
     fn counts_within_a_bound_match() {
-        let mut histogram = Histogram::default();
-        (1..=1000).for_each(|ms| histogram.add(Place::of(Nanos::millis(ms))));
+        let mut histogram = LatencyHistogram::default();
+        (1..=1000).for_each(|ms| histogram.add(HistogramPosition::of(Nanos::millis(ms))));
         for bound in [1, 10, 100, 500, 900] {
             let within = histogram.within(Nanos::millis(bound));
             assert!((within - bound as f64).abs() <= 1.0 + 0.032 * bound as f64, "{within} within {bound} ms");
         }
         assert_eq!((histogram.within(Nanos::ZERO), histogram.within(Nanos::NEVER)), (0.0, 1000.0));
         histogram.clear();
-        assert_eq!(histogram, Histogram::default());
+        assert_eq!(histogram, LatencyHistogram::default());
     }
 
     #[test]
     fn failures_are_slower_than_any() {
-        let mut histogram = Histogram::default();
-        (0..90).for_each(|_| histogram.add(Place::of(Nanos::millis(1))));
+        let mut histogram = LatencyHistogram::default();
+        (0..90).for_each(|_| histogram.add(HistogramPosition::of(Nanos::millis(1))));
         assert!(histogram.quantile(0.89, 10).is_some());
         assert_eq!(histogram.quantile(0.95, 10), None);
-        assert_eq!(Histogram::default().quantile(0.5, 0), None);
+        assert_eq!(LatencyHistogram::default().quantile(0.5, 0), None);
     }
 }

@@ -20,12 +20,12 @@ pub mod simulation;
 pub mod totals;
 
 pub use distribution::Distribution;
-pub use function::{Function, Reading};
-pub use load::Load;
+pub use function::{Function, ScrapeBuffer};
+pub use load::SimulatedLoad;
 pub use nanos::Nanos;
 pub use node::Nodes;
 pub use perturbation::{LostNode, NoisyNeighbour, Payload, Perturbation};
-pub use profile::{Demand, FunctionProfile, Gateway, ProfileScale};
+pub use profile::{FunctionProfile, Gateway, ProfileScale, RequestDemand};
 pub use replica::Path;
 pub use simulation::{Setup, Simulation};
 pub use totals::Totals;

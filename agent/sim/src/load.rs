@@ -8,14 +8,14 @@ use qscale_common::workload::{Arrivals, Gaps, Iat, Pattern, PatternArrivals, Sca
 
 use crate::function::Function;
 use crate::nanos::Nanos;
-use crate::profile::Demand;
+use crate::profile::RequestDemand;
 
 /// A century: no load ends before a run does.
 const FOREVER: Duration = Duration::from_secs(3_155_760_000);
 
 /// Arrivals at a function.
 #[derive(Debug, Clone)]
-pub enum Load {
+pub enum SimulatedLoad {
     /// A pattern; demands are drawn from the profile.
     Pattern {
         /// The rate over time.
@@ -45,26 +45,26 @@ pub enum Load {
     },
 }
 
-impl Load {
+impl SimulatedLoad {
     /// The stream of requests, drawn from `rng`.
     #[must_use]
     pub fn source(&self, rng: WorkloadRng) -> LoadSource {
         match self {
-            Load::Pattern { pattern, gaps } => {
+            SimulatedLoad::Pattern { pattern, gaps } => {
                 LoadSource::new(LoadStream::Pattern(PatternArrivals::new(pattern.clone(), *gaps, FOREVER, rng)))
             }
-            Load::Trace { trace, iat, scale, cpu_share } => {
+            SimulatedLoad::Trace { trace, iat, scale, cpu_share } => {
                 let mut rng = rng;
                 LoadSource::new(LoadStream::Trace(Arrivals::minutes(trace, *iat, *scale, FOREVER, &mut rng), cpu_share.clamp(0.0, 1.0)))
             }
-            Load::Rows { trace, scale, cpu_share } => {
+            SimulatedLoad::Rows { trace, scale, cpu_share } => {
                 LoadSource::new(LoadStream::Trace(Arrivals::rows(trace, 0, *scale, FOREVER, rng), cpu_share.clamp(0.0, 1.0)))
             }
         }
     }
 }
 
-impl Load {
+impl SimulatedLoad {
     /// Restarts `source`, which came from this load, with `rng`, reusing its memory.
     pub fn reset(&self, source: &mut LoadSource, rng: WorkloadRng) {
         match &mut source.stream {
@@ -83,7 +83,7 @@ pub struct LoadSource {
     stream: LoadStream,
     /// Begin of the load.
     begin: Nanos,
-    next: Option<(Nanos, Option<Demand>)>,
+    next: Option<(Nanos, Option<RequestDemand>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -100,13 +100,13 @@ impl LoadSource {
     }
 
     /// Takes the next request: its arrival, and its demand if the load gives one.
-    pub fn take(&mut self) -> Option<(Nanos, Option<Demand>)> {
+    pub fn take(&mut self) -> Option<(Nanos, Option<RequestDemand>)> {
         let next = self.coming();
         std::mem::replace(&mut self.next, next)
     }
 
     #[inline]
-    fn coming(&mut self) -> Option<(Nanos, Option<Demand>)> {
+    fn coming(&mut self) -> Option<(Nanos, Option<RequestDemand>)> {
         self.stream.next().map(|(at, demand)| (at + self.begin, demand))
     }
 
@@ -133,13 +133,13 @@ impl LoadSource {
 
 impl LoadStream {
     #[inline]
-    fn next(&mut self) -> Option<(Nanos, Option<Demand>)> {
+    fn next(&mut self) -> Option<(Nanos, Option<RequestDemand>)> {
         match self {
             LoadStream::Pattern(arrivals) => arrivals.next().map(|at| (at.into(), None)),
             LoadStream::Trace(arrivals, cpu_share) => arrivals.next().map(|arrival| {
                 let duration = Nanos::millis(u64::from(arrival.duration_ms));
                 let cpu = Nanos((duration.0 as f64 * *cpu_share) as u64);
-                (arrival.at.into(), Some(Demand { cpu, waiting: duration.since(cpu) }))
+                (arrival.at.into(), Some(RequestDemand { cpu, waiting: duration.since(cpu) }))
             }),
         }
     }

@@ -2,7 +2,7 @@
 //! the distribution for training.
 //!
 //! To add one: a field with its default in [`Perturbation`], its range in [`Perturbation::check`], and its effect. An
-//! effect on what requests and starts ask for belongs into [`Perturbation::scale_at`]; any other is an `Event`, or a
+//! effect on what requests and starts ask for belongs into [`Perturbation::scale_at`]; any other is a `PerturbationEvent`, or a
 //! number that [`crate::simulation`] reads. A suite lists it by the field's name.
 
 use std::time::Duration;
@@ -84,7 +84,7 @@ impl NoisyNeighbour {
 
 /// A change of the world at an instant.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Event {
+pub(crate) enum PerturbationEvent {
     /// [`Perturbation::scale_at`] gives another result from now on.
     Scale,
     /// The node of this number fails.
@@ -195,18 +195,18 @@ impl Perturbation {
     }
 
     /// Everything that happens at an instant, in order of time.
-    pub(crate) fn events(&self) -> Vec<(Nanos, Event)> {
+    pub(crate) fn events(&self) -> Vec<(Nanos, PerturbationEvent)> {
         let mut events = Vec::new();
         if let Some(payload) = self.payload {
-            events.push((payload.from.0.into(), Event::Scale));
+            events.push((payload.from.0.into(), PerturbationEvent::Scale));
         }
         if let Some(LostNode { at, lasts, node }) = self.lost_node {
-            events.push((at.0.into(), Event::NodeLost(node)));
-            events.push((at.0.saturating_add(lasts.0).into(), Event::NodeReturned(node)));
+            events.push((at.0.into(), PerturbationEvent::NodeLost(node)));
+            events.push((at.0.saturating_add(lasts.0).into(), PerturbationEvent::NodeReturned(node)));
         }
         if let Some(noisy) = self.noisy_neighbour {
-            events.push((noisy.at.0.into(), Event::Scale));
-            events.push((noisy.end().0.into(), Event::Scale));
+            events.push((noisy.at.0.into(), PerturbationEvent::Scale));
+            events.push((noisy.end().0.into(), PerturbationEvent::Scale));
         }
         events.sort_by_key(|(at, _)| *at);
         events
@@ -283,7 +283,10 @@ mod tests {
         let lost_node = Some(LostNode { at: Span::seconds(10), lasts: Span::seconds(60), node: 1 });
         let perturbation = Perturbation { payload, lost_node, ..Perturbation::default() };
         let at = |seconds: u64| Nanos::millis(seconds * 1000);
-        assert_eq!(perturbation.events(), [(at(10), Event::NodeLost(1)), (at(40), Event::Scale), (at(70), Event::NodeReturned(1))]);
+        assert_eq!(
+            perturbation.events(),
+            [(at(10), PerturbationEvent::NodeLost(1)), (at(40), PerturbationEvent::Scale), (at(70), PerturbationEvent::NodeReturned(1))]
+        );
         assert_eq!([39, 40].map(|seconds| perturbation.scale_at(at(seconds)).cpu), [1.0, 2.0]);
     }
 }

@@ -133,7 +133,7 @@ impl Default for ProfileScale {
 
 /// Demand of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Demand {
+pub struct RequestDemand {
     /// CPU time on one core.
     pub cpu: Nanos,
     /// Time that it waits for other services before it computes.
@@ -159,13 +159,13 @@ impl Demands {
 
     /// Draws the demand of the next request.
     #[inline]
-    pub fn request(&self, rng: &mut WorkloadRng) -> Demand {
-        Demand { cpu: self.request[0].draw(rng), waiting: self.request[1].draw(rng) }
+    pub fn request(&self, rng: &mut WorkloadRng) -> RequestDemand {
+        RequestDemand { cpu: self.request[0].draw(rng), waiting: self.request[1].draw(rng) }
     }
 
     /// Draws the demand of the next start.
-    pub fn startup(&self, rng: &mut WorkloadRng) -> Demand {
-        Demand { cpu: self.startup[0].draw(rng), waiting: self.startup[1].draw(rng) }
+    pub fn startup(&self, rng: &mut WorkloadRng) -> RequestDemand {
+        RequestDemand { cpu: self.startup[0].draw(rng), waiting: self.startup[1].draw(rng) }
     }
 }
 

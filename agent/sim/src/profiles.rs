@@ -44,7 +44,7 @@ pub fn by_name(name: &str) -> Result<FunctionProfile, UnknownProfile> {
     if let Some((_, profile)) = OWN.iter().find(|(own, _)| *own == name) {
         return Ok(profile());
     }
-    let alike = |row: &vswarm::Row| row.name == name || row.name.strip_prefix(name).is_some_and(is_upper_bound);
+    let alike = |row: &vswarm::VswarmVariant| row.name == name || row.name.strip_prefix(name).is_some_and(is_upper_bound);
     vswarm::rows().find(alike).map(|row| row.profile()).ok_or_else(|| UnknownProfile { name: name.to_owned(), nearest: nearest(name) })
 }
 

@@ -12,10 +12,10 @@ use qscale_common::restart::RestartBackoff;
 use qscale_common::scrape::RequestCounters;
 
 use crate::cpu::Cpu;
-use crate::latency::Place;
+use crate::latency::HistogramPosition;
 use crate::nanos::Nanos;
 use crate::node::{Claim, ReplicaLimits};
-use crate::profile::{Demand, FunctionProfile, MemoryProfile};
+use crate::profile::{FunctionProfile, MemoryProfile, RequestDemand};
 use contended::Contended;
 use sequential::Sequential;
 use shared::Shared;
@@ -29,7 +29,7 @@ pub struct Request {
     /// Arrival at the gateway.
     pub arrived: Nanos,
     /// Its demand.
-    pub demand: Demand,
+    pub demand: RequestDemand,
 }
 
 /// Outcome of a request at a replica.
@@ -40,7 +40,7 @@ pub enum Ending {
         /// Time from its arrival at the gateway.
         latency: Nanos,
         /// Bucket and cell of the latency.
-        place: Place,
+        place: HistogramPosition,
     },
     /// The gateway timed out.
     TimedOut,
@@ -50,7 +50,7 @@ impl Ending {
     #[inline]
     fn completed(arrived: Nanos, now: Nanos) -> Self {
         let latency = now - arrived;
-        Ending::Completed { latency, place: Place::of(latency) }
+        Ending::Completed { latency, place: HistogramPosition::of(latency) }
     }
 }
 
@@ -79,7 +79,7 @@ pub enum Phase {
 
 /// One replica.
 #[derive(Debug, Clone)]
-pub struct Replica {
+pub struct SimulatedReplica {
     /// Phase.
     pub phase: Phase,
     /// Requests that the gateway waits for.
@@ -133,7 +133,7 @@ impl Engine {
     }
 }
 
-impl Replica {
+impl SimulatedReplica {
     /// Replica `number`, not running; the periods of its CPU begin at `now`.
     #[must_use]
     pub fn new(number: u32, profile: &FunctionProfile, limits: ReplicaLimits, path: Path, now: Nanos) -> Self {
@@ -145,9 +145,9 @@ impl Replica {
         Self::with(work, number, profile, limits, now)
     }
 
-    /// As [`Replica::new`], reusing the memory of a removed replica of the same profile.
+    /// As [`SimulatedReplica::new`], reusing the memory of a removed replica of the same profile.
     #[must_use]
-    pub fn instead(gone: Replica, number: u32, profile: &FunctionProfile, limits: ReplicaLimits, now: Nanos) -> Self {
+    pub fn instead(gone: SimulatedReplica, number: u32, profile: &FunctionProfile, limits: ReplicaLimits, now: Nanos) -> Self {
         let mut work = gone.work;
         work.forget();
         Self::with(work, number, profile, limits, now)
@@ -208,7 +208,7 @@ impl Replica {
     }
 
     /// Starts or restarts its process at `now`, with the demand `startup`.
-    pub fn start(&mut self, startup: Demand, now: Nanos) {
+    pub fn start(&mut self, startup: RequestDemand, now: Nanos) {
         self.begun = now;
         if let Engine::Contended(work) = &mut self.work {
             work.accept(Request { arrived: now, demand: startup }, now);

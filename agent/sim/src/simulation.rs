@@ -18,11 +18,11 @@ use qscale_common::window::{FunctionWindows, assemble};
 use qscale_common::workload::WorkloadRng;
 use rand::RngExt;
 
-use crate::function::{Function, Reading};
-use crate::load::{Load, LoadSource};
+use crate::function::{Function, ScrapeBuffer};
+use crate::load::{LoadSource, SimulatedLoad};
 use crate::nanos::Nanos;
 use crate::node::Nodes;
-use crate::perturbation::{Event, Perturbation};
+use crate::perturbation::{Perturbation, PerturbationEvent};
 use crate::profile::{FunctionProfile, Gateway};
 use crate::rng::{Purpose, stream};
 use crate::totals::Totals;
@@ -42,7 +42,7 @@ pub struct Setup {
     /// Initial allocation, ready at the start; clamped to the bounds.
     pub allocation: Allocation,
     /// Load.
-    pub load: Load,
+    pub load: SimulatedLoad,
     /// Disturbances.
     pub perturbation: Perturbation,
     /// Nodes for this function alone; `None` without limit.
@@ -58,13 +58,13 @@ pub struct Simulation {
     source: LoadSource,
     now: Nanos,
     /// Events of the perturbation in order of time, and the number of those that have happened.
-    events: (Vec<(Nanos, Event)>, usize),
+    events: (Vec<(Nanos, PerturbationEvent)>, usize),
     scrape_rng: WorkloadRng,
     headroom: Option<Headroom>,
     /// Readings that are not delivered yet, oldest first.
-    late: VecDeque<Reading>,
-    spare: Vec<Reading>,
-    reading: Reading,
+    late: VecDeque<ScrapeBuffer>,
+    spare: Vec<ScrapeBuffer>,
+    reading: ScrapeBuffer,
     windows: FunctionWindows,
     budget: Budget,
     state: State,
@@ -89,7 +89,7 @@ impl Simulation {
             headroom: None,
             late: VecDeque::new(),
             spare: Vec::new(),
-            reading: Reading::default(),
+            reading: ScrapeBuffer::default(),
             windows,
             budget: Budget::default(),
             state,
@@ -160,9 +160,9 @@ impl Simulation {
         while let Some((at, event)) = self.events.0.get(self.events.1).copied().filter(|(at, _)| *at < until) {
             self.source.feed(&mut self.function, at);
             match event {
-                Event::Scale => self.function.set_scale(self.setup.perturbation.scale_at(at)),
-                Event::NodeLost(node) => self.function.lose_node(node, at),
-                Event::NodeReturned(node) => self.function.return_node(node, at),
+                PerturbationEvent::Scale => self.function.set_scale(self.setup.perturbation.scale_at(at)),
+                PerturbationEvent::NodeLost(node) => self.function.lose_node(node, at),
+                PerturbationEvent::NodeReturned(node) => self.function.return_node(node, at),
             }
             self.events.1 += 1;
         }

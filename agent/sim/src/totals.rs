@@ -1,6 +1,6 @@
 //! True totals of a function, including data that a collector cannot see. Owns the sums of an interval; must not know its length.
 
-use crate::latency::Histogram;
+use crate::latency::LatencyHistogram;
 use crate::nanos::Nanos;
 
 /// Totals of a function over an interval or a whole run. 5.7 KB.
@@ -17,7 +17,7 @@ pub struct Totals {
     /// Requests that timed out.
     pub timed_out: u64,
     /// Latencies of successful requests.
-    pub latency: Histogram,
+    pub latency: LatencyHistogram,
     /// Sum of these latencies.
     pub latency_sum: Nanos,
     /// Replicas that were started.

@@ -7,7 +7,7 @@ use qscale_common::scrape::CpuPeriods;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use qscale_sim::profile::Startup;
-use qscale_sim::{Demand, Distribution, Function, FunctionProfile, Gateway, Nanos, Nodes, Reading};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, Nodes, RequestDemand, ScrapeBuffer};
 
 fn ms(ms: u64) -> Nanos {
     Nanos::millis(ms)
@@ -27,7 +27,7 @@ fn function(cores: u32, replicas: u32, limit: u32) -> Function {
 /// Requests that arrive at an instant and ask for so much CPU, both in milliseconds.
 fn arrive(function: &mut Function, requests: &[(u64, u64)]) {
     for &(at, cpu) in requests {
-        function.arrive_with(ms(at), Demand { cpu: ms(cpu), waiting: Nanos::ZERO });
+        function.arrive_with(ms(at), RequestDemand { cpu: ms(cpu), waiting: Nanos::ZERO });
     }
 }
 
@@ -70,7 +70,7 @@ fn throttled_replicas_leave_cpu_to_others() {
 #[test]
 fn a_quota_that_is_just_spent_holds_back_only_who_wants_more() {
     let mut function = function(1, 1, 300);
-    let mut reading = Reading::default();
+    let mut reading = ScrapeBuffer::default();
     let mut throttled = |function: &mut Function, at| {
         function.scrape(ms(at), Timestamp(at), &mut reading);
         reading.scrape.replicas[0].cpu.and_then(|cpu| cpu.periods).expect("read").throttled
@@ -89,7 +89,7 @@ fn no_quota_is_spent_where_the_share_is_smaller() {
     let mut function = function(1, 4, 500);
     arrive(&mut function, &[(0, 100), (0, 100), (0, 100), (0, 100)]);
     assert_eq!(function.totals(ms(400)).completed, 4);
-    let mut reading = Reading::default();
+    let mut reading = ScrapeBuffer::default();
     function.scrape(ms(400), Timestamp(400), &mut reading);
     for replica in &reading.scrape.replicas {
         let cpu = replica.cpu.expect("read");
@@ -134,7 +134,7 @@ proptest! {
         const REPLICAS: u32 = 6;
         let mut function = function(cores, REPLICAS, limit);
         let (mut at, mut asked) = (0, 0);
-        let mut reading = Reading::default();
+        let mut reading = ScrapeBuffer::default();
         for (gap, cpu) in requests {
             at += gap;
             arrive(&mut function, &[(at, cpu)]);

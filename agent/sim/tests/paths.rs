@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use qscale_sim::profile::{MemoryProfile, Startup};
-use qscale_sim::{Demand, Distribution, Function, FunctionProfile, Gateway, Nanos, Nodes, Path, Reading};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, Nodes, Path, RequestDemand, ScrapeBuffer};
 
 /// Something that happens to a function.
 #[derive(Debug, Clone)]
@@ -35,13 +35,13 @@ fn simulate(function: &mut Function, events: &[(u64, Event)]) -> Vec<String> {
         now += Nanos(gap_us * 1000);
         match event {
             Event::Arrive { cpu_us, waiting_us } => {
-                function.arrive_with(now, Demand { cpu: Nanos(cpu_us * 1000), waiting: Nanos(waiting_us * 1000) });
+                function.arrive_with(now, RequestDemand { cpu: Nanos(cpu_us * 1000), waiting: Nanos(waiting_us * 1000) });
             }
             Event::Allocate(allocation) => function.allocate(*allocation, now),
             Event::LoseNode(node) => function.lose_node(*node, now),
             Event::ReturnNode(node) => function.return_node(*node, now),
             Event::Look => {
-                let mut reading = Reading::default();
+                let mut reading = ScrapeBuffer::default();
                 function.scrape(now, Timestamp(now.0 / 1_000_000), &mut reading);
                 seen.push(format!("{:?} {:?}", reading.scrape, reading.headroom));
                 conserves(function, now);
@@ -114,7 +114,7 @@ proptest! {
             function.warm(Allocation::new(2, limit, 128), Nanos::ZERO);
             simulate(&mut function, &events);
             let cpu: Vec<_> = {
-                let mut reading = Reading::default();
+                let mut reading = ScrapeBuffer::default();
                 function.scrape(Nanos::millis(1_000_000), Timestamp(1_000_000), &mut reading);
                 reading.scrape.replicas.iter().map(|replica| replica.cpu.expect("read").usage_us).collect()
             };

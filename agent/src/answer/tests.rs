@@ -1,7 +1,7 @@
 use qscale_common::contract::{Epoch, Message, Usage, decode};
 use qscale_common::fixtures;
 use qscale_common::time::Tick;
-use qscale_dqn::checkpoint::Purpose;
+use qscale_dqn::checkpoint::NetworkPurpose;
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::{Checkpoint, DqnParams};
 use qscale_rl::Weights;
@@ -132,7 +132,7 @@ fn negated() -> Arc<Dqn> {
     let (shift, scale) = weights.normalisation();
     let values = weights.values().iter().map(|value| -value).collect();
     let weights = Weights::from_parts(weights.architecture().clone(), values, shift.to_vec(), scale.to_vec()).expect("finite");
-    let purpose = Purpose { actions: model.check().expect("it matches"), reward: None, note: String::new() };
+    let purpose = NetworkPurpose { actions: model.check().expect("it matches"), reward: None, note: String::new() };
     let checkpoint = Checkpoint::new(weights, None, &model.header.hyperparameters, 1, &purpose);
     Arc::new(Dqn::new(&checkpoint, DqnParams::default(), &cpu()).expect("it matches"))
 }

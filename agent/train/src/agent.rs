@@ -2,7 +2,7 @@
 
 use qscale_common::units::Allocation;
 use qscale_dqn::actions::Actions;
-use qscale_dqn::checkpoint::{Checkpoint, Purpose};
+use qscale_dqn::checkpoint::{Checkpoint, NetworkPurpose};
 use qscale_dqn::observation::COUNT;
 use qscale_dqn::reward::TrainingReward;
 use qscale_rl::Mask;
@@ -106,7 +106,7 @@ impl DqnAgent {
     /// # Errors
     /// When the device fails.
     pub fn checkpoint(&self, reward: Option<TrainingReward>, note: &str) -> Result<Checkpoint, DeviceError> {
-        let purpose = Purpose { actions: self.actions.clone(), reward, note: note.to_owned() };
+        let purpose = NetworkPurpose { actions: self.actions.clone(), reward, note: note.to_owned() };
         let (weights, state) = (self.learner.network().weights()?, self.learner.state()?);
         Ok(Checkpoint::new(weights, Some(state), self.learner.parameters(), self.learner.seed(), &purpose))
     }

@@ -38,7 +38,7 @@ pub struct Best {
 
 /// Progress of a training run at a validation.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Validation {
+pub struct TrainingProgress {
     /// Simulated ticks of all functions.
     pub ticks: u64,
     /// Updates made.
@@ -107,13 +107,13 @@ impl TrainingRun {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn advance(&mut self) -> Result<Option<Validation>, DeviceError> {
+    pub fn advance(&mut self) -> Result<Option<TrainingProgress>, DeviceError> {
         self.trainer.tick()?;
         let due = u64::from(self.validations + 1) * self.config.ticks / u64::from(self.config.validations);
         if self.ticks() < due { Ok(None) } else { self.validate().map(Some) }
     }
 
-    fn validate(&mut self) -> Result<Validation, DeviceError> {
+    fn validate(&mut self) -> Result<TrainingProgress, DeviceError> {
         self.validations += 1;
         let (explored, updates_since) = self.trainer.take();
         let model = self.last()?.model(None);
@@ -125,7 +125,7 @@ impl TrainingRun {
         }
         let learner = self.trainer.agent().learner();
         let epsilon = learner.parameters().exploration.epsilon(learner.actions_taken());
-        Ok(Validation { ticks, updates: learner.updates(), epsilon, explored, updates_since, score, best })
+        Ok(TrainingProgress { ticks, updates: learner.updates(), epsilon, explored, updates_since, score, best })
     }
 
     /// The evaluator on worlds of `split`.

@@ -15,7 +15,7 @@ use qscale_common::workload::{Demand, DurationQuantiles, Gaps, Iat, MinuteCount,
 use qscale_dqn::policy::ViolationCost;
 use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_sim::profile::{MemoryProfile, Startup};
-use qscale_sim::{Distribution, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
+use qscale_sim::{Distribution, FunctionProfile, Gateway, Nanos, Perturbation, Setup, SimulatedLoad};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -75,7 +75,7 @@ fn steady(tasks: &TaskDistribution, rng: &mut SmallRng) -> (Setup, Duration) {
     let rate = (most * by_magnitude(rng, 0.004, 0.5)).min(tasks.most_rps);
     // Little is learned from a load beyond the capacity of the largest allocation.
     let ceiling = if rng.random_bool(0.97) { 0.8 * most } else { 1.3 * most };
-    let load = Load::Pattern { pattern: pattern(rate, ceiling, length, rng), gaps: Gaps::Poisson };
+    let load = SimulatedLoad::Pattern { pattern: pattern(rate, ceiling, length, rng), gaps: Gaps::Poisson };
     let (replicas, cpu) = (policy.bounds.replicas.max().0, policy.bounds.cpu_millicores);
     let allocation = Allocation::new(rng.random_range(1..=replicas), rng.random_range(cpu.min().0..=cpu.max().0), 256);
     let perturbation = if rng.random_bool(tasks.perturbed_share) { Perturbation::draw(rng, length) } else { Perturbation::default() };
@@ -111,7 +111,7 @@ fn sparse(tasks: &TaskDistribution, rng: &mut SmallRng) -> (Setup, Duration) {
     let trace = Arc::new(MinuteTrace { functions: vec![function], minutes: slots });
     let cpu_share = rng.random_range(0.1..0.9);
     let iat = if rng.random_bool(0.7) { Iat::Conditioned } else { Iat::Equidistant };
-    let load = Load::Trace { trace, iat, scale: Scale::default(), cpu_share };
+    let load = SimulatedLoad::Trace { trace, iat, scale: Scale::default(), cpu_share };
     let startup = Startup { cpu: Distribution::ZERO, waiting: log_normal(by_magnitude(rng, 0.2, 3.0), rng.random_range(0.1..1.4)) };
     let profile = FunctionProfile {
         startup,
@@ -345,7 +345,7 @@ mod tests {
                 assert!(setup.policy.bounds.cpu_millicores.contains(setup.allocation.cpu_millicores));
                 assert!((20..=3600).contains(&world.ticks()), "{}", world.ticks());
                 match &setup.load {
-                    Load::Pattern { pattern, .. } => {
+                    SimulatedLoad::Pattern { pattern, .. } => {
                         let peak = pattern.peak().per_second();
                         assert!(peak > 0.0 && peak < 20.0 * tasks.most_rps, "{pattern:?}");
                     }
@@ -366,9 +366,9 @@ mod tests {
     fn a_class_samples_only_its_own_functions() {
         for number in 0..100 {
             let steady = draw(&TaskDistribution::default().of(FunctionClass::Steady), Split::Training, number);
-            assert!(matches!(steady.setup.load, Load::Pattern { .. }));
+            assert!(matches!(steady.setup.load, SimulatedLoad::Pattern { .. }));
             let sparse = draw(&TaskDistribution::default().of(FunctionClass::Sparse), Split::Training, number);
-            assert!(matches!(sparse.setup.load, Load::Trace { .. }));
+            assert!(matches!(sparse.setup.load, SimulatedLoad::Trace { .. }));
         }
     }
 }

@@ -7,7 +7,7 @@ const MOST_BOUNDS: usize = 512;
 
 /// A cumulative histogram, summed over series.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Histogram {
+pub(super) struct CumulativeHistogram {
     /// Upper bound, milliseconds, and number of requests up to it, in order of arrival.
     bounds: Vec<(f64, f64)>,
     /// Where the next bound is expected: series arrive in ascending order.
@@ -16,7 +16,7 @@ pub(super) struct Histogram {
     incomplete: bool,
 }
 
-impl Histogram {
+impl CumulativeHistogram {
     /// Adds `count` requests of at most `bound_seconds`; NaN for an unknown number.
     pub(super) fn add(&mut self, bound_seconds: f64, count: f64) {
         let bound = bound_seconds * 1000.0;
@@ -99,7 +99,7 @@ mod tests {
 
     #[track_caller]
     fn check(cumulative: &[(f64, f64)], expected: &[(f64, u64)]) {
-        let mut histogram = Histogram::default();
+        let mut histogram = CumulativeHistogram::default();
         cumulative.iter().for_each(|&(bound, count)| histogram.add(bound, count));
         let mut buckets = [0; LATENCY_BUCKETS];
         for &(bound_ms, count) in expected {
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_contracts_bounds_pass_unchanged() {
-        let mut histogram = Histogram::default();
+        let mut histogram = CumulativeHistogram::default();
         let expected: [u64; LATENCY_BUCKETS] = std::array::from_fn(|index| index as u64 * 3 + 1);
         for _series in 0..2 {
             let mut below = 0;
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_histogram_with_an_unknown_count_has_no_latencies() {
-        let mut histogram = Histogram::default();
+        let mut histogram = CumulativeHistogram::default();
         [(0.1, 3.0), (0.5, f64::NAN), (f64::INFINITY, 9.0)].iter().for_each(|&(bound, count)| histogram.add(bound, count));
         assert_eq!(histogram.buckets(), None);
     }
@@ -153,7 +153,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_number_of_requests_is_preserved(entries in prop::collection::vec((0.0f64..100.0, 0u32..1000), 1..40), infinite: bool) {
-            let mut histogram = Histogram::default();
+            let mut histogram = CumulativeHistogram::default();
             entries.iter().for_each(|&(bound, count)| histogram.add(bound, f64::from(count)));
             if infinite {
                 histogram.add(f64::INFINITY, 1000.0);
@@ -164,7 +164,7 @@ mod tests {
 
         #[test]
         fn any_numbers_are_accepted(entries in prop::collection::vec((any::<f64>(), any::<f64>()), 0..40)) {
-            let mut histogram = Histogram::default();
+            let mut histogram = CumulativeHistogram::default();
             entries.iter().for_each(|&(bound, count)| histogram.add(bound, count));
             let _any = histogram.buckets();
         }

@@ -9,7 +9,7 @@ mod status;
 pub mod syntax;
 
 pub use metrics::{LabelNames, MetricNames};
-pub use reader::Reader;
+pub use reader::ExpositionReader;
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SourceError;
 use crate::reading::Reading;
-use syntax::{Format, Text};
+use syntax::{ExpositionFormat, ExpositionText};
 
 /// Configuration of an endpoint that exposes metrics in Prometheus's text format or in OpenMetrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,7 +88,7 @@ pub struct Exposition {
     uri: Uri,
     timeout: Duration,
     max_body: usize,
-    reader: Reader,
+    reader: ExpositionReader,
 }
 
 impl Exposition {
@@ -98,7 +98,7 @@ impl Exposition {
             uri: config.uri()?,
             timeout: config.timeout.0,
             max_body: (config.max_body_mib as usize) << 20,
-            reader: Reader::new(config),
+            reader: ExpositionReader::new(config),
         })
     }
 
@@ -108,8 +108,8 @@ impl Exposition {
         let header = |name: HeaderName| response.headers().get(name);
         // A body of unknown length ends where the connection does, which may be too early.
         let complete = header(header::CONTENT_LENGTH).is_some() || header(header::TRANSFER_ENCODING).is_some();
-        let format = Format::of(header(header::CONTENT_TYPE).map_or(b"", HeaderValue::as_bytes));
-        Ok(self.reader.read(Text { body: response.body(), format, complete }, requested_at))
+        let format = ExpositionFormat::of(header(header::CONTENT_TYPE).map_or(b"", HeaderValue::as_bytes));
+        Ok(self.reader.read(ExpositionText { body: response.body(), format, complete }, requested_at))
     }
 
     async fn fetch(&self) -> Result<Response<Bytes>, SourceError> {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::text::{MetricKind, Text, labels};
+use super::text::{MetricKind, TextBuffer, labels};
 use super::{ReplicaState, metric_names};
 use crate::name::FunctionId;
 use crate::scrape::LATENCY_BOUNDS_MS;
@@ -27,7 +27,7 @@ pub struct FunctionView {
     /// Desired allocation.
     pub desired: Allocation,
     /// Its counters.
-    pub counted: Counted,
+    pub counted: FunctionCounters,
     /// Queued requests.
     pub queued: u64,
     /// Its replicas.
@@ -38,7 +38,7 @@ pub struct FunctionView {
 
 /// Counters of a function since the platform started; they outlive its replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counted {
+pub struct FunctionCounters {
     /// Requests that arrived.
     pub arrived: u64,
     /// Replicas killed for memory.
@@ -95,7 +95,7 @@ pub struct ResourceUsage {
 
 /// Result of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ending {
+pub struct RequestResult {
     /// HTTP status; 499 if the client disconnected first.
     pub http: u16,
     /// gRPC status, 0 to 16, of a gRPC request.
@@ -106,7 +106,7 @@ pub struct Ending {
 #[derive(Debug, Clone)]
 pub struct Series {
     /// The result.
-    pub ending: Ending,
+    pub ending: RequestResult,
     /// Requests in each bucket, not cumulative.
     pub counts: [u64; BUCKETS],
     /// Sum of their durations, seconds.
@@ -134,7 +134,7 @@ pub fn bounds() -> impl Iterator<Item = f64> {
 /// Renders everything as text.
 #[must_use]
 pub fn render(functions: &[FunctionView], node: NodeView) -> String {
-    let mut text = Text::default();
+    let mut text = TextBuffer::default();
     let labelled: Vec<Labelled<'_>> = functions.iter().map(Labelled::new).collect();
     of_functions(&mut text, &labelled);
     of_replicas(&mut text, &labelled);
@@ -170,7 +170,7 @@ impl<'a> Labelled<'a> {
     }
 }
 
-fn of_functions(text: &mut Text, functions: &[Labelled<'_>]) {
+fn of_functions(text: &mut TextBuffer, functions: &[Labelled<'_>]) {
     let mut family = |name: &str, kind: MetricKind, help: &str, value: &dyn Fn(&FunctionView) -> f64| {
         text.family(name, kind, help);
         for function in functions {
@@ -207,7 +207,7 @@ fn of_functions(text: &mut Text, functions: &[Labelled<'_>]) {
     startups(text, functions);
 }
 
-fn startups(text: &mut Text, functions: &[Labelled<'_>]) {
+fn startups(text: &mut TextBuffer, functions: &[Labelled<'_>]) {
     const NAME: &str = metric_names::STARTUP;
     text.family(NAME, MetricKind::Histogram, "Time from the start of a replica's process to its readiness.");
     for Labelled { view, labels, .. } in functions {
@@ -217,7 +217,7 @@ fn startups(text: &mut Text, functions: &[Labelled<'_>]) {
     }
 }
 
-fn of_replicas(text: &mut Text, functions: &[Labelled<'_>]) {
+fn of_replicas(text: &mut TextBuffer, functions: &[Labelled<'_>]) {
     let mut family = |name: &str, kind: MetricKind, help: &str, value: &dyn Fn(&ReplicaView) -> Option<f64>| {
         text.family(name, kind, help);
         let of_container = name.starts_with("container_") || name.starts_with("kube_pod_container");
@@ -267,7 +267,7 @@ fn of_replicas(text: &mut Text, functions: &[Labelled<'_>]) {
     });
 }
 
-fn of_requests(text: &mut Text, functions: &[Labelled<'_>]) {
+fn of_requests(text: &mut TextBuffer, functions: &[Labelled<'_>]) {
     const NAME: &str = metric_names::DURATION;
     text.family(NAME, MetricKind::Histogram, "Time from a request's arrival at the gateway to the last byte of its reply.");
     let bounds: Vec<String> = bounds().map(|bound| bound.to_string()).collect();
@@ -280,7 +280,7 @@ fn of_requests(text: &mut Text, functions: &[Labelled<'_>]) {
     }
 }
 
-fn durations(text: &mut Text, name: &str, pod: &str, series: &Series, bounds: &[String]) {
+fn durations(text: &mut TextBuffer, name: &str, pod: &str, series: &Series, bounds: &[String]) {
     let grpc = series.ending.grpc.map_or_else(String::new, |status| format!(",rpc_grpc_status_code=\"{status}\""));
     let labels = format!("{pod},http_response_status_code=\"{}\"{grpc}", series.ending.http);
     let bucket = format!("{name}_bucket");
@@ -293,7 +293,7 @@ fn durations(text: &mut Text, name: &str, pod: &str, series: &Series, bounds: &[
     text.sample(&format!("{name}_count"), &labels, below as f64);
 }
 
-fn of_node(text: &mut Text, node: NodeView) {
+fn of_node(text: &mut TextBuffer, node: NodeView) {
     let mut gauge = |name: &str, kind: MetricKind, help: &str, labels: &str, value: Option<f64>| {
         if let Some(value) = value {
             text.family(name, kind, help);

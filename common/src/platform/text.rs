@@ -15,7 +15,7 @@ pub enum MetricKind {
 
 /// Output buffer. Writing to memory cannot fail, so results of `write!` are dropped.
 #[derive(Debug, Default)]
-pub struct Text(String);
+pub struct TextBuffer(String);
 
 /// Labels without braces, escaped.
 pub fn labels(pairs: &[(&str, &str)]) -> String {
@@ -28,7 +28,7 @@ pub fn labels(pairs: &[(&str, &str)]) -> String {
     text
 }
 
-impl Text {
+impl TextBuffer {
     /// The heading of a family.
     pub fn family(&mut self, name: &str, kind: MetricKind, help: &str) {
         let kind = match kind {
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn samples_are_written_as_prometheus_reads_them() {
-        let mut text = Text::default();
+        let mut text = TextBuffer::default();
         text.family("a_total", MetricKind::Counter, "Of a.");
         text.sample("a_total", &labels(&[("b", "c"), ("d", "e\"f")]), 1.0);
         text.sample("a_total", "", 0.5);

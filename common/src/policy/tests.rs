@@ -4,7 +4,7 @@ use crate::time::Span;
 use crate::units::{Allocation, Mebibytes, Replicas};
 
 #[track_caller]
-fn refusal(text: &str, format: Format) -> PolicyError {
+fn refusal(text: &str, format: Format) -> ScalingPolicyError {
     ScalingPolicy::from_document(text, format).expect_err("must be refused")
 }
 
@@ -12,13 +12,13 @@ fn refusal(text: &str, format: Format) -> PolicyError {
 #[track_caller]
 fn refused_field(fields: &str, field: &str) {
     let error = refusal(&format!("name: fib\n{fields}\n"), Format::Yaml);
-    assert!(matches!(&error, PolicyError::Document(DocumentError::Field { field: found, .. }) if found == field), "{error:?}");
+    assert!(matches!(&error, ScalingPolicyError::Document(DocumentError::Field { field: found, .. }) if found == field), "{error:?}");
 }
 
 #[track_caller]
 fn refused_keys(text: &str, format: Format, keys: &[&str]) {
     let error = refusal(text, format);
-    assert!(matches!(&error, PolicyError::Document(DocumentError::UnknownKeys(found)) if found == keys), "{error:?}");
+    assert!(matches!(&error, ScalingPolicyError::Document(DocumentError::UnknownKeys(found)) if found == keys), "{error:?}");
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_value_outside_its_range_is_refused_with_its_field() {
         ("memory_mib: {min: 0, max: 9}", "bounds.memory_mib.min = 0Mi"),
     ] {
         let error = refusal(&format!("name: fib\nbounds: {{{bounds}}}\n"), Format::Yaml);
-        assert!(matches!(&error, PolicyError::Contradiction(reason) if reason.starts_with(expected)), "{error:?}");
+        assert!(matches!(&error, ScalingPolicyError::Contradiction(reason) if reason.starts_with(expected)), "{error:?}");
     }
 }
 
@@ -59,7 +59,7 @@ fn an_unknown_key_is_refused_with_its_path() {
     let missing = refusal("nam: fib", Format::Yaml);
     let expected =
         |error: &DocumentError| matches!(error, DocumentError::Field { field, reason } if field == "." && reason.contains("`nam`"));
-    assert!(matches!(&missing, PolicyError::Document(error) if expected(error)), "{missing:?}");
+    assert!(matches!(&missing, ScalingPolicyError::Document(error) if expected(error)), "{missing:?}");
 }
 
 #[test]

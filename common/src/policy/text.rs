@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{PolicyError, ScalingPolicy};
+use super::{ScalingPolicy, ScalingPolicyError};
 use crate::document::Format;
 
 /// Fields of a ScalingPolicy's key, which cannot be changed.
@@ -43,7 +43,7 @@ pub enum ChangeError {
     NoFields(String),
     /// The changed policy is invalid.
     #[error(transparent)]
-    Invalid(#[from] PolicyError),
+    Invalid(#[from] ScalingPolicyError),
 }
 
 /// The ScalingPolicy with all `changes`, validated as a whole.

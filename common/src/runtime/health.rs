@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 /// Metrics of a service, shared between its components and the metrics endpoint.
-pub type Metrics = Arc<Mutex<Registry>>;
+pub type SharedRegistry = Arc<Mutex<Registry>>;
 
 /// State of a condition. In JSON `true`, `false`, or the reason why it does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +82,7 @@ impl Health {
 }
 
 /// The routes `/healthz` (liveness), `/readyz` (every condition holds; the body lists them) and `/metrics` (Prometheus text).
-pub fn routes(health: Health, metrics: Metrics) -> Router {
+pub fn routes(health: Health, metrics: SharedRegistry) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -95,7 +95,7 @@ async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     (status, Json(health.conditions()))
 }
 
-async fn render(State(metrics): State<Metrics>) -> impl IntoResponse {
+async fn render(State(metrics): State<SharedRegistry>) -> impl IntoResponse {
     let mut text = String::new();
     let registry = metrics.lock().unwrap_or_else(PoisonError::into_inner);
     match encode(&mut text, &registry) {
@@ -108,7 +108,7 @@ async fn render(State(metrics): State<Metrics>) -> impl IntoResponse {
 ///
 /// # Errors
 /// If the address cannot be bound.
-pub async fn serve(address: SocketAddr, health: Health, metrics: Metrics, token: CancellationToken) -> anyhow::Result<SocketAddr> {
+pub async fn serve(address: SocketAddr, health: Health, metrics: SharedRegistry, token: CancellationToken) -> anyhow::Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("health = {address}: cannot listen there; choose another address"))?;

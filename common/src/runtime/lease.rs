@@ -7,7 +7,7 @@ mod campaign;
 mod election;
 
 pub use campaign::{LeaseHandle, campaign};
-pub use election::{Election, LeaderStatus, Lease, LeaseEntry, Reply, Step};
+pub use election::{Election, ElectionStep, LeaderStatus, Lease, LeaseEntry, Reply};
 
 use serde::{Deserialize, Serialize};
 

@@ -20,7 +20,7 @@ fn direction(before: Allocation, after: Allocation, prices: &Prices) -> Option<D
 
 /// Change of one tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Change {
+pub(super) struct TickChange {
     pub vertical: bool,
     /// Ticks since the last change in the other direction, if this tick reversed it.
     pub reversed_after: Option<u32>,
@@ -37,14 +37,14 @@ pub(super) struct Tracker {
 
 impl Tracker {
     /// Closes a tick, `passed` ticks after the previous one, with the allocation `now`.
-    pub fn close(&mut self, now: Option<Allocation>, passed: u32, prices: &Prices) -> Change {
+    pub fn close(&mut self, now: Option<Allocation>, passed: u32, prices: &Prices) -> TickChange {
         let older = |ticks: &mut u32| *ticks = ticks.saturating_add(passed);
         self.horizontal_ticks.iter_mut().for_each(older);
         self.vertical_ticks.iter_mut().for_each(older);
         self.last.iter_mut().for_each(|(_, ticks)| older(ticks));
         let (Some(before), Some(after)) = (self.left, now) else {
             self.left = now.or(self.left);
-            return Change::default();
+            return TickChange::default();
         };
         self.left = now;
         if before.replicas != after.replicas {
@@ -58,7 +58,7 @@ impl Tracker {
             let earlier = self.last.replace((direction, 0));
             earlier.filter(|(earlier, _)| *earlier != direction).map(|(_, ticks)| ticks)
         });
-        Change { vertical, reversed_after }
+        TickChange { vertical, reversed_after }
     }
 
     /// The changes for a State.
@@ -80,12 +80,12 @@ mod tests {
         let mut tracker = Tracker::default();
         let prices = Prices::default();
         let mut close = |replicas, cpu, passed| tracker.close(Some(Allocation::new(replicas, cpu, 256)), passed, &prices);
-        assert_eq!(close(1, 500, 1), Change::default(), "the first allocation is no change");
-        assert_eq!(close(2, 500, 1), Change::default(), "the first change reverses nothing");
-        assert_eq!(close(3, 500, 1), Change::default(), "further up is no reversal");
-        assert_eq!(close(3, 500, 2), Change::default());
-        assert_eq!(close(2, 500, 1), Change { vertical: false, reversed_after: Some(3) });
-        assert_eq!(close(2, 600, 1), Change { vertical: true, reversed_after: Some(1) });
+        assert_eq!(close(1, 500, 1), TickChange::default(), "the first allocation is no change");
+        assert_eq!(close(2, 500, 1), TickChange::default(), "the first change reverses nothing");
+        assert_eq!(close(3, 500, 1), TickChange::default(), "further up is no reversal");
+        assert_eq!(close(3, 500, 2), TickChange::default());
+        assert_eq!(close(2, 500, 1), TickChange { vertical: false, reversed_after: Some(3) });
+        assert_eq!(close(2, 600, 1), TickChange { vertical: true, reversed_after: Some(1) });
         assert_eq!(tracker.changes(), Changes { horizontal_ticks: Some(1), vertical_ticks: Some(0), last: Some(Direction::Up) });
     }
 

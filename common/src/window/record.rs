@@ -1,9 +1,9 @@
 //! Readings into the open tick: what each kind of reading adds, and which readings are late or impossible. Must not close a tick.
 
 use super::counts::{Counts, Field};
-use super::replica::{Known, cpu_between, growth, requests_between};
+use super::replica::{KnownReplica, cpu_between, growth, requests_between};
 use super::ring::LONG;
-use super::tracked::{Continuity, Growth, Progress};
+use super::tracked::{Continuity, CounterProgress, Growth};
 use super::{Arrivals, FunctionWindows};
 use crate::scrape::{CpuCounters, CpuPeriods, FunctionScrape, IngressReading, PlatformReading, RequestCounters, Scrape};
 use crate::time::Timestamp;
@@ -88,16 +88,16 @@ impl FunctionWindows {
             longest_gap: self.longest_gap(),
         };
         match self.ingress.read(now.at, Arrivals { arrived: now.arrived, failed: now.failed, of: now.of }, None, &limits) {
-            Progress::Grown { by, ms, .. } => {
+            CounterProgress::Grown { by, ms, .. } => {
                 let counts = &mut self.open.counts;
                 counts.add(Field::Arrived, by.arrived);
                 counts.add(Field::ArrivedMs, ms);
                 counts.add(Field::Failed, by.failed);
             }
-            Progress::Impossible { by, ms } => {
+            CounterProgress::Impossible { by, ms } => {
                 return Some(impossible(Counter::Arrivals, by.map(|by| by.arrived.max(by.failed) as f64), ms));
             }
-            Progress::First | Progress::Late => {}
+            CounterProgress::First | CounterProgress::Late => {}
         }
         None
     }
@@ -157,7 +157,7 @@ impl FunctionWindows {
 
     /// The platform's counters win over those of the replicas, because they include terminated replicas. What happened to a replica before it was first
     /// seen counts only if it is new (not `may_be_old`).
-    fn take_kills(&mut self, known: &mut Known, may_be_old: bool, reading: &Scrape) {
+    fn take_kills(&mut self, known: &mut KnownReplica, may_be_old: bool, reading: &Scrape) {
         // Neither counter decreases while a replica lives, so a lower value is an older reading, or from a source without the counter.
         let restarts = reading.restarts.saturating_sub(known.restarts);
         let oom_kills = reading.oom_kills.saturating_sub(known.oom_kills);
@@ -178,7 +178,7 @@ impl FunctionWindows {
 
     fn take_requests(
         &mut self,
-        known: &mut Known,
+        known: &mut KnownReplica,
         reading: &Scrape,
         started: Option<Timestamp>,
         read: &mut KindRead,
@@ -193,7 +193,7 @@ impl FunctionWindows {
             longest_gap: self.longest_gap(),
         };
         match known.requests.read(reading.at, now, begin, &limits) {
-            Progress::Grown { by, ms, continuity } => {
+            CounterProgress::Grown { by, ms, continuity } => {
                 let counts = &mut self.open.counts;
                 counts.add(Field::Completed, by.completed);
                 counts.add(Field::AnsweredReplicaMs, ms);
@@ -202,16 +202,16 @@ impl FunctionWindows {
                 self.count_reset(continuity);
                 read.saw(reading.at, true);
             }
-            Progress::First => read.saw(reading.at, false),
-            Progress::Late => {}
-            Progress::Impossible { by, ms } => return Some(impossible(Counter::Requests, by.map(|by| answered(&by) as f64), ms)),
+            CounterProgress::First => read.saw(reading.at, false),
+            CounterProgress::Late => {}
+            CounterProgress::Impossible { by, ms } => return Some(impossible(Counter::Requests, by.map(|by| answered(&by) as f64), ms)),
         }
         None
     }
 
     fn take_cpu(
         &mut self,
-        known: &mut Known,
+        known: &mut KnownReplica,
         reading: &Scrape,
         started: Option<Timestamp>,
         cores: Option<f64>,
@@ -229,7 +229,7 @@ impl FunctionWindows {
             longest_gap: self.longest_gap(),
         };
         match known.cpu.read(reading.at, now, begin, &limits) {
-            Progress::Grown { by, ms, continuity } => {
+            CounterProgress::Grown { by, ms, continuity } => {
                 // The time between two readings is uncertain, but at least as long as all cores need.
                 let ms = ms.max((by.usage_us as f64 / most).ceil() as u64);
                 let counts = &mut self.open.counts;
@@ -242,9 +242,9 @@ impl FunctionWindows {
                 self.count_reset(continuity);
                 read.saw(reading.at, true);
             }
-            Progress::First => read.saw(reading.at, false),
-            Progress::Late => {}
-            Progress::Impossible { by, ms } => return Some(impossible(Counter::Cpu, by.map(|by| by.usage_us as f64 / 1e6), ms)),
+            CounterProgress::First => read.saw(reading.at, false),
+            CounterProgress::Late => {}
+            CounterProgress::Impossible { by, ms } => return Some(impossible(Counter::Cpu, by.map(|by| by.usage_us as f64 / 1e6), ms)),
         }
         None
     }
@@ -253,7 +253,7 @@ impl FunctionWindows {
         self.open.restarted = self.open.restarted.saturating_add(u32::from(continuity == Continuity::Reset));
     }
 
-    fn take_memory(&mut self, known: &mut Known, reading: &Scrape, read: &mut KindRead) {
+    fn take_memory(&mut self, known: &mut KnownReplica, reading: &Scrape, read: &mut KindRead) {
         let Some(bytes) = reading.working_set_bytes else { return };
         if known.memory_at.is_some_and(|before| reading.at <= before) {
             return;
@@ -353,7 +353,7 @@ struct InFlight {
 
 impl InFlight {
     /// Adds the requests in flight at a replica, once even if several sources show them.
-    fn add(&mut self, known: &mut Known, reading: &Scrape) {
+    fn add(&mut self, known: &mut KnownReplica, reading: &Scrape) {
         if let Some(in_flight) = reading.in_flight.filter(|in_flight| !in_flight.is_nan() && !known.in_flight_read) {
             known.in_flight_read = true;
             self.milli = self.milli.saturating_add(thousandths(in_flight));

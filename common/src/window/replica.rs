@@ -10,7 +10,7 @@ const MISSED_READINGS: u8 = 12;
 
 /// The last readings of one replica.
 #[derive(Debug, Clone)]
-pub(super) struct Known {
+pub(super) struct KnownReplica {
     pub name: Box<str>,
     missed: u8,
     pub requests: Tracked<RequestCounters>,
@@ -22,7 +22,7 @@ pub(super) struct Known {
     pub oom_kills: u64,
 }
 
-impl Known {
+impl KnownReplica {
     fn new(scrape: &Scrape) -> Self {
         Self {
             name: scrape.replica.as_str().into(),
@@ -40,7 +40,7 @@ impl Known {
 /// The replicas of one function, by name.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KnownReplicas {
-    sorted: Vec<Known>,
+    sorted: Vec<KnownReplica>,
     /// Index at which the next lookup starts: readings come in the same order every time.
     expected: usize,
 }
@@ -53,14 +53,14 @@ impl KnownReplicas {
     }
 
     /// The replica of `scrape`, and whether it was never seen before.
-    pub fn of(&mut self, scrape: &Scrape) -> (&mut Known, bool) {
+    pub fn of(&mut self, scrape: &Scrape) -> (&mut KnownReplica, bool) {
         let name = scrape.replica.as_str();
         let found = match self.sorted.get(self.expected) {
             Some(known) if *known.name == *name => Ok(self.expected),
             _ => self.sorted.binary_search_by(|known| (*known.name).cmp(name)),
         };
         let index = found.unwrap_or_else(|index| {
-            self.sorted.insert(index, Known::new(scrape));
+            self.sorted.insert(index, KnownReplica::new(scrape));
             index
         });
         self.expected = index + 1;
@@ -105,7 +105,7 @@ impl KnownReplicas {
 
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
-        self.sorted.capacity() * size_of::<Known>() + self.sorted.iter().map(|known| known.name.len()).sum::<usize>()
+        self.sorted.capacity() * size_of::<KnownReplica>() + self.sorted.iter().map(|known| known.name.len()).sum::<usize>()
     }
 }
 

@@ -133,16 +133,16 @@ impl Ring {
     }
 
     /// Slope and coefficient of variation of the arrival rate over the same ticks: by least squares over the ticks that were measured, at least two.
-    fn trends(&self) -> [Trend; 3] {
+    fn trends(&self) -> [RateTrend; 3] {
         let mut sums = Sums::default();
-        let mut short = Trend::default();
+        let mut short = RateTrend::default();
         for (index, rate) in self.newest(&self.rate).enumerate() {
             if index == SHORT {
                 short = sums.trend();
             }
             sums.add(-(index as f64), f64::from(rate));
         }
-        [Trend::default(), short, sums.trend()]
+        [RateTrend::default(), short, sums.trend()]
     }
 
     /// Maximum of a column over the same ticks.
@@ -169,7 +169,7 @@ impl Ring {
 /// Values that cannot be summed, over some ticks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Extremes {
-    pub trend: Trend,
+    pub trend: RateTrend,
     /// Maximum CPU, thousandths of a core.
     pub cpu: Option<f64>,
     /// Maximum working set, MiB.
@@ -180,7 +180,7 @@ pub(super) struct Extremes {
 
 /// Trend of the arrival rate.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Trend {
+pub(super) struct RateTrend {
     /// Slope per tick.
     pub slope: Option<f64>,
     /// Coefficient of variation.
@@ -209,15 +209,15 @@ impl Sums {
         self.yy += y * y;
     }
 
-    fn trend(&self) -> Trend {
+    fn trend(&self) -> RateTrend {
         if self.n < 2.0 {
-            return Trend::default();
+            return RateTrend::default();
         }
         // Positive: the ticks are distinct whole numbers.
         let spread = self.n * self.xx - self.x * self.x;
         let variance = (self.n * self.yy - self.y * self.y).max(0.0) / (self.n * self.n);
         let mean = self.y / self.n;
-        Trend { slope: Some((self.n * self.xy - self.x * self.y) / spread), variation: (mean > 0.0).then(|| variance.sqrt() / mean) }
+        RateTrend { slope: Some((self.n * self.xy - self.x * self.y) / spread), variation: (mean > 0.0).then(|| variance.sqrt() / mean) }
     }
 }
 
@@ -272,7 +272,7 @@ mod tests {
         let [last, short, long] = ring.trends();
         assert!((short.slope.expect("measured") - 2.0).abs() < 1e-9);
         assert!((long.slope.expect("measured") - 2.0).abs() < 1e-9);
-        assert_eq!(last, Trend::default());
+        assert_eq!(last, RateTrend::default());
     }
 
     #[test]
@@ -302,6 +302,6 @@ mod tests {
     fn nothing_arriving_has_no_variation() {
         let mut ring = Ring::default();
         (0..3).for_each(|_| ring.push(&Counts::default(), Peaks { rate: 0.0, ..Peaks::default() }));
-        assert_eq!(ring.trends()[1], Trend { slope: Some(0.0), variation: None });
+        assert_eq!(ring.trends()[1], RateTrend { slope: Some(0.0), variation: None });
     }
 }

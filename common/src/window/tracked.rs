@@ -5,7 +5,7 @@ use crate::time::Timestamp;
 
 /// A reading of a counter, compared with the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress<T> {
+pub(super) enum CounterProgress<T> {
     /// Counting starts here.
     First,
     /// Growth within `ms`, more than 0.
@@ -84,21 +84,21 @@ impl<T: Copy> Tracked<T> {
 
     /// Takes the reading `now`, taken `at`. Without an earlier one the counter had the value `begin`, if that is known.
     /// An impossible reading is dropped, unless the previous one was too and both agree: then counting starts again.
-    pub fn read<G, P>(&mut self, at: Timestamp, now: T, begin: Option<(Timestamp, T)>, growth: &Growth<G, P>) -> Progress<T>
+    pub fn read<G, P>(&mut self, at: Timestamp, now: T, begin: Option<(Timestamp, T)>, growth: &Growth<G, P>) -> CounterProgress<T>
     where
         G: Fn(&T, &T) -> (T, Continuity),
         P: Fn(&T, u64) -> bool,
     {
         let mut progress = growth.progress(self.last.or(begin), at, &now);
-        if let Progress::Impossible { .. } = progress {
+        if let CounterProgress::Impossible { .. } = progress {
             let since_suspect = growth.progress(self.suspect.as_deref().copied(), at, &now);
-            if !matches!(since_suspect, Progress::Grown { continuity: Continuity::Continued, .. }) {
+            if !matches!(since_suspect, CounterProgress::Grown { continuity: Continuity::Continued, .. }) {
                 self.suspect = Some(Box::new((at, now)));
                 return progress;
             }
-            progress = Progress::First;
+            progress = CounterProgress::First;
         }
-        if !matches!(progress, Progress::Late) {
+        if !matches!(progress, CounterProgress::Late) {
             *self = Self { last: Some((at, now)), suspect: None };
         }
         progress
@@ -106,22 +106,22 @@ impl<T: Copy> Tracked<T> {
 }
 
 impl<G, P> Growth<G, P> {
-    fn progress<T>(&self, before: Option<(Timestamp, T)>, at: Timestamp, now: &T) -> Progress<T>
+    fn progress<T>(&self, before: Option<(Timestamp, T)>, at: Timestamp, now: &T) -> CounterProgress<T>
     where
         G: Fn(&T, &T) -> (T, Continuity),
         P: Fn(&T, u64) -> bool,
     {
-        let Some((since, before)) = before else { return Progress::First };
+        let Some((since, before)) = before else { return CounterProgress::First };
         match at.0.checked_sub(since.0) {
-            None | Some(0) => Progress::Late,
-            Some(ms) if ms > self.longest_gap => Progress::First,
+            None | Some(0) => CounterProgress::Late,
+            Some(ms) if ms > self.longest_gap => CounterProgress::First,
             Some(ms) => {
                 let (by, continuity) = (self.between)(&before, now);
                 match continuity {
-                    Continuity::Replaced => Progress::First,
-                    Continuity::Fell => Progress::Impossible { by: None, ms },
-                    Continuity::Continued | Continuity::Reset if (self.possible)(&by, ms) => Progress::Grown { by, ms, continuity },
-                    Continuity::Continued | Continuity::Reset => Progress::Impossible { by: Some(by), ms },
+                    Continuity::Replaced => CounterProgress::First,
+                    Continuity::Fell => CounterProgress::Impossible { by: None, ms },
+                    Continuity::Continued | Continuity::Reset if (self.possible)(&by, ms) => CounterProgress::Grown { by, ms, continuity },
+                    Continuity::Continued | Continuity::Reset => CounterProgress::Impossible { by: Some(by), ms },
                 }
             }
         }
@@ -145,7 +145,7 @@ mod tests {
         };
         let mut counter = Tracked::default();
         let grown = values.iter().zip(1..).map(|(&value, second)| match counter.read(Timestamp(second * 1000), value, None, &growth) {
-            Progress::Grown { by, .. } => Some(by),
+            CounterProgress::Grown { by, .. } => Some(by),
             _ => None,
         });
         assert_eq!(grown.collect::<Vec<_>>(), expected, "{values:?}");

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, VariantNames};
 
 use super::gaps::since_start;
-use super::trace::{MinuteTrace, Row, RowTrace};
+use super::trace::{MinuteTrace, RowTrace, TracedInvocation};
 use super::{Demand, Gaps, Iat, MinuteArrivals, MinuteCount, Pattern, PatternArrivals, WorkloadRng};
 
 /// A request.
@@ -227,7 +227,7 @@ impl Iterator for MinuteStream {
 
 #[derive(Debug, Clone)]
 struct RowStream {
-    rows: Arc<[Row]>,
+    rows: Arc<[TracedInvocation]>,
     next: usize,
     /// Pending copies of the row before `next`.
     copies: u64,
@@ -375,7 +375,8 @@ mod tests {
 
     #[test]
     fn rows_scaled_up_fall_between_their_neighbours() {
-        let rows: Vec<Row> = (0..10).map(|i| Row { start_us: i * 1_000_000, function: i as u32, duration_ms: 1 }).collect();
+        let rows: Vec<TracedInvocation> =
+            (0..10).map(|i| TracedInvocation { start_us: i * 1_000_000, function: i as u32, duration_ms: 1 }).collect();
         let trace = RowTrace { functions: vec![String::new(); 10], rows: rows.into() };
         let play = |rate: f64| Arrivals::rows(&trace, 9, Scale { time: 1.0, rate }, Duration::MAX, rng()).collect::<Vec<_>>();
         assert_eq!(play(1.0).len(), 10);

@@ -23,7 +23,7 @@ use curve::{Curve, Piece};
 
 /// Syntax of a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Form {
+pub struct PatternSyntax {
     /// Keyword before the colon.
     pub kind: &'static str,
     /// The grammar.
@@ -37,7 +37,7 @@ pub struct Form {
 /// One kind of pattern. Displayed as its values, without the kind.
 trait Shape: fmt::Display + Sized {
     /// Its syntax.
-    const FORM: Form;
+    const FORM: PatternSyntax;
 
     /// Parses the text after the colon.
     fn parse(rest: &str) -> Result<Self, String>;
@@ -66,11 +66,11 @@ macro_rules! shapes {
         }
 
         /// Every form in the order of the declaration.
-        const FORMS: &[Form] = &[$(<$path>::FORM),*];
+        const FORMS: &[PatternSyntax] = &[$(<$path>::FORM),*];
 
         impl AnyShape {
             /// Parses `rest` as the shape `kind`; `None` if there is no such shape.
-            fn parse(kind: &str, rest: &str) -> Option<(Form, Result<Self, String>)> {
+            fn parse(kind: &str, rest: &str) -> Option<(PatternSyntax, Result<Self, String>)> {
                 $(if kind == <$path>::FORM.kind {
                     return Some((<$path>::FORM, <$path>::parse(rest).map(Self::$shape)));
                 })*
@@ -83,7 +83,7 @@ macro_rules! shapes {
                 }
             }
 
-            fn form(&self) -> Form {
+            fn form(&self) -> PatternSyntax {
                 match self {
                     $(Self::$shape(_) => <$path>::FORM,)*
                 }
@@ -120,7 +120,7 @@ macro_rules! shapes {
 
 shapes! {
     Constant => constant::Constant,
-    Step => step::Step,
+    Step => step::StepPattern,
     Ramp => ramp::Ramp,
     Diurnal => diurnal::Diurnal,
     Bursty => bursty::Bursty,
@@ -137,7 +137,7 @@ pub struct Pattern(AnyShape);
 impl Pattern {
     /// Every form; rates are requests/s, times carry their unit.
     #[must_use]
-    pub fn forms() -> &'static [Form] {
+    pub fn forms() -> &'static [PatternSyntax] {
         FORMS
     }
 

@@ -148,7 +148,7 @@ impl Trace {
             }
             Trace::Rows(trace) => {
                 let rows = trace.rows.iter().filter(|row| row.function as usize == number);
-                let rows = rows.map(|row| Row { function: 0, ..*row }).collect();
+                let rows = rows.map(|row| TracedInvocation { function: 0, ..*row }).collect();
                 Trace::Rows(RowTrace { functions: vec![trace.functions.get(number)?.clone()], rows })
             }
         })
@@ -227,12 +227,12 @@ pub struct RowTrace {
     /// Identities of the functions, in the order in which the file first names them.
     pub functions: Vec<String>,
     /// The invocations, in order of their start.
-    pub rows: Arc<[Row]>,
+    pub rows: Arc<[TracedInvocation]>,
 }
 
 /// One invocation of a [`RowTrace`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Row {
+pub struct TracedInvocation {
     /// Start, microseconds since the beginning of the trace.
     pub start_us: u64,
     /// Index into [`RowTrace::functions`].
@@ -241,7 +241,7 @@ pub struct Row {
     pub duration_ms: u32,
 }
 
-impl Row {
+impl TracedInvocation {
     /// Minute of its start.
     #[must_use]
     pub fn minute(&self) -> u32 {

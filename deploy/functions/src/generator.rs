@@ -43,11 +43,11 @@ pub struct NumberGenerator {
     order: InputOrder,
     lower: u32,
     upper: u32,
-    state: Mutex<State>,
+    state: Mutex<GeneratorState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct GeneratorState {
     next: u32,
     rng: StdRng,
 }
@@ -62,7 +62,12 @@ impl NumberGenerator {
         anyhow::ensure!(lower <= upper, "--lowerBound = {lower}, must be at most --upperBound = {upper}");
         anyhow::ensure!(upper <= largest, "--upperBound = {upper}, must be at most {largest}");
         let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()));
-        Ok(Self { order: args.generator, lower, upper, state: Mutex::new(State { next: lower, rng: StdRng::seed_from_u64(seed) }) })
+        Ok(Self {
+            order: args.generator,
+            lower,
+            upper,
+            state: Mutex::new(GeneratorState { next: lower, rng: StdRng::seed_from_u64(seed) }),
+        })
     }
 
     /// Next number; `None` if the input is always the same.

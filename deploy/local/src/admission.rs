@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 /// Queue and ready replicas of one function. A request that is assigned to a replica receives its `T`.
 #[derive(Debug)]
-pub struct Admission<T>(Mutex<Inner<T>>);
+pub struct RequestQueue<T>(Mutex<Inner<T>>);
 
 #[derive(Debug)]
 struct Inner<T> {
@@ -67,7 +67,7 @@ pub struct Permit<T> {
 /// Place of a request in the queue; released when dropped.
 #[derive(Debug)]
 pub struct Waiting<T: Clone> {
-    admission: Arc<Admission<T>>,
+    admission: Arc<RequestQueue<T>>,
     number: u64,
     receiver: oneshot::Receiver<Permit<T>>,
 }
@@ -77,13 +77,13 @@ trait Release: std::fmt::Debug + Send + Sync {
     fn dispatch(self: Arc<Self>);
 }
 
-impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Release for Admission<T> {
+impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Release for RequestQueue<T> {
     fn dispatch(self: Arc<Self>) {
         self.hand_out();
     }
 }
 
-impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Admission<T> {
+impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> RequestQueue<T> {
     /// No replicas; `concurrency` requests per replica (0: no limit) and at most `bound` waiting requests.
     #[must_use]
     pub fn new(concurrency: u32, bound: u32) -> Arc<Self> {
@@ -179,7 +179,7 @@ impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Admission<T> {
     }
 }
 
-impl<T> Admission<T> {
+impl<T> RequestQueue<T> {
     fn lock(&self) -> MutexGuard<'_, Inner<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -187,13 +187,13 @@ impl<T> Admission<T> {
 
 impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> Inner<T> {
     /// Takes a place at the least loaded replica with room.
-    fn place(&mut self, admission: &Arc<Admission<T>>) -> Option<Permit<T>> {
+    fn place(&mut self, admission: &Arc<RequestQueue<T>>) -> Option<Permit<T>> {
         let loads = self.places.iter().map(|place| place.load.load(Ordering::Relaxed));
         let index = least_loaded(loads, self.concurrency, self.turn)?;
         self.turn = index + 1;
         let place = &self.places[index];
         place.load.fetch_add(1, Ordering::Relaxed);
-        let release: Arc<dyn Release> = Arc::<Admission<T>>::clone(admission);
+        let release: Arc<dyn Release> = Arc::<RequestQueue<T>>::clone(admission);
         Some(Permit { target: place.target.clone(), place: place.id, load: Arc::clone(&place.load), release: Some(release) })
     }
 }
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn now(admission: &Arc<Admission<char>>) -> Permit<char> {
+    fn now(admission: &Arc<RequestQueue<char>>) -> Permit<char> {
         match admission.admit() {
             Admitted::Now(permit) => permit,
             other => panic!("not admitted: {other:?}"),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn queued(admission: &Arc<Admission<char>>) -> Waiting<char> {
+    fn queued(admission: &Arc<RequestQueue<char>>) -> Waiting<char> {
         match admission.admit() {
             Admitted::Queued(waiting) => waiting,
             other => panic!("not queued: {other:?}"),
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(least_loaded([1, 1, 1].into_iter(), 0, 3), Some(0));
         assert_eq!(least_loaded([2, 2].into_iter(), 2, 0), None);
         assert_eq!(least_loaded([].into_iter(), 0, 7), None);
-        let admission = Admission::new(0, 0);
+        let admission = RequestQueue::new(0, 0);
         admission.open('a', load());
         admission.open('b', load());
         let taken: Vec<_> = (0..4).map(|_| now(&admission)).collect();
@@ -289,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_bounded_and_first_come_first_served() {
-        let admission = Admission::new(1, 2);
+        let admission = RequestQueue::new(1, 2);
         admission.open('a', load());
         let first = now(&admission);
         let (mut second, mut third) = (queued(&admission), queued(&admission));
@@ -303,7 +303,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_gives_up_leaves_the_queue_and_its_place() {
-        let admission = Admission::new(1, 10);
+        let admission = RequestQueue::new(1, 10);
         let busy = load();
         admission.open('a', Arc::clone(&busy));
         let first = now(&admission);
@@ -321,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_replica_gets_no_request_and_an_opened_one_serves_the_queue() {
-        let admission = Admission::new(1, 10);
+        let admission = RequestQueue::new(1, 10);
         let place = admission.open('a', load());
         let held = now(&admission);
         admission.close(place);
@@ -334,7 +334,7 @@ mod tests {
 
     #[tokio::test]
     async fn shutting_refuses_waiting_and_new_requests() {
-        let admission = Admission::new(1, 10);
+        let admission = RequestQueue::new(1, 10);
         let mut waiting = queued(&admission);
         admission.shut();
         assert!(waiting.granted().await.is_none());

@@ -7,28 +7,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use qscale_common::name::FunctionId;
-use qscale_common::platform::metrics::Counted;
+use qscale_common::platform::metrics::FunctionCounters;
 use qscale_common::platform::{ActualAllocation, FunctionSpec, ReplicaState};
 use qscale_common::units::{Allocation, Replicas};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::Admission;
+use crate::admission::RequestQueue;
 use crate::latency::LatencyHistograms;
 use crate::logs::Logs;
 use crate::replica::{ReadyReplica, Replica};
 
 /// The functions of the platform by `namespace/name`. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Functions(Arc<RwLock<HashMap<String, Arc<Function>>>>);
+pub struct Functions(Arc<RwLock<HashMap<String, Arc<ManagedFunction>>>>);
 
 /// One function.
 #[derive(Debug)]
-pub struct Function {
+pub struct ManagedFunction {
     /// Namespace and name.
     pub id: FunctionId,
     /// Queue of requests.
-    pub admission: Arc<Admission<Arc<ReadyReplica>>>,
+    pub admission: Arc<RequestQueue<Arc<ReadyReplica>>>,
     /// Output of its replicas.
     pub logs: Logs,
     /// Durations of requests that never reached a replica.
@@ -81,13 +81,13 @@ pub struct Goal {
     pub woken: bool,
 }
 
-impl Function {
+impl ManagedFunction {
     /// A function without replicas.
     #[must_use]
     pub fn new(spec: FunctionSpec, desired: Allocation, unsaved: Arc<Notify>) -> Arc<Self> {
         Arc::new(Self {
             id: spec.id(),
-            admission: Admission::new(spec.concurrency, spec.queue),
+            admission: RequestQueue::new(spec.concurrency, spec.queue),
             logs: Logs::default(),
             gateway_latency: LatencyHistograms::default(),
             stop: CancellationToken::new(),
@@ -142,10 +142,10 @@ impl Function {
 
     /// Counters for the metrics.
     #[must_use]
-    pub fn counted(&self) -> Counted {
+    pub fn counted(&self) -> FunctionCounters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
-        Counted {
+        FunctionCounters {
             arrived: read(&counters.arrived),
             oom_kills: read(&counters.oom_kills),
             crashes: read(&counters.crashes),
@@ -266,25 +266,25 @@ impl Function {
 impl Functions {
     /// The function with the key `namespace/name`.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<Arc<Function>> {
+    pub fn get(&self, key: &str) -> Option<Arc<ManagedFunction>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
     /// All functions by name.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<Function>> {
+    pub fn all(&self) -> Vec<Arc<ManagedFunction>> {
         let mut all: Vec<_> = self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         all.sort_by(|one, other| one.id.cmp(&other.id));
         all
     }
 
     /// Adds `function`, in place of one with the same name.
-    pub fn insert(&self, function: Arc<Function>) {
+    pub fn insert(&self, function: Arc<ManagedFunction>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(function.id.to_string(), function);
     }
 
     /// Removes the function `id`.
-    pub fn remove(&self, id: &FunctionId) -> Option<Arc<Function>> {
+    pub fn remove(&self, id: &FunctionId) -> Option<Arc<ManagedFunction>> {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&id.to_string())
     }
 }

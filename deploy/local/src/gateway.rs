@@ -27,10 +27,10 @@ use self::body::{Relayed, ReplyBody};
 use self::measure::RequestMeasurement;
 use self::reply::{GatewayRefusal, refuse};
 use crate::admission::{Admitted, Permit};
-use crate::function::{Function, Functions};
+use crate::function::{Functions, ManagedFunction};
 use crate::host::Host;
 use crate::replica::ReadyReplica;
-use crate::request_body::Replay;
+use crate::request_body::ReplayableBody;
 use crate::upstream::{SendError, UpstreamConnection};
 
 pub mod body;
@@ -60,7 +60,7 @@ pub enum ListenerTarget {
     /// The function that the request names.
     Named(Functions),
     /// This function.
-    One(Arc<Function>),
+    One(Arc<ManagedFunction>),
 }
 
 /// Serves `listener` until `stop`, then finishes the requests in flight unless the host aborts.
@@ -143,7 +143,7 @@ async fn serve_connection(
     drop(watcher.watch(connection.into_owned()).await);
 }
 
-async fn handle(function: Option<Arc<Function>>, request: Request<Incoming>) -> Response<ReplyBody> {
+async fn handle(function: Option<Arc<ManagedFunction>>, request: Request<Incoming>) -> Response<ReplyBody> {
     let grpc = head::is_grpc(request.headers());
     if let Err((refusal, reason)) = head::check_request(request.method(), request.uri(), request.version(), request.headers()) {
         // A reply with status 200 would open a tunnel.
@@ -187,12 +187,12 @@ struct Reply {
 
 type Refused = (GatewayRefusal, String);
 
-async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &mut RequestMeasurement) -> Result<Reply, Refused> {
+async fn relay(function: &Arc<ManagedFunction>, request: Request<Incoming>, measure: &mut RequestMeasurement) -> Result<Reply, Refused> {
     let spec = function.spec();
     let mut deadline = Box::pin(sleep(spec.timeout.0));
     let timed_out = |stage: &str| (GatewayRefusal::Timeout, format!("no reply within {} ({stage})", spec.timeout));
     let (parts, body) = request.into_parts();
-    let replay = Replay::new(body);
+    let replay = ReplayableBody::new(body);
     let mut failure = String::new();
     for _ in 0..ATTEMPTS {
         measure.goes_to(None);
@@ -228,7 +228,7 @@ async fn relay(function: &Arc<Function>, request: Request<Incoming>, measure: &m
 }
 
 /// Takes a place at a replica, waiting in the queue if necessary.
-async fn place(function: &Arc<Function>) -> Result<Permit<Arc<ReadyReplica>>, Refused> {
+async fn place(function: &Arc<ManagedFunction>) -> Result<Permit<Arc<ReadyReplica>>, Refused> {
     let stopping = || (GatewayRefusal::Stopping, format!("{} is being stopped", function.id));
     match function.admission.admit() {
         Admitted::Now(permit) => Ok(permit),

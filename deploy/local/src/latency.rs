@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-pub use qscale_common::platform::metrics::Ending;
+pub use qscale_common::platform::metrics::RequestResult;
 use qscale_common::platform::metrics::{BUCKETS, LAST_BOUND_MS, Series};
 use qscale_common::scrape::LATENCY_BOUNDS_MS;
 
@@ -13,7 +13,7 @@ pub struct LatencyHistograms(Mutex<Vec<Series>>);
 
 impl LatencyHistograms {
     /// Counts a request with this ending and duration.
-    pub fn record(&self, ending: Ending, duration: Duration) {
+    pub fn record(&self, ending: RequestResult, duration: Duration) {
         let seconds = duration.as_secs_f64();
         let bucket = LATENCY_BOUNDS_MS.partition_point(|bound| *bound < seconds * 1_000.0);
         let bucket = bucket + usize::from(seconds * 1_000.0 > LAST_BOUND_MS);
@@ -42,7 +42,7 @@ mod tests {
     #[track_caller]
     fn check(millis: u64, bucket: usize) {
         let latency = LatencyHistograms::default();
-        latency.record(Ending { http: 200, grpc: None }, Duration::from_millis(millis));
+        latency.record(RequestResult { http: 200, grpc: None }, Duration::from_millis(millis));
         let series = latency.series();
         assert_eq!(series[0].counts.iter().position(|count| *count == 1), Some(bucket));
     }

@@ -8,7 +8,7 @@ use qscale_common::platform::metrics::{self, FunctionView, NodeView, ReplicaView
 
 use qscale_common::units::{Mebibytes, Millicores};
 
-use crate::function::{Function, Functions};
+use crate::function::{Functions, ManagedFunction};
 use crate::host::Host;
 use crate::replica::Replica;
 
@@ -22,7 +22,7 @@ pub fn render(functions: &Functions, host: &Host) -> String {
     metrics::render(&functions, node())
 }
 
-fn view(function: &Arc<Function>, groups: &proc::GroupUsage) -> FunctionView {
+fn view(function: &Arc<ManagedFunction>, groups: &proc::GroupUsage) -> FunctionView {
     FunctionView {
         id: function.id.clone(),
         desired: function.desired(),

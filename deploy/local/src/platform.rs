@@ -18,26 +18,26 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
-use crate::function::{Function, Functions};
+use crate::function::{Functions, ManagedFunction};
 use crate::gateway::{self, ListenerTarget, route::FUNCTION_HEADER};
 use crate::host::Host;
 use crate::metrics;
 use crate::reconciler;
-use crate::state::{Saved, SavedFunction, StateDir};
+use crate::state::{PlatformStateDir, Saved, SavedFunction};
 
 /// Longest wait for a new allocation to be acted on before the API replies.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The platform.
 #[derive(Debug)]
-pub struct Platform {
+pub struct LocalPlatform {
     /// Shared resources.
     pub host: Arc<Host>,
     /// Functions of the platform.
     pub functions: Functions,
     gateway: SocketAddr,
     control: OperationControl,
-    state: Arc<StateDir>,
+    state: Arc<PlatformStateDir>,
     listeners: Mutex<HashMap<String, Listening>>,
     saving: tokio::sync::Mutex<()>,
     unsaved: Arc<Notify>,
@@ -51,10 +51,10 @@ struct Listening {
     stop: CancellationToken,
 }
 
-impl Platform {
+impl LocalPlatform {
     /// A platform without functions. `gateway` is the address of the gateway.
     #[must_use]
-    pub fn new(host: Arc<Host>, state: StateDir, limits: Limits, gateway: SocketAddr) -> Arc<Self> {
+    pub fn new(host: Arc<Host>, state: PlatformStateDir, limits: Limits, gateway: SocketAddr) -> Arc<Self> {
         let platform = Arc::new(Self {
             host,
             functions: Functions::default(),
@@ -103,9 +103,9 @@ impl Platform {
         self.tasks.wait().await;
     }
 
-    fn start(&self, spec: FunctionSpec, desired: Allocation, listener: Option<TcpListener>) -> Arc<Function> {
+    fn start(&self, spec: FunctionSpec, desired: Allocation, listener: Option<TcpListener>) -> Arc<ManagedFunction> {
         let port = spec.listen;
-        let function = Function::new(spec, desired, Arc::clone(&self.unsaved));
+        let function = ManagedFunction::new(spec, desired, Arc::clone(&self.unsaved));
         self.functions.insert(Arc::clone(&function));
         self.tasks.spawn(reconciler::run(Arc::clone(&function), Arc::clone(&self.host)));
         self.listen(&function, port, listener);
@@ -118,7 +118,7 @@ impl Platform {
         bound.map(Some).map_err(|error| OutOfRange::new("listen", port, format_args!("a free loopback port ({error})")).into())
     }
 
-    async fn move_listener(&self, function: &Arc<Function>, port: Option<u16>) -> Result<(), Refused> {
+    async fn move_listener(&self, function: &Arc<ManagedFunction>, port: Option<u16>) -> Result<(), Refused> {
         let key = function.id.to_string();
         if lock(&self.listeners).get(&key).map(|listening| listening.port) == port {
             return Ok(());
@@ -131,7 +131,7 @@ impl Platform {
         Ok(())
     }
 
-    fn listen(&self, function: &Arc<Function>, port: Option<u16>, listener: Option<TcpListener>) {
+    fn listen(&self, function: &Arc<ManagedFunction>, port: Option<u16>, listener: Option<TcpListener>) {
         let (Some(port), Some(listener)) = (port, listener) else { return };
         let stop = CancellationToken::new();
         lock(&self.listeners).insert(function.id.to_string(), Listening { port, stop: stop.clone() });
@@ -139,8 +139,8 @@ impl Platform {
     }
 }
 
-impl api::Platform for Platform {
-    type Function = Arc<Function>;
+impl api::Platform for LocalPlatform {
+    type Function = Arc<ManagedFunction>;
 
     fn control(&self) -> &OperationControl {
         &self.control
@@ -154,11 +154,11 @@ impl api::Platform for Platform {
         self.functions.all().len()
     }
 
-    fn find(&self, id: &FunctionId) -> Option<Arc<Function>> {
+    fn find(&self, id: &FunctionId) -> Option<Arc<ManagedFunction>> {
         self.functions.get(&id.to_string())
     }
 
-    fn status(&self, function: &Arc<Function>) -> FunctionStatus {
+    fn status(&self, function: &Arc<ManagedFunction>) -> FunctionStatus {
         let (spec, counted) = (function.spec(), function.counted());
         let gateway = match spec.listen {
             Some(port) => format!("127.0.0.1:{port}"),
@@ -176,15 +176,15 @@ impl api::Platform for Platform {
         }
     }
 
-    fn spec(&self, function: &Arc<Function>) -> Arc<FunctionSpec> {
+    fn spec(&self, function: &Arc<ManagedFunction>) -> Arc<FunctionSpec> {
         function.spec()
     }
 
-    fn desired(&self, function: &Arc<Function>) -> Allocation {
+    fn desired(&self, function: &Arc<ManagedFunction>) -> Allocation {
         function.desired()
     }
 
-    async fn create(&self, spec: FunctionSpec) -> Result<Arc<Function>, Refused> {
+    async fn create(&self, spec: FunctionSpec) -> Result<Arc<ManagedFunction>, Refused> {
         runs_as_process(&spec)?;
         let listener = self.bind(spec.listen).await?;
         let desired = Allocation::from(spec.allocation);
@@ -192,14 +192,14 @@ impl api::Platform for Platform {
         Ok(self.start(spec, desired, listener))
     }
 
-    async fn replace(&self, function: &Arc<Function>, spec: FunctionSpec) -> Result<(), Refused> {
+    async fn replace(&self, function: &Arc<ManagedFunction>, spec: FunctionSpec) -> Result<(), Refused> {
         runs_as_process(&spec)?;
         self.move_listener(function, spec.listen).await?;
         function.replace(spec);
         Ok(())
     }
 
-    fn remove(&self, id: &FunctionId) -> Option<Arc<Function>> {
+    fn remove(&self, id: &FunctionId) -> Option<Arc<ManagedFunction>> {
         let function = self.functions.remove(id)?;
         if let Some(listening) = lock(&self.listeners).remove(&id.to_string()) {
             listening.stop.cancel();
@@ -208,11 +208,11 @@ impl api::Platform for Platform {
         Some(function)
     }
 
-    async fn gone(&self, function: Arc<Function>) {
+    async fn gone(&self, function: Arc<ManagedFunction>) {
         function.reconciled(u64::MAX).await;
     }
 
-    fn set_desired(&self, function: &Arc<Function>, desired: Allocation) -> Allocation {
+    fn set_desired(&self, function: &Arc<ManagedFunction>, desired: Allocation) -> Allocation {
         // Recorded first, so that it precedes the events of the replicas that it starts.
         let before = function.desired();
         if before != desired {
@@ -221,7 +221,7 @@ impl api::Platform for Platform {
         function.set_desired(desired)
     }
 
-    async fn settle(&self, function: &Arc<Function>) {
+    async fn settle(&self, function: &Arc<ManagedFunction>) {
         // An early reply only shows less progress.
         drop(tokio::time::timeout(SETTLE_TIMEOUT, function.reconciled(function.version())).await);
     }
@@ -241,7 +241,7 @@ impl api::Platform for Platform {
         })
     }
 
-    fn logs(&self, function: &Arc<Function>, lines: usize) -> Vec<LogLine> {
+    fn logs(&self, function: &Arc<ManagedFunction>, lines: usize) -> Vec<LogLine> {
         function.logs.tail(lines)
     }
 
@@ -270,7 +270,7 @@ fn runs_as_process(spec: &FunctionSpec) -> Result<(), OutOfRange> {
 }
 
 /// Saves changes that did not come through the API: functions started from zero.
-async fn save_on_notice(platform: std::sync::Weak<Platform>, unsaved: Arc<Notify>) {
+async fn save_on_notice(platform: std::sync::Weak<LocalPlatform>, unsaved: Arc<Notify>) {
     loop {
         unsaved.notified().await;
         let Some(platform) = platform.upgrade() else { return };

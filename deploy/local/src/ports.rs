@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Ports {
     first: u16,
     last: u16,
-    state: Mutex<State>,
+    state: Mutex<TakenPorts>,
 }
 
 #[derive(Debug)]
-struct State {
+struct TakenPorts {
     next: u16,
     taken: BTreeSet<u16>,
 }
@@ -31,7 +31,7 @@ impl Ports {
     pub fn new(first: u16, last: u16, seed: u32) -> Arc<Self> {
         let span = u32::from(last.saturating_sub(first)) + 1;
         let next = first + u16::try_from(seed.wrapping_mul(97) % span).unwrap_or(0);
-        Arc::new(Self { first, last, state: Mutex::new(State { next, taken: BTreeSet::new() }) })
+        Arc::new(Self { first, last, state: Mutex::new(TakenPorts { next, taken: BTreeSet::new() }) })
     }
 
     /// Reserves a free port; `None` if all are taken. Ports are tried in sequence, so that a released one is reused late.

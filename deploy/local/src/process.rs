@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::sandbox::{Confinement, Program};
+use crate::sandbox::{Confinement, Executable};
 
 /// A process to start.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ fn spawn(launch: Launch) -> io::Result<(Process, pipe::Receiver)> {
     let (output, input) = io::pipe()?;
     let inherited: Vec<_> = std::env::vars_os().filter(|(key, _)| is_inherited(key)).collect();
     let path = launch.environment.iter().chain(&inherited).find(|(key, _)| key == "PATH").map(|(_, value)| value.clone());
-    let program = Program::find(&launch.program, &path.unwrap_or_default(), launch.working_directory.as_deref());
+    let program = Executable::find(&launch.program, &path.unwrap_or_default(), launch.working_directory.as_deref());
     let mut command = Command::new(program.path());
     command.arg0(&launch.program).args(&launch.arguments);
     command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).kill_on_drop(true);

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::error;
 
 use self::lifecycle::Lifecycle;
-use crate::function::{Function, Goal};
+use crate::function::{Goal, ManagedFunction};
 use crate::host::Host;
 use crate::replica::{Replica, Resized};
 
@@ -23,7 +23,7 @@ mod lifecycle;
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps the replicas of `function` at the desired allocation until it is stopped; returns when none is left.
-pub async fn run(function: Arc<Function>, host: Arc<Host>) {
+pub async fn run(function: Arc<ManagedFunction>, host: Arc<Host>) {
     let mut lives = JoinSet::new();
     let mut ticks = interval(RECONCILE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,7 +51,7 @@ pub async fn run(function: Arc<Function>, host: Arc<Host>) {
     function.set_reconciled(u64::MAX);
 }
 
-fn forget(function: &Function, ended: Result<u64, JoinError>) {
+fn forget(function: &ManagedFunction, ended: Result<u64, JoinError>) {
     match ended {
         Ok(number) => function.remove_replica(number),
         Err(error) => error!(function = %function.id, %error, "the task of a replica was cancelled"),
@@ -59,13 +59,13 @@ fn forget(function: &Function, ended: Result<u64, JoinError>) {
 }
 
 /// Starts missing replicas, stops excess ones and sets limits; returns the version of the desired state acted on.
-async fn reconcile(function: &Arc<Function>, host: &Arc<Host>, lives: &mut JoinSet<u64>) -> u64 {
+async fn reconcile(function: &Arc<ManagedFunction>, host: &Arc<Host>, lives: &mut JoinSet<u64>) -> u64 {
     let (version, desired, alive) = start_and_stop(function, host, lives);
     resize(function, host, alive, desired).await;
     version
 }
 
-fn start_and_stop(function: &Arc<Function>, host: &Arc<Host>, lives: &mut JoinSet<u64>) -> (u64, Allocation, Vec<Arc<Replica>>) {
+fn start_and_stop(function: &Arc<ManagedFunction>, host: &Arc<Host>, lives: &mut JoinSet<u64>) -> (u64, Allocation, Vec<Arc<Replica>>) {
     let Goal { allocation, version, spec, generation, woken } = function.take_goal();
     if woken {
         host.record(&function.id, None, EventKind::StartedFromZero, "a request waits: 0 to 1 replicas");
@@ -128,7 +128,7 @@ fn plan(replicas: &[ReplicaRank], desired: usize) -> ScalingPlan {
     ScalingPlan { start: desired.saturating_sub(current.len()), stop }
 }
 
-async fn resize(function: &Arc<Function>, host: &Arc<Host>, replicas: Vec<Arc<Replica>>, desired: Allocation) {
+async fn resize(function: &Arc<ManagedFunction>, host: &Arc<Host>, replicas: Vec<Arc<Replica>>, desired: Allocation) {
     if host.cgroups.is_none() {
         return;
     }

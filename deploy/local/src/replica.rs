@@ -29,25 +29,25 @@ pub struct Replica {
     /// Latencies of its requests.
     pub latency: LatencyHistograms,
     restarts: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<ReplicaProcess>,
     stop: CancellationToken,
     suspected: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct ReplicaProcess {
     phase: ReplicaState,
     pid: Option<u32>,
     port: Option<u16>,
     startup: Option<Duration>,
     started: Option<Timestamp>,
     cgroup: Option<Arc<Cgroup>>,
-    limits: Limits,
+    limits: AppliedLimits,
     resize_pending: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Limits {
+struct AppliedLimits {
     cpu: Option<Millicores>,
     memory: Option<Mebibytes>,
 }
@@ -109,14 +109,14 @@ impl Replica {
             in_flight: Arc::default(),
             latency: LatencyHistograms::default(),
             restarts: AtomicU64::new(0),
-            state: Mutex::new(State {
+            state: Mutex::new(ReplicaProcess {
                 phase: ReplicaState::Starting,
                 pid: None,
                 port: None,
                 startup: None,
                 started: None,
                 cgroup: None,
-                limits: Limits::default(),
+                limits: AppliedLimits::default(),
                 resize_pending: None,
             }),
             stop: CancellationToken::new(),
@@ -186,7 +186,7 @@ impl Replica {
     /// Sets its cgroup, whose limits are `cpu` and `memory`.
     pub fn set_cgroup(&self, cgroup: Arc<Cgroup>, cpu: Millicores, memory: Mebibytes) {
         let mut state = self.state();
-        state.limits = Limits { cpu: Some(cpu), memory: Some(memory) };
+        state.limits = AppliedLimits { cpu: Some(cpu), memory: Some(memory) };
         state.cgroup = Some(cgroup);
     }
 
@@ -256,7 +256,7 @@ impl Replica {
             let Some(cgroup) = state.cgroup.clone() else { return Resized::Unchanged };
             (cgroup, state.limits, state.resize_pending.clone())
         };
-        let wanted = Limits { cpu: Some(cpu), memory: Some(memory) };
+        let wanted = AppliedLimits { cpu: Some(cpu), memory: Some(memory) };
         if before == wanted {
             self.state().resize_pending = None;
             return Resized::Unchanged;
@@ -287,7 +287,7 @@ impl Replica {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ReplicaProcess> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -298,7 +298,7 @@ impl Replica {
     }
 }
 
-impl std::fmt::Display for Limits {
+impl std::fmt::Display for AppliedLimits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.cpu, self.memory) {
             (Some(cpu), Some(memory)) => write!(f, "{cpu} {memory}"),

@@ -14,7 +14,7 @@ const KEPT_BYTES: usize = 64 << 10;
 
 /// A request body that can be sent again while at most 64 KiB of it were read.
 #[derive(Debug, Clone)]
-pub struct Replay(Arc<Mutex<Recording>>);
+pub struct ReplayableBody(Arc<Mutex<Recording>>);
 
 #[derive(Debug)]
 struct Recording {
@@ -43,7 +43,7 @@ pub struct RequestBody {
     empty: bool,
 }
 
-impl Replay {
+impl ReplayableBody {
     /// Wraps an unread `body`.
     #[must_use]
     pub fn new(body: Incoming) -> Self {

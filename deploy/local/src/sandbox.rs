@@ -22,7 +22,7 @@ use tracing::warn;
 
 pub use self::confinement::Confinement;
 use self::filter::Filters;
-pub use self::program::Program;
+pub use self::program::Executable;
 
 /// First user of replicas that have one each; the port of the replica is added. Neither accounts nor container managers use numbers from
 /// 1879048192 to 2147483647 (systemd, "Users, Groups, UIDs and GIDs").
@@ -56,7 +56,7 @@ enum Users {
 
 /// The place of one process: its user, its temporary folder and its restrictions.
 #[derive(Debug)]
-pub struct Place {
+pub struct ProcessSandbox {
     /// Its user; `None` for the platform's own.
     pub user: Option<u32>,
     /// Its temporary folder, which is also its home.
@@ -93,7 +93,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// If its folder cannot be created.
-    pub fn place(&self, replica: &str, port: u16) -> io::Result<Place> {
+    pub fn place(&self, replica: &str, port: u16) -> io::Result<ProcessSandbox> {
         let user = self.users.of_port(port);
         let folder = self.temporary.path().join(replica);
         // A former run may have left a folder that could not be removed.
@@ -108,7 +108,7 @@ impl Sandbox {
             filters: Arc::clone(&self.filters),
             ruleset: folders::ruleset(&self.hidden_by_rules(user))?,
         });
-        Ok(Place { user, folder, confinement })
+        Ok(ProcessSandbox { user, folder, confinement })
     }
 
     /// Folders to hide from `user` with Landlock, `None` for the platform's own user: those that their modes do not close to it.
@@ -132,7 +132,7 @@ impl Sandbox {
 
     /// Running processes of `replica` in `place`, also those that left its process group. Blocks.
     #[must_use]
-    pub fn processes(&self, replica: &str, place: &Place) -> Vec<u32> {
+    pub fn processes(&self, replica: &str, place: &ProcessSandbox) -> Vec<u32> {
         leftovers::processes_of_replica(&self.state_dir, replica, place.own_user())
     }
 
@@ -194,7 +194,7 @@ impl Sandbox {
     }
 }
 
-impl Place {
+impl ProcessSandbox {
     /// Its user, if no other replica has it.
     #[must_use]
     pub fn own_user(&self) -> Option<u32> {

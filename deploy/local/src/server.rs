@@ -23,11 +23,11 @@ use crate::config::LocalConfig;
 use crate::gateway::{self, ListenerTarget};
 use crate::host::Host;
 use crate::orphans;
-use crate::platform::Platform;
+use crate::platform::LocalPlatform;
 use crate::ports::Ports;
 use crate::process::Spawner;
 use crate::sandbox::Sandbox;
-use crate::state::StateDir;
+use crate::state::PlatformStateDir;
 
 /// File in the state folder with the addresses of the platform.
 pub const ADDRESSES: &str = "addresses.json";
@@ -41,7 +41,7 @@ pub async fn run(config: LocalConfig, stop: CancellationToken, abort: Cancellati
     let client_connections = client_connections(allow_many_files());
     let folder = config.state_dir.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let state = StateDir::take(&folder)?;
+        let state = PlatformStateDir::take(&folder)?;
         let saved = state.load()?;
         anyhow::Ok((state, saved))
     });
@@ -56,7 +56,7 @@ pub async fn run(config: LocalConfig, stop: CancellationToken, abort: Cancellati
     let state = written.context("writing the addresses")?.context("cannot write into the state folder")?;
 
     let health = Health::new();
-    let platform = Platform::new(Arc::clone(&host), state, config.limits, gateway_address);
+    let platform = LocalPlatform::new(Arc::clone(&host), state, config.limits, gateway_address);
     let restored = saved.functions.len();
     platform.restore(saved).await;
     let ended = CancellationToken::new();
@@ -101,7 +101,12 @@ async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, 
 }
 
 /// Cleans up after a platform that was killed, and detects the capabilities of this machine.
-async fn prepare_host(config: &LocalConfig, state: &StateDir, client_connections: usize, abort: CancellationToken) -> anyhow::Result<Host> {
+async fn prepare_host(
+    config: &LocalConfig,
+    state: &PlatformStateDir,
+    client_connections: usize,
+    abort: CancellationToken,
+) -> anyhow::Result<Host> {
     let folder = state.path().to_path_buf();
     let orphans = tokio::task::spawn_blocking(move || orphans::sweep(&folder)).await.context("searching for orphans")?;
     if orphans > 0 {

@@ -16,7 +16,7 @@ const FILE: &str = "state.json";
 
 /// The state folder, held by one platform at a time.
 #[derive(Debug)]
-pub struct StateDir(LockedFolder);
+pub struct PlatformStateDir(LockedFolder);
 
 /// Content of the state file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ impl Saved {
     }
 }
 
-impl StateDir {
+impl PlatformStateDir {
     /// Locks the folder `path`, creating it if necessary.
     ///
     /// # Errors
@@ -103,19 +103,19 @@ mod tests {
     #[test]
     fn saved_state_is_loaded_and_a_folder_is_locked() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let state = StateDir::take(&folder.path().join("state")).expect("free");
+        let state = PlatformStateDir::take(&folder.path().join("state")).expect("free");
         assert_eq!(state.load().expect("empty").functions, []);
         let spec = FunctionSpec::parse("name = \"f\"\ncommand = [\"x\"]", Format::Toml).expect("valid");
         let saved = Saved::new(7, vec![SavedFunction { spec, desired: Allocation::new(3, 100, 64) }]);
         state.save(&saved).expect("written");
         assert_eq!(state.load().expect("readable"), saved);
-        assert!(StateDir::take(state.path()).expect_err("taken").to_string().contains("in use by another process"));
+        assert!(PlatformStateDir::take(state.path()).expect_err("taken").to_string().contains("in use by another process"));
     }
 
     #[test]
     fn a_file_of_another_version_is_refused_and_kept() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let state = StateDir::take(folder.path()).expect("free");
+        let state = PlatformStateDir::take(folder.path()).expect("free");
         state.replace(FILE, br#"{"version": 2, "highest_lease": 0, "functions": []}"#).expect("written");
         assert!(state.load().expect_err("newer").to_string().contains("version 2"));
     }

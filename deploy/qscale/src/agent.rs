@@ -18,7 +18,7 @@ use qscale_common::runtime::signature::TrustConfig;
 use qscale_up::storage::Storage;
 use serde_json::json;
 
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::system::{Locate, StateDir};
 
 /// Timeout until a new credential connects.
@@ -189,7 +189,7 @@ async fn list(locate: &Locate, state: &StateDir) -> anyhow::Result<()> {
             None => ("?".to_owned(), "?".to_owned()),
         };
         let tone = if functions.is_empty() { Tone::Plain } else { Tone::Good };
-        table.row([Cell::new(&agent, tone), if functions.is_empty() { "-".into() } else { functions.into() }, last.into()]);
+        table.row([TableCell::new(&agent, tone), if functions.is_empty() { "-".into() } else { functions.into() }, last.into()]);
     }
     table.print()
 }

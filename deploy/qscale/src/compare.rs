@@ -11,12 +11,12 @@ use qscale_common::runtime::cancellable::until_stopped;
 use qscale_common::runtime::clock;
 use qscale_common::time::Span;
 use qscale_experiments::profile::describe;
-use qscale_replay::compare::{Challenger, Conclusion, MeanInterval, Metric, MetricComparison};
+use qscale_replay::compare::{Challenger, Conclusion, MeanInterval, MetricComparison, ScenarioMetric};
 use qscale_replay::policy::load_model;
-use qscale_replay::{Comparison, ComparisonSpec, ReplayPolicy};
+use qscale_replay::{ComparisonSpec, MetricsComparison, ReplayPolicy};
 use serde_json::{Value, json};
 
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::period::PeriodArgs;
 use crate::system::Locate;
 
@@ -84,7 +84,7 @@ pub async fn run(locate: &Locate, arguments: CompareArgs) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-fn to_json(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> Value {
+fn to_json(spec: &ComparisonSpec, comparison: &MetricsComparison, seeds: u32) -> Value {
     let simulation = &spec.scenario.simulation;
     json!({
         "function": spec.scenario.function.to_string(),
@@ -102,7 +102,7 @@ fn to_json(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> Value 
     })
 }
 
-fn print(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> anyhow::Result<()> {
+fn print(spec: &ComparisonSpec, comparison: &MetricsComparison, seeds: u32) -> anyhow::Result<()> {
     let simulation = &spec.scenario.simulation;
     output::line(format_args!(
         "{} from {} {} to {} UTC: {} ticks of {}, simulated {seeds} times per policy after {} warm-up ticks",
@@ -125,7 +125,7 @@ fn print(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> anyhow::
             metric.recorded.map_or_else(|| "unknown".to_owned(), |value| shown(of, value)).into(),
             range(of, &metric.acting, shown).into(),
             range(of, &metric.other, shown).into(),
-            Cell::new(range(of, &metric.difference, signed), tone),
+            TableCell::new(range(of, &metric.difference, signed), tone),
         ]);
     }
     table.print()?;
@@ -139,26 +139,26 @@ fn print(spec: &ComparisonSpec, comparison: &Comparison, seeds: u32) -> anyhow::
     spec.assumptions.iter().try_for_each(|assumption| output::line(format_args!("  {assumption}")))
 }
 
-fn heading(metric: Metric, currency: &str) -> String {
+fn heading(metric: ScenarioMetric, currency: &str) -> String {
     match metric {
-        Metric::ViolatedShare => "violated ticks, %".to_owned(),
-        Metric::CostPerHour => format!("cost, {currency}/h"),
+        ScenarioMetric::ViolatedShare => "violated ticks, %".to_owned(),
+        ScenarioMetric::CostPerHour => format!("cost, {currency}/h"),
     }
 }
 
 /// A value in the unit of the heading.
-fn shown(metric: Metric, value: f64) -> String {
+fn shown(metric: ScenarioMetric, value: f64) -> String {
     match metric {
-        Metric::ViolatedShare => format!("{:.1}", value * 100.0),
-        Metric::CostPerHour => format!("{value:.4}"),
+        ScenarioMetric::ViolatedShare => format!("{:.1}", value * 100.0),
+        ScenarioMetric::CostPerHour => format!("{value:.4}"),
     }
 }
 
-fn signed(metric: Metric, value: f64) -> String {
+fn signed(metric: ScenarioMetric, value: f64) -> String {
     format!("{}{}", if value < 0.0 { "-" } else { "+" }, shown(metric, value.abs()))
 }
 
-fn range(metric: Metric, mean: &MeanInterval, shown: fn(Metric, f64) -> String) -> String {
+fn range(metric: ScenarioMetric, mean: &MeanInterval, shown: fn(ScenarioMetric, f64) -> String) -> String {
     format!("{} ({} to {})", shown(metric, mean.mean), shown(metric, mean.low), shown(metric, mean.high))
 }
 
@@ -166,8 +166,8 @@ fn range(metric: Metric, mean: &MeanInterval, shown: fn(Metric, f64) -> String) 
 fn summary(compared: &MetricComparison, other: &str) -> String {
     let metric = compared.metric;
     let (what, more, less, unit) = match metric {
-        Metric::ViolatedShare => ("Violations", "more", "fewer", " percentage points"),
-        Metric::CostPerHour => ("Cost", "more", "less", ""),
+        ScenarioMetric::ViolatedShare => ("Violations", "more", "fewer", " percentage points"),
+        ScenarioMetric::CostPerHour => ("Cost", "more", "less", ""),
     };
     let direction = if compared.difference.mean > 0.0 { more } else { less };
     let difference = format!("{}{unit} {direction}", shown(metric, compared.difference.mean.abs()));
@@ -192,7 +192,7 @@ mod tests {
     fn summary_has_difference_and_error_in_the_unit_of_the_metric() {
         let mean = |mean, low, high| MeanInterval { mean, low, high };
         let mut compared = MetricComparison {
-            metric: Metric::ViolatedShare,
+            metric: ScenarioMetric::ViolatedShare,
             recorded: Some(0.10),
             acting: mean(0.11, 0.10, 0.12),
             other: mean(0.045, 0.04, 0.05),
@@ -203,7 +203,7 @@ mod tests {
         compared.recorded = Some(0.25);
         let text = summary(&compared, "hpa");
         assert!(text.contains("inconclusive") && text.contains("-14.0"), "{text}");
-        compared.metric = Metric::CostPerHour;
+        compared.metric = ScenarioMetric::CostPerHour;
         assert!(summary(&compared, "hpa").contains("0.0650 less"), "{}", summary(&compared, "hpa"));
     }
 }

@@ -17,7 +17,7 @@ use qscale_common::runtime::{clock, shutdown};
 use qscale_common::time::Span;
 use qscale_promote::finetune::FinetuneConfig;
 use qscale_promote::promotion::{RoundState, Stage};
-use qscale_promote::record::{self, Record};
+use qscale_promote::record::{self, PromotionRecord};
 use qscale_promote::{PromotionRules, PromotionSettings};
 use qscale_replay::policy::STORE_PREFIX;
 use serde_json::{Value, json};
@@ -177,7 +177,7 @@ pub async fn run(locate: &Locate, arguments: FinetuneArgs) -> anyhow::Result<Exi
         None if arguments.status => status(&bus, &model, json).await.map(|()| ExitCode::SUCCESS),
         None => off(&bus, &model).await.map(|()| ExitCode::SUCCESS),
         Some(settings) if arguments.once => {
-            let record = Record::read(&bus, &model).await?;
+            let record = PromotionRecord::read(&bus, &model).await?;
             let candidate = match candidate {
                 None => None,
                 Some(candidate) => {
@@ -196,7 +196,7 @@ pub async fn run(locate: &Locate, arguments: FinetuneArgs) -> anyhow::Result<Exi
 }
 
 async fn status(bus: &Bus, model: &Name, json: bool) -> anyhow::Result<()> {
-    let record = Record::read(bus, model).await?;
+    let record = PromotionRecord::read(bus, model).await?;
     let request = record::read_request(bus, model).await?;
     let in_use = ModelStore::open(bus).await?.in_use(model).await?.map(|in_use| in_use.version);
     reporter::status(model, &record.promotion, &request, in_use, clock::now(), json)
@@ -204,7 +204,7 @@ async fn status(bus: &Bus, model: &Name, json: bool) -> anyhow::Result<()> {
 
 async fn off(bus: &Bus, model: &Name) -> anyhow::Result<()> {
     record::edit_request(bus, model, |request| request.periodic = None).await?;
-    let note = match Record::read(bus, model).await?.promotion.trial() {
+    let note = match PromotionRecord::read(bus, model).await?.promotion.trial() {
         Some(trial) => format!("; {model}@{} is on trial until its end", trial.version),
         None => String::new(),
     };
@@ -225,7 +225,7 @@ async fn periodic(bus: &Bus, model: &Name, settings: PromotionSettings) -> anyho
 async fn once(
     bus: &Bus,
     model: &Name,
-    record: Record,
+    record: PromotionRecord,
     settings: PromotionSettings,
     candidate: Option<u64>,
     json: bool,
@@ -238,7 +238,7 @@ async fn once(
     let id = record::request_round(bus, model, &record.promotion, &settings, candidate).await?;
     let (token, started, mut warned) = (shutdown::token(), clock::instant(), false);
     loop {
-        let promotion = Record::read(bus, model).await?.promotion;
+        let promotion = PromotionRecord::read(bus, model).await?.promotion;
         let status = promotion.round.as_ref().filter(|status| status.id >= id);
         ensure!(
             status.is_none_or(|status| status.id == id),

@@ -14,7 +14,7 @@ use qscale_common::runtime::platform::{PlatformClient, PlatformError};
 use qscale_common::runtime::shutdown;
 use qscale_common::units::{Mebibytes, Millicores, Replicas};
 
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::system::Locate;
 
 /// Interval between requests for new events.
@@ -173,13 +173,13 @@ fn functions_table(functions: &[FunctionStatus]) -> Table {
             replicas.push_str(&format!(" (+{})", function.actual.starting));
         }
         table.row([
-            Cell::new(function.id(), Tone::Strong),
-            Cell::new(replicas, if ready == desired.replicas.0 { Tone::Good } else { Tone::Warn }),
+            TableCell::new(function.id(), Tone::Strong),
+            TableCell::new(replicas, if ready == desired.replicas.0 { Tone::Good } else { Tone::Warn }),
             desired.cpu_millicores.into(),
             desired.memory_mib.into(),
-            Cell::new(function.queued, attention(u64::from(function.queued))),
-            Cell::new(function.crashes, attention(function.crashes)),
-            Cell::new(function.oom_kills, attention(function.oom_kills)),
+            TableCell::new(function.queued, attention(u64::from(function.queued))),
+            TableCell::new(function.crashes, attention(function.crashes)),
+            TableCell::new(function.oom_kills, attention(function.oom_kills)),
             protocol(&function.spec).into(),
         ]);
     }
@@ -213,7 +213,7 @@ async fn get(platform: &PlatformClient, function: &FunctionId, json: bool) -> an
             or_dash(replica.cpu_millicores.map(|cpu| cpu.to_string())).into(),
             or_dash(replica.memory_mib.map(|memory| memory.to_string())).into(),
             replica.in_flight.into(),
-            Cell::new(replica.restarts, attention(replica.restarts)),
+            TableCell::new(replica.restarts, attention(replica.restarts)),
             or_dash(replica.startup_ms.map(|time| output::latency(time as f64))).into(),
             or_dash(replica.port.map(|port| port.to_string())).into(),
             or_dash(replica.pid.map(|pid| pid.to_string())).into(),
@@ -228,12 +228,12 @@ async fn get(platform: &PlatformClient, function: &FunctionId, json: bool) -> an
     Ok(())
 }
 
-fn state(state: ReplicaState) -> Cell {
+fn state(state: ReplicaState) -> TableCell {
     match state {
-        ReplicaState::Ready => Cell::new("ready", Tone::Good),
-        ReplicaState::Starting => Cell::new("starting", Tone::Warn),
-        ReplicaState::BackOff => Cell::new("back-off", Tone::Bad),
-        ReplicaState::Draining => Cell::new("draining", Tone::Dim),
+        ReplicaState::Ready => TableCell::new("ready", Tone::Good),
+        ReplicaState::Starting => TableCell::new("starting", Tone::Warn),
+        ReplicaState::BackOff => TableCell::new("back-off", Tone::Bad),
+        ReplicaState::Draining => TableCell::new("draining", Tone::Dim),
     }
 }
 

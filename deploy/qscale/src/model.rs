@@ -18,9 +18,9 @@ use qscale_dqn::pretrained::pretrained;
 use qscale_replay::policy::load_model;
 use serde_json::{Value, json};
 
-use self::card::{Card, size};
+use self::card::{NamedModel, size};
 use crate::author::{AuthorArgs, SignerArgs};
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::system::Locate;
 
 /// Name of the bundled model.
@@ -181,11 +181,11 @@ async fn list(locate: &Locate, json: bool) -> anyhow::Result<()> {
         let tone = if row.in_use { Tone::Good } else { Tone::Plain };
         let pushed = row.stored.pushed.map_or("?".to_owned(), |at| format!("{} ago", output::age(now.since(at))));
         table.row([
-            Cell::new(format_args!("{}@{}", row.name, row.version), tone),
-            Cell::new(if row.in_use { "yes" } else { "-" }, tone),
+            TableCell::new(format_args!("{}@{}", row.name, row.version), tone),
+            TableCell::new(if row.in_use { "yes" } else { "-" }, tone),
             size(row.stored.bytes).into(),
             pushed.into(),
-            Cell::new(output::clean(row.stored.fingerprint.as_deref().unwrap_or("?")), Tone::Dim),
+            TableCell::new(output::clean(row.stored.fingerprint.as_deref().unwrap_or("?")), Tone::Dim),
         ]);
     }
     table.print()
@@ -234,7 +234,7 @@ async fn show(locate: &Locate, model: &str, json: bool) -> anyhow::Result<()> {
         loaded = checkpoint(&read(&store, &reference.name, version).await?)?;
         (format!("{}@{version}", reference.name), &loaded)
     };
-    let card = Card::new(name, checkpoint);
+    let card = NamedModel::new(name, checkpoint);
     if json { output::json(&card.as_json()) } else { card.print() }
 }
 
@@ -268,7 +268,7 @@ async fn push(locate: &Locate, name: &Name, file: &Path, put_in_use: bool, signe
     let bus = locate.bus().await?;
     let (store, author) = (ModelStore::open(&bus).await?, signer.author(locate, &bus, &locate.trust()?.models)?);
     let version = store.push(&author, name, &checkpoint.to_bytes(), &checkpoint.fingerprint()).await?;
-    Card::new(format!("{name}@{version}"), &checkpoint).print()?;
+    NamedModel::new(format!("{name}@{version}"), &checkpoint).print()?;
     if put_in_use {
         let pointer = store.pointer(name).await?;
         store.put_in_use(&author, name, version, &pointer).await?;
@@ -318,7 +318,7 @@ fn join(model: &Path, specialist: &Path, file: &Path) -> anyhow::Result<()> {
     let joined = load_model(model)?.join(&steady);
     let joined = joined.with_context(|| format!("{} and {} cannot be joined", model.display(), specialist.display()))?;
     write(file, &joined.to_bytes())?;
-    Card::new(file.display().to_string(), &joined).print()
+    NamedModel::new(file.display().to_string(), &joined).print()
 }
 
 /// Writes a new file.

@@ -83,19 +83,19 @@ impl Tone {
 
 /// A cell of a table.
 #[derive(Debug, Clone, Default)]
-pub struct Cell {
+pub struct TableCell {
     text: String,
     tone: Tone,
 }
 
-impl Cell {
+impl TableCell {
     /// A cell in `tone`.
     pub fn new(text: impl Display, tone: Tone) -> Self {
         Self { text: text.to_string(), tone }
     }
 }
 
-impl<T: Display> From<T> for Cell {
+impl<T: Display> From<T> for TableCell {
     fn from(text: T) -> Self {
         Self::new(text, Tone::Plain)
     }
@@ -104,24 +104,24 @@ impl<T: Display> From<T> for Cell {
 /// Rows under headings, in columns as wide as their widest cell.
 #[derive(Debug)]
 pub struct Table {
-    rows: Vec<Vec<Cell>>,
+    rows: Vec<Vec<TableCell>>,
 }
 
 impl Table {
     /// A table with these headings.
     pub fn new(headings: &[&str]) -> Self {
-        Self { rows: vec![headings.iter().map(|heading| Cell::new(heading, Tone::Dim)).collect()] }
+        Self { rows: vec![headings.iter().map(|heading| TableCell::new(heading, Tone::Dim)).collect()] }
     }
 
     /// Adds a row.
-    pub fn row<const N: usize>(&mut self, cells: [Cell; N]) {
+    pub fn row<const N: usize>(&mut self, cells: [TableCell; N]) {
         self.rows.push(cells.into());
     }
 
     /// The table as text, without a line end after its last line.
     pub fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let length = |cell: &Cell| cell.text.chars().count();
+        let length = |cell: &TableCell| cell.text.chars().count();
         let widths: Vec<usize> =
             (0..columns).map(|column| self.rows.iter().filter_map(|row| row.get(column)).map(length).max().unwrap_or(0)).collect();
         let mut text = String::new();
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let mut table = Table::new(&["NAME", "MODE"]);
-        table.row(["a".into(), Cell::new("active", Tone::Good)]);
+        table.row(["a".into(), TableCell::new("active", Tone::Good)]);
         table.row(["fibonacci".into(), "é".into()]);
         let text = table.render();
         assert_eq!(plain(&text), "NAME       MODE\na          active\nfibonacci  é");

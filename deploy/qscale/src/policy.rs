@@ -23,7 +23,7 @@ use qscale_common::time::Span;
 
 use crate::author::{AuthorArgs, SignerArgs};
 use crate::function;
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::system::Locate;
 
 /// A commented ScalingPolicy, printed by `qscale policy example`.
@@ -288,15 +288,15 @@ async fn list(bus: &Bus, trust: &TrustConfig, json: bool) -> anyhow::Result<()> 
         let (objective, bounds) = (&policy.objective, &policy.bounds);
         let held = held(policy, &controls);
         table.row([
-            Cell::new(policy.function(), Tone::Strong),
-            Cell::new(mode(policy.mode), if policy.mode == Mode::Active { Tone::Good } else { Tone::Plain }),
+            TableCell::new(policy.function(), Tone::Strong),
+            TableCell::new(mode(policy.mode), if policy.mode == Mode::Active { Tone::Good } else { Tone::Plain }),
             (&policy.agent).into(),
             Span(policy.tick.duration()).into(),
             format!("p{} ≤ {}", output::number(objective.percentile.get()), Span(objective.latency.get())).into(),
             format!("{}-{}", bounds.replicas.min(), bounds.replicas.max()).into(),
             format!("{}-{}", bounds.cpu_millicores.min(), bounds.cpu_millicores.max()).into(),
             format!("{}-{}", bounds.memory_mib.min(), bounds.memory_mib.max()).into(),
-            Cell::new(&held, if held == "-" { Tone::Dim } else { Tone::Warn }),
+            TableCell::new(&held, if held == "-" { Tone::Dim } else { Tone::Warn }),
         ]);
     }
     table.print()

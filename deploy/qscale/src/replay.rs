@@ -14,7 +14,7 @@ use qscale_replay::replay::{Match, ReplayWith, ReplayedDecision, replay};
 use qscale_replay::{FunctionReplay, NothingRecorded, ReplayPolicy, ReplayedAnswer};
 use serde_json::json;
 
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::period::PeriodArgs;
 use crate::system::Locate;
 
@@ -155,10 +155,10 @@ fn differences(decisions: &[ReplayedDecision], wanted: Match) -> anyhow::Result<
         let reason = decision.now.as_ref().map_or("", |answer| answer.reason.as_str());
         table.row([
             decision.tick.into(),
-            Cell::new(output::clock(decision.at), Tone::Dim),
+            TableCell::new(output::clock(decision.at), Tone::Dim),
             allocation(&decision.recorded).into(),
-            Cell::new(allocation(&decision.now), if wanted == Match::Different { Tone::Warn } else { Tone::Plain }),
-            Cell::new(output::clean(reason), Tone::Dim),
+            TableCell::new(allocation(&decision.now), if wanted == Match::Different { Tone::Warn } else { Tone::Plain }),
+            TableCell::new(output::clean(reason), Tone::Dim),
         ]);
     }
     table.print()?;

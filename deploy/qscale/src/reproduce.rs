@@ -15,7 +15,7 @@ use qscale_experiments::reproduce::run::RunMetric;
 use qscale_experiments::reproduce::{ReproduceOptions, findings, reproduce};
 use serde_json::json;
 
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::run_options::RunOptions;
 use crate::system::Locate;
 
@@ -196,7 +196,7 @@ fn table(results: &StudyResults) -> Table {
         let load = if line.load == last { "" } else { line.load };
         last = line.load;
         table.row([
-            Cell::new(load, Tone::Strong),
+            TableCell::new(load, Tone::Strong),
             line.competitor.into(),
             format_mean(mean(RunMetric::P95Ms), output::latency).into(),
             format_mean(mean(RunMetric::LateShare), |share| output::number(share * 100.0)).into(),

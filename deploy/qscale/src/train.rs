@@ -14,13 +14,13 @@ use qscale_common::runtime::files::read_document;
 use qscale_dqn::actions::{ActionSet, Scope};
 use qscale_dqn::tasks::FunctionClass;
 use qscale_experiments::train::device::{self, DeviceChoice};
-use qscale_experiments::train::{BaselineRule, TrainOptions, TrainOutcome, TrainReport, TrainedModel, Trainer};
+use qscale_experiments::train::{BaselineRule, LearningMethod, TrainOptions, TrainOutcome, TrainReport, TrainedModel};
 use qscale_rl::learner::{Hyperparameters, RolloutConfig};
 use qscale_train::config::TrainingConfig;
 use qscale_train::evaluate::Score;
 use serde_json::json;
 
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::run_options::RunOptions;
 use crate::system::Locate;
 
@@ -67,7 +67,7 @@ pub struct TrainArgs {
     specialist: Option<Option<u64>>,
     /// Trainer: replay: QR-DQN; means: double DQN; rollouts: PQN, without replay buffer [default: that of --recipe, or replay]
     #[arg(long, value_name = "replay|means|rollouts")]
-    trainer: Option<Trainer>,
+    trainer: Option<LearningMethod>,
     /// Random seed; the same seed gives the same network
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
@@ -138,9 +138,9 @@ fn recipe(arguments: &TrainArgs) -> anyhow::Result<TrainingConfig> {
     recipe.tasks = recipe.tasks.of(arguments.functions);
     let Hyperparameters { rollouts, quantiles, huber_delta, .. } = match arguments.trainer {
         None => recipe.hyperparameters.clone(),
-        Some(Trainer::Replay) => Hyperparameters::default(),
-        Some(Trainer::Means) => Hyperparameters::plain(),
-        Some(Trainer::Rollouts) => Hyperparameters { rollouts: Some(RolloutConfig::default()), ..Hyperparameters::default() },
+        Some(LearningMethod::Replay) => Hyperparameters::default(),
+        Some(LearningMethod::Means) => Hyperparameters::plain(),
+        Some(LearningMethod::Rollouts) => Hyperparameters { rollouts: Some(RolloutConfig::default()), ..Hyperparameters::default() },
     };
     recipe.hyperparameters = Hyperparameters { rollouts, quantiles, huber_delta, ..recipe.hyperparameters };
     recipe.check().map_err(anyhow::Error::msg)?;
@@ -176,11 +176,11 @@ fn table(trained: &[TrainedModel]) -> anyhow::Result<()> {
     let mut row = |name: String, score: &Score, time: String| {
         let mean = &score.mean;
         table.row([
-            Cell::new(name, Tone::Plain),
-            Cell::new(format!("{:.2} %", mean.violation * 100.0), Tone::Plain),
-            Cell::new(format!("{:.3}", mean.cost), Tone::Plain),
-            Cell::new(format!("{:.3}", mean.reward), Tone::Plain),
-            Cell::new(time, Tone::Plain),
+            TableCell::new(name, Tone::Plain),
+            TableCell::new(format!("{:.2} %", mean.violation * 100.0), Tone::Plain),
+            TableCell::new(format!("{:.3}", mean.cost), Tone::Plain),
+            TableCell::new(format!("{:.3}", mean.reward), Tone::Plain),
+            TableCell::new(time, Tone::Plain),
         ]);
     };
     for model in trained {

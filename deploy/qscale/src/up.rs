@@ -6,7 +6,7 @@ use qscale_common::runtime::{clock, shutdown};
 use qscale_up::dashboard::FunctionSummary;
 use qscale_up::plan::{Plan, PlannedFunction};
 use qscale_up::state_dir::StateDir;
-use qscale_up::{LINES, RunResult, UpOptions, ViewOptions, lag_warning, many, run_until_done, say};
+use qscale_up::{LINES, SystemRun, UpOptions, ViewOptions, lag_warning, many, run_until_done, say};
 use serde_json::json;
 
 use crate::output;
@@ -23,7 +23,7 @@ pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode
     let summary =
         |planned: &PlannedFunction| result.dashboard.summary(&planned.id, planned.agent.as_str(), result.load_of(&planned.id).cloned());
     let summaries: Vec<_> = plan.functions.iter().map(summary).collect();
-    let RunResult { dashboard, load } = result;
+    let SystemRun { dashboard, load } = result;
     if dashboard.missed_ticks() > 0 {
         say(format!("warning: {}", lag_warning(dashboard.missed_ticks(), &plan)));
     }

@@ -12,11 +12,11 @@ use qscale_common::time::Span;
 use qscale_experiments::profile::describe;
 use qscale_experiments::profile::measure::ProfileBudget;
 use qscale_experiments::validate::compare::{self, Percentage, ScenarioComparison};
-use qscale_experiments::validate::{Progress, TRIES, ValidateOptions, machine, scenario, validate};
+use qscale_experiments::validate::{TRIES, ValidateOptions, ValidationStep, machine, scenario, validate};
 use qscale_sim::FunctionProfile;
 use serde_json::json;
 
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::profile::{FunctionArgs, show_step, steps};
 use crate::system::Locate;
 
@@ -74,8 +74,8 @@ pub async fn run(locate: &Locate, arguments: ValidateArgs) -> anyhow::Result<Exi
     };
     let bar = steps();
     let progress = |progress| match progress {
-        Progress::Measuring(step) => show_step(&bar, step),
-        Progress::Scenario { name, index, all } => {
+        ValidationStep::Measuring(step) => show_step(&bar, step),
+        ValidationStep::Scenario { name, index, all } => {
             bar.set_length(all as u64);
             bar.set_position(index as u64);
             bar.set_message(name);
@@ -127,10 +127,10 @@ fn table(comparisons: &[ScenarioComparison]) -> Table {
         "OTHERS",
     ]);
     for comparison in comparisons {
-        let [p50, p95, p99, completed, cpu] = comparison.measures().map(|measure| Cell::new(measure.text(), tone(measure.error())));
+        let [p50, p95, p99, completed, cpu] = comparison.measures().map(|measure| TableCell::new(measure.text(), tone(measure.error())));
         let others = &comparison.real.others;
         table.row([
-            Cell::new(comparison.scenario.name, if comparison.real.void.is_some() { Tone::Bad } else { Tone::Strong }),
+            TableCell::new(comparison.scenario.name, if comparison.real.void.is_some() { Tone::Bad } else { Tone::Strong }),
             comparison.scenario.limits().into(),
             comparison.real.requests().into(),
             p50,
@@ -138,7 +138,7 @@ fn table(comparisons: &[ScenarioComparison]) -> Table {
             p99,
             completed,
             cpu,
-            Cell::new(format!("{:.2}", others.cores), if others.is_disturbing() { Tone::Warn } else { Tone::Dim }),
+            TableCell::new(format!("{:.2}", others.cores), if others.is_disturbing() { Tone::Warn } else { Tone::Dim }),
         ]);
     }
     table

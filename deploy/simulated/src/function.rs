@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qscale_common::name::FunctionId;
-use qscale_common::platform::metrics::Counted;
+use qscale_common::platform::metrics::FunctionCounters;
 use qscale_common::platform::{EventKind, FunctionSpec, ReplicaState};
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Replicas};
 use qscale_sim::load::LoadSource;
-use qscale_sim::replica::{Phase, Replica};
+use qscale_sim::replica::{Phase, SimulatedReplica};
 use qscale_sim::rng::{Purpose, stream};
-use qscale_sim::{Function, Gateway, Nanos, Reading};
+use qscale_sim::{Function, Gateway, Nanos, ScrapeBuffer};
 
 use crate::inputs::SimulationInputs;
 use crate::published::PublishedLoad;
@@ -46,14 +46,14 @@ pub struct Simulated {
     pub(crate) spec: Arc<FunctionSpec>,
     pub(crate) inputs: SimulationInputs,
     pub(crate) world: Function,
-    pub(crate) reading: Reading,
+    pub(crate) reading: ScrapeBuffer,
     pub(crate) desired: Allocation,
     /// Reason why the current memory limit differs from the desired one, if it does.
     pub(crate) held: Option<String>,
     /// Counts from before the function file was replaced.
-    pub(crate) carried: Counted,
+    pub(crate) carried: FunctionCounters,
     pub(crate) published: PublishedLoad,
-    pub(crate) known: BTreeMap<u32, Known>,
+    pub(crate) known: BTreeMap<u32, ObservedReplica>,
     origin: Origin,
     source: Option<LoadSource>,
     /// Start of its load.
@@ -65,7 +65,7 @@ pub struct Simulated {
 
 /// State of a replica at the last observation.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Known {
+pub(crate) struct ObservedReplica {
     pub state: ReplicaState,
     /// OOM kills.
     pub kills: u64,
@@ -86,10 +86,10 @@ impl Simulated {
             spec: Arc::new(spec),
             world,
             inputs,
-            reading: Reading::default(),
+            reading: ScrapeBuffer::default(),
             desired,
             held: None,
-            carried: Counted::default(),
+            carried: FunctionCounters::default(),
             published: PublishedLoad::at(now),
             known: BTreeMap::new(),
             origin,
@@ -124,7 +124,7 @@ impl Simulated {
     }
 
     fn play(&mut self, begin: Nanos) {
-        let source = |load: &qscale_sim::Load| load.source(stream(self.inputs.seed, 0, Purpose::Arrivals)).beginning(begin);
+        let source = |load: &qscale_sim::SimulatedLoad| load.source(stream(self.inputs.seed, 0, Purpose::Arrivals)).beginning(begin);
         self.source = self.inputs.load.as_ref().map(source);
     }
 
@@ -215,12 +215,12 @@ impl Simulated {
     }
 
     /// Counters over all function files.
-    pub(crate) fn counted(&mut self) -> Counted {
+    pub(crate) fn counted(&mut self) -> FunctionCounters {
         let at = self.origin.timestamp(self.now);
         self.world.scrape(self.now, at, &mut self.reading);
         let (arrived, platform) = (self.reading.scrape.ingress.map_or(0, |ingress| ingress.arrived), self.reading.scrape.platform);
         let (startups, startup_ms) = platform.and_then(|platform| platform.startups).unwrap_or_default();
-        Counted {
+        FunctionCounters {
             arrived: self.carried.arrived + arrived,
             oom_kills: self.carried.oom_kills + platform.and_then(|platform| platform.oom_kills).unwrap_or(0),
             crashes: self.carried.crashes + platform.and_then(|platform| platform.crashes).unwrap_or(0),
@@ -235,7 +235,7 @@ impl Simulated {
     }
 
     /// Start of a replica.
-    pub(crate) fn started(&self, replica: &Replica) -> Timestamp {
+    pub(crate) fn started(&self, replica: &SimulatedReplica) -> Timestamp {
         self.origin.timestamp(replica.begun)
     }
 
@@ -251,11 +251,11 @@ impl Simulated {
 
     /// Records changes of its replicas.
     fn observe(&mut self, events: &mut Vec<FunctionEvent>) {
-        let now: BTreeMap<u32, Known> = self.world.replicas().map(|replica| (replica.number, self.seen(replica))).collect();
+        let now: BTreeMap<u32, ObservedReplica> = self.world.replicas().map(|replica| (replica.number, self.seen(replica))).collect();
         if now == self.known {
             return;
         }
-        for (number, Known { state, kills, startup }) in &now {
+        for (number, ObservedReplica { state, kills, startup }) in &now {
             let before = self.known.get(number).map(|known| known.state);
             let mut add = |kind, message: String| events.push((Some(self.name_of(*number)), kind, message));
             if before.is_none() {
@@ -282,7 +282,7 @@ impl Simulated {
         self.known = now;
     }
 
-    pub(crate) fn seen(&self, replica: &Replica) -> Known {
+    pub(crate) fn seen(&self, replica: &SimulatedReplica) -> ObservedReplica {
         let before = self.known.get(&replica.number).and_then(|known| known.startup);
         let (state, startup) = match replica.phase {
             Phase::Pending => (ReplicaState::Starting, None),
@@ -291,7 +291,7 @@ impl Simulated {
             Phase::Draining => (ReplicaState::Draining, before),
             Phase::BackOff { .. } => (ReplicaState::BackOff, before),
         };
-        Known { state, kills: replica.oom_kills, startup }
+        ObservedReplica { state, kills: replica.oom_kills, startup }
     }
 }
 

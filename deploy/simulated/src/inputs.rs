@@ -10,7 +10,7 @@ use qscale_common::runtime::files::read_document;
 use qscale_common::runtime::traces::{OpenedTrace, open_trace};
 use qscale_common::workload::Scale;
 use qscale_common::workload::trace::{Keep, Trace};
-use qscale_sim::{FunctionProfile, Load, ProfileScale, profiles};
+use qscale_sim::{FunctionProfile, ProfileScale, SimulatedLoad, profiles};
 
 /// The trace that was opened last, with its folder: functions of one trace share it.
 pub type LastTrace = Option<(PathBuf, Arc<Trace>)>;
@@ -25,7 +25,7 @@ pub struct SimulationInputs {
     /// Crashes of a running replica per hour.
     pub crashes_per_hour: f64,
     /// The load; `None` for none.
-    pub load: Option<Load>,
+    pub load: Option<SimulatedLoad>,
     /// Seed of arrivals, demands and starts.
     pub seed: u64,
 }
@@ -42,7 +42,7 @@ impl SimulationInputs {
         let found = self::profile(profile).map_err(|why| OutOfRange::new("simulated.profile", profile, why))?;
         let load = match (trace, load) {
             (Some(trace), _) => Some(load_of(trace, last_trace)?),
-            (None, Some(pattern)) => Some(Load::Pattern { pattern: pattern.clone(), gaps: *gaps }),
+            (None, Some(pattern)) => Some(SimulatedLoad::Pattern { pattern: pattern.clone(), gaps: *gaps }),
             (None, None) => None,
         };
         Ok(Self {
@@ -55,7 +55,7 @@ impl SimulationInputs {
     }
 }
 
-fn load_of(trace: &SimulatedTrace, last_trace: &mut LastTrace) -> Result<Load, OutOfRange> {
+fn load_of(trace: &SimulatedTrace, last_trace: &mut LastTrace) -> Result<SimulatedLoad, OutOfRange> {
     let SimulatedTrace { folder, function, iat, time_scale, rate_scale, cpu_share } = trace;
     let scale = Scale::new(*time_scale, *rate_scale).map_err(|error| {
         OutOfRange::new("simulated.trace", format_args!("{time_scale}, {rate_scale}"), format_args!("in range ({error})"))
@@ -80,8 +80,8 @@ fn load_of(trace: &SimulatedTrace, last_trace: &mut LastTrace) -> Result<Load, O
     one.check_rate(*rate_scale)
         .map_err(|error| OutOfRange::new("simulated.trace.rate_scale", rate_scale, format_args!("smaller ({error})")))?;
     Ok(match one {
-        Trace::Minutes(trace) => Load::Trace { trace: Arc::new(trace), iat: *iat, scale, cpu_share: *cpu_share },
-        Trace::Rows(trace) => Load::Rows { trace: Arc::new(trace), scale, cpu_share: *cpu_share },
+        Trace::Minutes(trace) => SimulatedLoad::Trace { trace: Arc::new(trace), iat: *iat, scale, cpu_share: *cpu_share },
+        Trace::Rows(trace) => SimulatedLoad::Rows { trace: Arc::new(trace), scale, cpu_share: *cpu_share },
     })
 }
 
@@ -115,7 +115,7 @@ mod tests {
         let load = Some("step:1@0s,9@5s".parse().expect("a pattern"));
         let found = inputs(SimulatedFunction { load, seed: Some(7), ..SimulatedFunction::default() }).expect("valid");
         assert_eq!((found.profile.name.as_str(), found.seed), ("fibonacci-python", 7));
-        assert!(matches!(found.load, Some(Load::Pattern { pattern, .. }) if pattern.to_string() == "step:1@0s,9@5s"));
+        assert!(matches!(found.load, Some(SimulatedLoad::Pattern { pattern, .. }) if pattern.to_string() == "step:1@0s,9@5s"));
         assert!(inputs(SimulatedFunction::default()).expect("everything has a default").load.is_none());
     }
 
@@ -140,7 +140,7 @@ mod tests {
             let trace = Some(SimulatedTrace::new(path.clone(), function));
             inputs(SimulatedFunction { trace, ..SimulatedFunction::default() }).map(|found| found.load)
         };
-        let Ok(Some(Load::Rows { trace, .. })) = load(1) else { panic!("another load") };
+        let Ok(Some(SimulatedLoad::Rows { trace, .. })) = load(1) else { panic!("another load") };
         assert_eq!((trace.functions.as_slice(), trace.rows.len()), (["g".to_owned()].as_slice(), 2));
         let error = load(2).expect_err("two functions");
         assert_eq!(

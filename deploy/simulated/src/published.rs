@@ -2,7 +2,7 @@
 
 use qscale_common::time::Timestamp;
 use qscale_sim::Totals;
-use qscale_sim::latency::Histogram;
+use qscale_sim::latency::LatencyHistogram;
 
 /// Counts of a function's load at the last Load message, and the totals of replaced simulations.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ pub(crate) struct ReplacedTotals {
     pub refused: u64,
     pub timed_out: u64,
     pub lost: u64,
-    pub latency: Histogram,
+    pub latency: LatencyHistogram,
 }
 
 impl PublishedLoad {

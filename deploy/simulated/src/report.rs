@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use qscale_common::contract::{Failures, LatencyBucket, Load, Version};
 use qscale_common::load::{BUCKET_RATIO, FIRST_BUCKET_US, FunctionLoad, LatencySummary, LoadSummary};
 use qscale_common::time::{Timestamp, millis};
-use qscale_sim::latency::Histogram;
+use qscale_sim::latency::LatencyHistogram;
 use qscale_sim::{Nanos, Totals};
 
 use crate::function::Simulated;
@@ -18,7 +18,7 @@ static BOUNDS_US: LazyLock<[u64; BUCKETS]> =
     LazyLock::new(|| std::array::from_fn(|index| (FIRST_BUCKET_US as f64 * BUCKET_RATIO.powi(index as i32)) as u64));
 
 /// Latencies in `histogram`; `None` if it is empty.
-fn latency_of(histogram: &Histogram) -> Option<LatencySummary> {
+fn latency_of(histogram: &LatencyHistogram) -> Option<LatencySummary> {
     let at = |share| histogram.quantile(share, 0).map(|latency| rounded(latency.seconds() * 1_000.0));
     Some(LatencySummary { mean: None, p50: at(0.5)?, p90: at(0.9)?, p95: at(0.95)?, p99: at(0.99)?, p999: at(0.999)?, max: None })
 }
@@ -66,7 +66,7 @@ impl Simulated {
     }
 
     /// Summary of its load with the latency histogram.
-    pub(crate) fn line(&mut self) -> (FunctionLoad, Histogram) {
+    pub(crate) fn line(&mut self) -> (FunctionLoad, LatencyHistogram) {
         let mut latency = self.published.before.latency.clone();
         let loaded = self.loaded_for();
         let totals = self.totals();
@@ -81,8 +81,8 @@ impl Simulated {
 
 /// Summarises the load of functions.
 #[must_use]
-pub fn summary(functions: Vec<(FunctionLoad, Histogram)>, longest: Nanos) -> LoadSummary {
-    let mut latency = Histogram::default();
+pub fn summary(functions: Vec<(FunctionLoad, LatencyHistogram)>, longest: Nanos) -> LoadSummary {
+    let mut latency = LatencyHistogram::default();
     let mut counts = [0; 3];
     for (line, of_function) in &functions {
         counts = [counts[0] + line.due, counts[1] + line.succeeded, counts[2] + line.failed];
@@ -94,7 +94,7 @@ pub fn summary(functions: Vec<(FunctionLoad, Histogram)>, longest: Nanos) -> Loa
     LoadSummary { version: LoadSummary::VERSION, sending_s: rounded(longest.seconds()), total, functions, ..LoadSummary::default() }
 }
 
-fn line(function: String, [due, succeeded, failed]: [u64; 3], loaded: Nanos, latency: &Histogram) -> FunctionLoad {
+fn line(function: String, [due, succeeded, failed]: [u64; 3], loaded: Nanos, latency: &LatencyHistogram) -> FunctionLoad {
     let rate = |count: u64| if loaded > Nanos::ZERO { rounded(count as f64 / loaded.seconds()) } else { 0.0 };
     FunctionLoad {
         function,
@@ -114,10 +114,10 @@ fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 
-fn buckets(histogram: &Histogram) -> Vec<u64> {
+fn buckets(histogram: &LatencyHistogram) -> Vec<u64> {
     let mut buckets = vec![0; BUCKETS];
     for (cell, count) in histogram.cells() {
-        let bucket = BOUNDS_US.partition_point(|bound| bound * 1_000 < Histogram::end_of(cell).0).min(BUCKETS - 1);
+        let bucket = BOUNDS_US.partition_point(|bound| bound * 1_000 < LatencyHistogram::end_of(cell).0).min(BUCKETS - 1);
         buckets[bucket] += count;
     }
     buckets
@@ -125,15 +125,15 @@ fn buckets(histogram: &Histogram) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use qscale_sim::latency::Place;
+    use qscale_sim::latency::HistogramPosition;
 
     use super::*;
 
     #[test]
     fn every_latency_lies_in_one_bucket() {
-        let mut histogram = Histogram::default();
+        let mut histogram = LatencyHistogram::default();
         for ms in [0, 1, 5, 90, 4_000, 200_000] {
-            histogram.add(Place::of(Nanos::millis(ms)));
+            histogram.add(HistogramPosition::of(Nanos::millis(ms)));
         }
         let buckets = buckets(&histogram);
         assert_eq!(buckets.iter().sum::<u64>(), 6);
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn a_summary_adds_up_its_functions() {
-        let mut latency = Histogram::default();
-        latency.add(Place::of(Nanos::millis(10)));
+        let mut latency = LatencyHistogram::default();
+        latency.add(HistogramPosition::of(Nanos::millis(10)));
         let one = || (line("default/f".to_owned(), [5, 3, 1], Nanos::millis(2_000), &latency), latency.clone());
         let summary = summary(vec![one(), one()], Nanos::millis(2_000));
         assert_eq!((summary.total.due, summary.total.succeeded, summary.total.failed, summary.total.censored), (10, 6, 2, 2));

@@ -1,11 +1,11 @@
 //! A simulated function in the API and the metrics. Owns the mapping from the simulation to the figures of a real platform.
 
-use qscale_common::platform::metrics::{BUCKETS, Ending, FunctionView, LAST_BOUND_MS, ReplicaView, ResourceUsage, Series};
+use qscale_common::platform::metrics::{BUCKETS, FunctionView, LAST_BOUND_MS, ReplicaView, RequestResult, ResourceUsage, Series};
 use qscale_common::platform::{ActualAllocation, FunctionSpec, FunctionStatus, Protocol, ReplicaState, ReplicaStatus};
 use qscale_common::scrape::{LATENCY_BOUNDS_MS, LATENCY_BUCKETS, RequestCounters};
-use qscale_sim::replica::{Phase, Replica};
+use qscale_sim::replica::{Phase, SimulatedReplica};
 
-use crate::function::{Known, Simulated};
+use crate::function::{ObservedReplica, Simulated};
 
 /// Gateway address in the API, where there is none.
 const GATEWAY: &str = "none: requests are simulated";
@@ -20,16 +20,16 @@ enum End {
 }
 
 impl End {
-    fn status(&self, protocol: Protocol) -> Ending {
+    fn status(&self, protocol: Protocol) -> RequestResult {
         match (protocol, self) {
-            (Protocol::Http, End::Well) => Ending { http: 200, grpc: None },
-            (Protocol::Http, End::TooLate) => Ending { http: 504, grpc: None },
-            (Protocol::Http, End::QueueFull) => Ending { http: 503, grpc: None },
-            (Protocol::Http, End::Lost) => Ending { http: 502, grpc: None },
-            (Protocol::Grpc, End::Well) => Ending { http: 200, grpc: Some(0) },
-            (Protocol::Grpc, End::TooLate) => Ending { http: 200, grpc: Some(4) },
-            (Protocol::Grpc, End::QueueFull) => Ending { http: 200, grpc: Some(8) },
-            (Protocol::Grpc, End::Lost) => Ending { http: 200, grpc: Some(14) },
+            (Protocol::Http, End::Well) => RequestResult { http: 200, grpc: None },
+            (Protocol::Http, End::TooLate) => RequestResult { http: 504, grpc: None },
+            (Protocol::Http, End::QueueFull) => RequestResult { http: 503, grpc: None },
+            (Protocol::Http, End::Lost) => RequestResult { http: 502, grpc: None },
+            (Protocol::Grpc, End::Well) => RequestResult { http: 200, grpc: Some(0) },
+            (Protocol::Grpc, End::TooLate) => RequestResult { http: 200, grpc: Some(4) },
+            (Protocol::Grpc, End::QueueFull) => RequestResult { http: 200, grpc: Some(8) },
+            (Protocol::Grpc, End::Lost) => RequestResult { http: 200, grpc: Some(14) },
         }
     }
 }
@@ -40,7 +40,7 @@ impl Simulated {
         let counted = self.counted();
         let mut actual = ActualAllocation::default();
         for replica in self.world.replicas() {
-            let Known { state, startup, .. } = self.seen(replica);
+            let ObservedReplica { state, startup, .. } = self.seen(replica);
             match state {
                 ReplicaState::Ready => actual.ready += 1,
                 ReplicaState::Starting | ReplicaState::BackOff => actual.starting += 1,
@@ -122,7 +122,7 @@ impl Simulated {
 
     /// Requests of a replica: successful ones in their buckets, timed-out ones with the whole timeout. The duration of
     /// requests lost with a process is unknown; all failures of a replica that was restarted count as lost.
-    fn answered(&self, replica: &Replica) -> Vec<Series> {
+    fn answered(&self, replica: &SimulatedReplica) -> Vec<Series> {
         let requests: &RequestCounters = &replica.requests;
         let (protocol, timeout) = (self.spec.protocol, self.spec.timeout.0.as_secs_f64());
         let mut series = Vec::new();
@@ -145,7 +145,7 @@ impl Simulated {
 }
 
 /// Requests with equal duration.
-fn alike(ending: Ending, count: u64, seconds: f64) -> Series {
+fn alike(ending: RequestResult, count: u64, seconds: f64) -> Series {
     let millis = seconds * 1_000.0;
     let bucket = LATENCY_BOUNDS_MS.partition_point(|bound| *bound < millis) + usize::from(millis > LAST_BOUND_MS);
     let mut counts = [0; BUCKETS];

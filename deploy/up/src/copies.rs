@@ -99,7 +99,7 @@ pub struct StreamPosition {
 
 /// Result of the comparison of two positions of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Comparison {
+pub enum PositionComparison {
     /// Nothing is lost.
     Intact,
     /// Messages are lost.
@@ -118,15 +118,15 @@ impl StreamPosition {
     }
 
     /// Compares this position with the later one `now`.
-    pub fn compare(self, now: Self) -> Comparison {
+    pub fn compare(self, now: Self) -> PositionComparison {
         let known = (self.created_ms, self.last, self.at_ms);
         match () {
             () if self.created_ms != now.created_ms || self.last == 0 || known == (now.created_ms, now.last, now.at_ms) => {
-                Comparison::Intact
+                PositionComparison::Intact
             }
-            () if now.last <= self.last || now.missing > self.missing => Comparison::Lost,
-            () if now.first > self.last => Comparison::Intact,
-            () => Comparison::Ask(self.last, self.at_ms),
+            () if now.last <= self.last || now.missing > self.missing => PositionComparison::Lost,
+            () if now.first > self.last => PositionComparison::Intact,
+            () => PositionComparison::Ask(self.last, self.at_ms),
         }
     }
 }
@@ -262,17 +262,17 @@ mod tests {
         let at = |last, at, missing| StreamPosition { created_ms: CREATED, first: 1, last, at_ms: Timestamp(at), missing };
         let before = at(10, 100, 1);
         for (now, expected) in [
-            (before, Comparison::Intact),
-            (at(4, 40, 1), Comparison::Lost),
-            (at(10, 110, 1), Comparison::Lost),
-            (at(12, 120, 2), Comparison::Lost),
-            (at(12, 120, 1), Comparison::Ask(10, Timestamp(100))),
-            (StreamPosition { first: 11, ..at(12, 120, 0) }, Comparison::Intact),
-            (StreamPosition { created_ms: Timestamp(5_000), ..at(1, 130, 0) }, Comparison::Intact),
+            (before, PositionComparison::Intact),
+            (at(4, 40, 1), PositionComparison::Lost),
+            (at(10, 110, 1), PositionComparison::Lost),
+            (at(12, 120, 2), PositionComparison::Lost),
+            (at(12, 120, 1), PositionComparison::Ask(10, Timestamp(100))),
+            (StreamPosition { first: 11, ..at(12, 120, 0) }, PositionComparison::Intact),
+            (StreamPosition { created_ms: Timestamp(5_000), ..at(1, 130, 0) }, PositionComparison::Intact),
         ] {
             assert_eq!(before.compare(now), expected, "{now:?}");
         }
-        assert_eq!(at(0, 0, 0).compare(at(3, 30, 0)), Comparison::Intact, "there was nothing to lose");
+        assert_eq!(at(0, 0, 0).compare(at(3, 30, 0)), PositionComparison::Intact, "there was nothing to lose");
     }
 
     #[test]

@@ -5,4 +5,4 @@ pub mod machine;
 mod report;
 pub mod workloads;
 
-pub use self::report::{DoctorVerdict, Finding, Report};
+pub use self::report::{CheckResult, DoctorVerdict, Report};

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 
 use super::plan::{Plan, PlannedFunction, copy_of};
 use super::supervisor::{HealthCheck, KILLED, Preparation, Service, Status, Statuses, Supervisor};
-use super::{Backend, say, sibling_program};
+use super::{BackendKind, say, sibling_program};
 use crate::repair::{Repair, RepairReport};
 use crate::state_dir::{Addresses, StateDir, SystemTrust, find_nats_server};
 use crate::storage::{Storage, streams_folder};
@@ -69,7 +69,7 @@ pub struct RunningSystem {
     supervisor: Supervisor,
     state: StateDir,
     addresses: Addresses,
-    backend: Backend,
+    backend: BackendKind,
     clock_rate: ClockRate,
     limits: bool,
     /// Whether its steps are printed.
@@ -103,8 +103,8 @@ impl RunningSystem {
             nats: format!("nats://{}", address(4222)?),
             platform: address(8701)?.to_string(),
             gateway: match plan.backend {
-                Backend::Local => address(8700)?.to_string(),
-                Backend::Sim => "none: requests are simulated".to_owned(),
+                BackendKind::Local => address(8700)?.to_string(),
+                BackendKind::Sim => "none: requests are simulated".to_owned(),
             },
             health,
             pid: std::process::id(),
@@ -123,12 +123,12 @@ impl RunningSystem {
     pub async fn start(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
         let bus = self.start_nats(plan).await?;
         let platform = match self.backend {
-            Backend::Local => self.start_platform().await?,
-            Backend::Sim => self.start_simulated_platform().await?,
+            BackendKind::Local => self.start_platform().await?,
+            BackendKind::Sim => self.start_simulated_platform().await?,
         };
         match self.backend {
-            Backend::Local => self.add_functions(&platform, &bus, plan).await?,
-            Backend::Sim => self.add_simulated(&platform, plan).await?,
+            BackendKind::Local => self.add_functions(&platform, &bus, plan).await?,
+            BackendKind::Sim => self.add_simulated(&platform, plan).await?,
         }
         write_policies(&self.author(&bus)?, &plan.functions).await?;
         let plural = if plan.agents.len() > 1 { "s" } else { "" };
@@ -144,7 +144,7 @@ impl RunningSystem {
         });
         self.start_service("actuator", "actuator", "qscale-actuator", &actuator).await?;
         let mut source = json!({ "url": format!("http://{platform_address}/metrics") });
-        if self.backend == Backend::Sim {
+        if self.backend == BackendKind::Sim {
             source["max_body_mib"] = json!(METRICS_MIB);
         }
         self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source }, "trust": policies }))
@@ -167,7 +167,7 @@ impl RunningSystem {
     }
 
     async fn start_nats(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
-        if self.backend == Backend::Sim {
+        if self.backend == BackendKind::Sim {
             // Every simulated world starts from its initial state; decisions of an earlier one mean nothing in it.
             let _absent = std::fs::remove_dir_all(self.store());
             self.repair()?.forget();
@@ -392,7 +392,7 @@ impl RunningSystem {
     /// # Errors
     /// When the load generator or the simulated load cannot be started.
     pub async fn start_load(&self, plan: &Plan) -> anyhow::Result<()> {
-        if self.backend == Backend::Sim {
+        if self.backend == BackendKind::Sim {
             let load = plan.trace.as_deref().unwrap_or(&plan.load_description);
             self.say(&format!("[6/6] load on {}: {load}", counted(plan.functions.len() as u64, "function")));
             return self.platform()?.begin_load().await.context("failed to start the simulated load");
@@ -430,7 +430,7 @@ impl RunningSystem {
 
     /// Restarts of the simulated platform, if more than `known`: its functions are then gone.
     pub fn world_restarts(&self, known: u32) -> Option<u32> {
-        let restarts = self.statuses().get(PLATFORM).filter(|_| self.backend == Backend::Sim)?.restarts;
+        let restarts = self.statuses().get(PLATFORM).filter(|_| self.backend == BackendKind::Sim)?.restarts;
         (restarts > known).then_some(restarts)
     }
 
@@ -445,7 +445,7 @@ impl RunningSystem {
 
     /// Summary of the simulated load; `None` with real functions.
     pub async fn simulated_load(&self) -> Option<LoadSummary> {
-        if self.backend == Backend::Local {
+        if self.backend == BackendKind::Local {
             return None;
         }
         self.platform().ok()?.load_summary().await.ok()

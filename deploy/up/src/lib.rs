@@ -33,12 +33,12 @@ use tokio_util::sync::CancellationToken;
 use self::dashboard::Dashboard;
 use self::launch::RunningSystem;
 pub use self::load::{LoadPlan, RequestForm};
-pub use self::options::{Backend, UpOptions};
+pub use self::options::{BackendKind, UpOptions};
 use self::plan::Plan;
 use self::repair::RepairReport;
 use self::state_dir::StateDir;
 use self::supervisor::{Status, Statuses};
-use self::view::{Head, View};
+use self::view::{View, ViewHeader};
 
 /// Up to this number of functions, each has a line of its own in printed output.
 pub const LINES: usize = 8;
@@ -65,14 +65,14 @@ pub struct ViewOptions {
 }
 
 /// The result of a run.
-pub struct RunResult {
+pub struct SystemRun {
     /// The functions at the end of the run.
     pub dashboard: Dashboard,
     /// Summary of the load; `None` without load.
     pub load: Option<LoadSummary>,
 }
 
-impl RunResult {
+impl SystemRun {
     /// Summary of the load on `function`.
     pub fn load_of(&self, function: &FunctionId) -> Option<&FunctionLoad> {
         self.load.as_ref()?.function(&function.to_string())
@@ -83,7 +83,7 @@ impl RunResult {
 ///
 /// # Errors
 /// When another system runs in the folder, a program is missing, a service does not become ready within a minute, or the load generator sends nothing.
-pub async fn run_until_done(plan: &Plan, state: &StateDir, view: ViewOptions, token: &CancellationToken) -> anyhow::Result<RunResult> {
+pub async fn run_until_done(plan: &Plan, state: &StateDir, view: ViewOptions, token: &CancellationToken) -> anyhow::Result<SystemRun> {
     let mut running = RunningSystem::new(plan, state, view.print)?;
     let started = tokio::select! {
         started = running.start(plan) => started,
@@ -120,7 +120,7 @@ pub async fn run_until_done(plan: &Plan, state: &StateDir, view: ViewOptions, to
     {
         anyhow::bail!("the load generator failed: {reason}");
     }
-    Ok(RunResult { dashboard, load })
+    Ok(SystemRun { dashboard, load })
 }
 
 struct Streams {
@@ -188,7 +188,7 @@ async fn follow(
                 say(event);
             }
         }
-        let head = Head { title: title(plan, running, elapsed), problems: repair.problems() };
+        let head = ViewHeader { title: title(plan, running, elapsed), problems: repair.problems() };
         screen.draw(&dashboard, &statuses, &shown, &head, clock::now());
         if now.duration_since(printed) >= PRINT_INTERVAL {
             printed = now;
@@ -234,8 +234,8 @@ fn is_over(view: ViewOptions, elapsed: Duration, statuses: &Statuses) -> bool {
 fn title(plan: &Plan, running: &RunningSystem, elapsed: Duration) -> String {
     let (seconds, load) = (elapsed.as_secs_f64(), &plan.load_description);
     match plan.backend {
-        Backend::Local => format!("qscale  {seconds:.0} s  load {load}  gateway {}  (q quits)", running.gateway()),
-        Backend::Sim => {
+        BackendKind::Local => format!("qscale  {seconds:.0} s  load {load}  gateway {}  (q quits)", running.gateway()),
+        BackendKind::Sim => {
             let (speed, count) = (plan.clock_rate.speed(), plan.functions.len());
             format!("qscale  {seconds:.0} s at speed {speed}  {count} simulated functions  load {load}  (q quits)")
         }
@@ -245,9 +245,9 @@ fn title(plan: &Plan, running: &RunningSystem, elapsed: Duration) -> String {
 /// A warning that ticks were missed, with the remedy.
 pub fn lag_warning(ticks: u64, plan: &Plan) -> String {
     let remedy = match plan.backend {
-        Backend::Sim if plan.clock_rate.speed() > 1 => "lower --speed, reduce --functions, or lengthen --tick",
-        Backend::Sim => "reduce --functions, or lengthen --tick",
-        Backend::Local => "lengthen --tick, or stop other work on this machine",
+        BackendKind::Sim if plan.clock_rate.speed() > 1 => "lower --speed, reduce --functions, or lengthen --tick",
+        BackendKind::Sim => "reduce --functions, or lengthen --tick",
+        BackendKind::Local => "lengthen --tick, or stop other work on this machine",
     };
     format!("{ticks} ticks without a State: the system is overloaded; {remedy}")
 }

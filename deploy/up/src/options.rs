@@ -10,7 +10,7 @@ use qscale_dqn::registry::DQN;
 
 /// The platform that runs the functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Backend {
+pub enum BackendKind {
     /// On this machine, as processes
     #[default]
     Local,
@@ -37,7 +37,7 @@ fn load_help() -> String {
 pub struct UpOptions {
     /// Backend
     #[arg(long, value_enum, value_name = "BACKEND", default_value_t)]
-    pub backend: Backend,
+    pub backend: BackendKind,
     /// Stop after this time (90s, 10m), measured by the system's clock
     #[arg(long = "for", value_name = "DURATION")]
     pub duration: Option<Span>,
@@ -105,8 +105,8 @@ impl UpOptions {
             ("trace", self.trace.is_some()),
         ];
         let (refused, remedy): (&[_], _) = match self.backend {
-            Backend::Local => (&simulated, "it is for simulated functions; add --backend sim"),
-            Backend::Sim => (&local, "it is for real functions; use --profile to describe simulated ones"),
+            BackendKind::Local => (&simulated, "it is for simulated functions; add --backend sim"),
+            BackendKind::Sim => (&local, "it is for real functions; use --profile to describe simulated ones"),
         };
         match refused.iter().find(|(_, given)| *given) {
             Some((option, _)) => anyhow::bail!("--{option} is not valid with --backend {}: {remedy}", self.backend_name()),
@@ -117,8 +117,8 @@ impl UpOptions {
     /// Name of the backend, as `--backend` takes it.
     pub fn backend_name(&self) -> &'static str {
         match self.backend {
-            Backend::Local => "local",
-            Backend::Sim => "sim",
+            BackendKind::Local => "local",
+            BackendKind::Sim => "sim",
         }
     }
 

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 
 use self::simulated::LoadWords;
 use crate::load::{LoadPlan, RequestForm};
-use crate::options::{Backend, UpOptions};
+use crate::options::{BackendKind, UpOptions};
 
 const SHIPPED: [(&str, &str); 3] = [
     ("fibonacci", include_str!("../../functions/fibonacci.toml")),
@@ -47,7 +47,7 @@ pub struct Plan {
     /// The functions, copies included.
     pub functions: Vec<PlannedFunction>,
     /// Backend.
-    pub backend: Backend,
+    pub backend: BackendKind,
     /// Speed of the system's clock.
     pub clock_rate: ClockRate,
     /// Configuration of each agent in addition to its name.
@@ -77,8 +77,8 @@ impl Plan {
         arguments.check_backend()?;
         let clock_rate = ClockRate::new(arguments.speed, clock::wall()).map_err(|error| anyhow::anyhow!("--{error}"))?;
         let (functions, load, words) = match arguments.backend {
-            Backend::Local => local(arguments, pattern)?,
-            Backend::Sim => {
+            BackendKind::Local => local(arguments, pattern)?,
+            BackendKind::Sim => {
                 let (functions, words) = simulated::functions(arguments)?;
                 (functions, None, words)
             }

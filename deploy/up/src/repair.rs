@@ -21,7 +21,7 @@ use qscale_common::runtime::{clock, kv, nats_accounts, provision};
 use qscale_common::text::{counted, mebibytes};
 use qscale_common::time::Timestamp;
 
-use crate::copies::{self, BucketCopies, BucketCopy, Comparison, StateFile, StreamPosition, StreamRecord};
+use crate::copies::{self, BucketCopies, BucketCopy, PositionComparison, StateFile, StreamPosition, StreamRecord};
 use crate::state_dir::{StateDir, conditions};
 use crate::storage::{DISK_FULL, free_bytes, streams_folder};
 
@@ -239,10 +239,10 @@ impl Repair {
     }
 
     async fn check_position(&mut self, bus: &Bus, stream: &str, now: StreamPosition) -> anyhow::Result<()> {
-        let lost = match self.record.content.positions.get(stream).map_or(Comparison::Intact, |before| before.compare(now)) {
-            Comparison::Intact => false,
-            Comparison::Lost => true,
-            Comparison::Ask(number, at) => written_at(bus, stream, number).await? != Some(at),
+        let lost = match self.record.content.positions.get(stream).map_or(PositionComparison::Intact, |before| before.compare(now)) {
+            PositionComparison::Intact => false,
+            PositionComparison::Lost => true,
+            PositionComparison::Ask(number, at) => written_at(bus, stream, number).await? != Some(at),
         };
         self.record.content.positions.insert(stream.to_owned(), now);
         if lost {

@@ -19,7 +19,7 @@ use qscale_common::runtime::{http, private};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use crate::options::Backend;
+use crate::options::BackendKind;
 
 /// Longest wait for a health endpoint.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -212,16 +212,16 @@ impl StateDir {
     }
 
     /// Folder of the streams. Simulated worlds have their own, because their time is not that of this machine.
-    pub fn store(&self, backend: Backend) -> PathBuf {
+    pub fn store(&self, backend: BackendKind) -> PathBuf {
         self.join(match backend {
-            Backend::Local => "nats/store",
-            Backend::Sim => "nats/simulated",
+            BackendKind::Local => "nats/store",
+            BackendKind::Sim => "nats/simulated",
         })
     }
 
     /// The folder of the streams of an earlier start, or that of real functions.
     pub fn existing_store(&self) -> PathBuf {
-        let [local, simulated] = [Backend::Local, Backend::Sim].map(|backend| self.store(backend));
+        let [local, simulated] = [BackendKind::Local, BackendKind::Sim].map(|backend| self.store(backend));
         if simulated.is_dir() && !local.is_dir() { simulated } else { local }
     }
 

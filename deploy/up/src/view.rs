@@ -37,7 +37,7 @@ type Series<'a> = (&'a str, Color, &'a VecDeque<(Timestamp, f64)>);
 
 /// The first lines of the view.
 #[derive(Debug)]
-pub struct Head {
+pub struct ViewHeader {
     /// Title of the run.
     pub title: String,
     /// Problems of the system.
@@ -80,7 +80,7 @@ impl View {
     }
 
     /// Draws the state at `now`.
-    pub fn draw(&mut self, dashboard: &Dashboard, statuses: &Statuses, shown: &[FunctionId], head: &Head, now: Timestamp) {
+    pub fn draw(&mut self, dashboard: &Dashboard, statuses: &Statuses, shown: &[FunctionId], head: &ViewHeader, now: Timestamp) {
         let Some(terminal) = &mut self.terminal else { return };
         let table = &mut self.table;
         let drawn = terminal.draw(|frame| {
@@ -141,7 +141,7 @@ fn restore() {
     let _gone = execute!(stderr(), terminal::LeaveAlternateScreen);
 }
 
-fn header<'a>(statuses: &Statuses, head: &'a Head) -> Paragraph<'a> {
+fn header<'a>(statuses: &Statuses, head: &'a ViewHeader) -> Paragraph<'a> {
     let mut services = vec!["services: ".dim()];
     for (name, ServiceStatus { status, restarts, start_error }) in statuses {
         let colour = match status {
@@ -243,7 +243,7 @@ mod tests {
     fn the_header_shows_why_a_service_does_not_start_and_the_problems() {
         let status = ServiceStatus { status: Status::Restarting, restarts: 1, start_error: Some("no such file".to_owned()) };
         let mut buffer = Buffer::empty(Rect::new(0, 0, 80, 3));
-        let head = Head { title: "title".to_owned(), problems: vec!["disk full: 0 MiB free in /state".to_owned()] };
+        let head = ViewHeader { title: "title".to_owned(), problems: vec!["disk full: 0 MiB free in /state".to_owned()] };
         header(&[("agent-dqn".to_owned(), status)].into(), &head).render(buffer.area, &mut buffer);
         let text: String = buffer.content.iter().map(Cell::symbol).collect();
         assert!(["agent-dqn", "no such file", "disk full"].iter().all(|part| text.contains(part)), "{text}");

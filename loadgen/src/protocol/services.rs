@@ -9,7 +9,7 @@ use super::{ReportedUsage, fibonacci};
 
 /// A vSwarm function's method, with the fields of its request.
 #[derive(Debug, PartialEq)]
-pub struct Service {
+pub struct VswarmMethod {
     /// Name after `direct:`.
     pub name: &'static str,
     /// Method path.
@@ -55,14 +55,14 @@ const fn field(number: u32, name: &'static str, kind: FieldKind, default: &'stat
     Field { number, name, kind, default }
 }
 
-const fn service(name: &'static str, path: &'static str, fields: &'static [Field], reply: ReplyCheck) -> Service {
-    Service { name, path, fields, reply }
+const fn service(name: &'static str, path: &'static str, fields: &'static [Field], reply: ReplyCheck) -> VswarmMethod {
+    VswarmMethod { name, path, fields, reply }
 }
 
 const NAME: &[Field] = &[text(1, "name", "world")];
 
 /// All supported services, in vSwarm's order. The online shop is not supported: its requests nest messages.
-pub static SERVICES: [Service; 20] = [
+pub static SERVICES: [VswarmMethod; 20] = [
     service("fibonacci", "/fibonacci.Greeter/SayHello", &[text(1, "name", "10")], ReplyCheck::Fibonacci),
     service("auth", "/auth.Greeter/SayHello", NAME, ReplyCheck::Text),
     service("aes", "/aes.Aes/ShowEncryption", &[text(1, "plaintext_message", "exampleplaintext")], ReplyCheck::Text),
@@ -133,12 +133,12 @@ const RESERVATION: &[Field] = &[
     field(5, "roomNumber", FieldKind::Int, "1"),
 ];
 
-impl Eq for Service {}
+impl Eq for VswarmMethod {}
 
-impl Service {
+impl VswarmMethod {
     /// Service with this name.
     #[must_use]
-    pub fn named(name: &str) -> Option<&'static Service> {
+    pub fn named(name: &str) -> Option<&'static VswarmMethod> {
         SERVICES.iter().find(|service| service.name == name)
     }
 
@@ -201,7 +201,7 @@ impl Inputs {
     ///
     /// # Errors
     /// When an input has no `=`, names no field of the service, or has a value of another kind.
-    pub fn new(service: &Service, given: &[String]) -> Result<Self, String> {
+    pub fn new(service: &VswarmMethod, given: &[String]) -> Result<Self, String> {
         let names = || service.fields.iter().map(|field| format!("{}={}", field.name, field.default)).collect::<Vec<_>>().join(", ");
         let mut values: Vec<&str> = service.fields.iter().map(|field| field.default).collect();
         for text in given {
@@ -289,7 +289,7 @@ mod tests {
 
     fn inputs(service: &str, given: &[&str]) -> Result<Inputs, String> {
         let given: Vec<String> = given.iter().map(|text| (*text).to_owned()).collect();
-        Inputs::new(Service::named(service).expect("known"), &given)
+        Inputs::new(VswarmMethod::named(service).expect("known"), &given)
     }
 
     #[test]
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn numbers_are_drawn_from_a_range_and_replies_are_checked_against_them() {
-        let service = Service::named("fibonacci").expect("known");
+        let service = VswarmMethod::named("fibonacci").expect("known");
         let inputs = inputs("fibonacci", &["name=5..7"]).expect("fine");
         let mut seen = [false; 3];
         for sequence in 0..100 {
@@ -334,7 +334,8 @@ mod tests {
 
     #[test]
     fn malformed_and_empty_replies_are_invalid() {
-        let validate = |service: &str, reply: &[u8]| Service::named(service).expect("known").validate(reply, &Inputs::default(), 0).is_ok();
+        let validate =
+            |service: &str, reply: &[u8]| VswarmMethod::named(service).expect("known").validate(reply, &Inputs::default(), 0).is_ok();
         assert!(validate("aes", b"\x0a\x02ok"));
         assert!(!validate("aes", b""));
         assert!(!validate("aes", b"\x0a\x09cut"));

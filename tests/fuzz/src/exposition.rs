@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qscale_collector::observer::{Observer, SourceReading};
-use qscale_collector::source::exposition::syntax::{Format, Labels, Samples, Text};
-use qscale_collector::source::exposition::{ExpositionConfig, Reader};
+use qscale_collector::source::exposition::syntax::{ExpositionFormat, ExpositionText, Labels, Samples};
+use qscale_collector::source::exposition::{ExpositionConfig, ExpositionReader};
 use qscale_common::contract::{Message as _, State, TraceParent, parse};
 use qscale_common::fixtures::name;
 use qscale_common::name::FunctionId;
@@ -23,10 +23,10 @@ pub fn exposition(data: &[u8]) {
     let policy = ScalingPolicy::new(FunctionId::new(name("default"), name("f")));
     let mut observer = Observer::new(Partition::default(), Timestamp(BEGIN_MS));
     observer.set_policies(&BTreeMap::from([(policy.function().tokens(), Arc::new(policy))]), Timestamp(BEGIN_MS));
-    let reader = Reader::new(&ExpositionConfig::default());
+    let reader = ExpositionReader::new(&ExpositionConfig::default());
     for (body, number) in split(data, NEXT_TICK).into_iter().zip(1..=100) {
-        let format = if body.trim_ascii_end().ends_with(b"# EOF") { Format::OpenMetrics } else { Format::Prometheus };
-        let text = Text { body, format, complete: body.ends_with(b"\n") };
+        let format = if body.trim_ascii_end().ends_with(b"# EOF") { ExpositionFormat::OpenMetrics } else { ExpositionFormat::Prometheus };
+        let text = ExpositionText { body, format, complete: body.ends_with(b"\n") };
         compare_lines(text);
         let now = Timestamp(BEGIN_MS + number * TICK_MS);
         let reading = reader.read(text, now);
@@ -46,7 +46,7 @@ fn check(state: &State) {
 }
 
 /// A line that is read by its last label alone has the same value as when it is read whole.
-fn compare_lines(text: Text<'_>) {
+fn compare_lines(text: ExpositionText<'_>) {
     let (mut labels, mut others) = (Labels::default(), Labels::default());
     let samples: Vec<_> = Samples::new(text).flatten().collect();
     for pair in samples.windows(2) {

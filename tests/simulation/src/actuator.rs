@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_actuator::backend::{BackendError, Workload};
+use qscale_actuator::backend::{BackendError, WorkloadStatus};
 use qscale_actuator::core::{ApplyRequest, Command, Core, Lead, Settings};
 use qscale_actuator::store::Record;
 use qscale_common::contract::Outcome;
@@ -38,7 +38,7 @@ pub(crate) struct Actuator {
     /// The token for which it gives up its own, until the election knows.
     stepping_down: Option<u64>,
     /// The step of the election under way, and when it was sent.
-    step: Option<(u64, lease::Step, Duration)>,
+    step: Option<(u64, lease::ElectionStep, Duration)>,
     steps: u64,
     /// Writes under way.
     stores: BTreeMap<u64, (FunctionId, Record)>,
@@ -169,7 +169,7 @@ impl Actuator {
         self.finish(cx);
     }
 
-    fn completed(&mut self, request: &ApplyRequest, result: Result<Workload, BackendError>, cx: &mut Context<'_>) {
+    fn completed(&mut self, request: &ApplyRequest, result: Result<WorkloadStatus, BackendError>, cx: &mut Context<'_>) {
         if self.applying.remove(&request.number).is_some() {
             cx.checks.on_completed(cx.process, request);
             self.core.on_applied(&request.function, request.number, result, cx.wall);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt as _;
-use qscale_actuator::backend::{BackendError, Workload, WorkloadId};
+use qscale_actuator::backend::{BackendError, WorkloadId, WorkloadStatus};
 use qscale_actuator::core::ApplyRequest;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{
@@ -110,7 +110,7 @@ impl SimulatedPlatform {
     }
 
     /// Carries out a request of the actuator.
-    pub(crate) fn apply(&self, request: &ApplyRequest, now: Millis, wall: Timestamp) -> Result<Workload, BackendError> {
+    pub(crate) fn apply(&self, request: &ApplyRequest, now: Millis, wall: Timestamp) -> Result<WorkloadStatus, BackendError> {
         let wanted = AllocationRequest { clamp: true, ..AllocationRequest::new(request.allocation, Some(request.lease)) };
         let set = set_allocation(self, &request.workload.name, &wanted).now_or_never().expect("nothing waits");
         self.advance(now, wall);
@@ -124,7 +124,7 @@ impl SimulatedPlatform {
     }
 
     /// Lists the workloads.
-    pub(crate) fn workloads(&self) -> Vec<Workload> {
+    pub(crate) fn workloads(&self) -> Vec<WorkloadStatus> {
         self.list().iter().map(workload).collect()
     }
 
@@ -142,8 +142,8 @@ impl SimulatedPlatform {
     }
 }
 
-fn workload(status: &FunctionStatus) -> Workload {
-    Workload { id: WorkloadId { kind: WorkloadKind::Local, name: status.id() }, desired: status.desired, vertical: status.vertical }
+fn workload(status: &FunctionStatus) -> WorkloadStatus {
+    WorkloadStatus { id: WorkloadId { kind: WorkloadKind::Local, name: status.id() }, desired: status.desired, vertical: status.vertical }
 }
 
 impl Function {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use qscale_common::time::{Span, Timestamp};
-use qscale_promote::promotion::{Burn, CanaryVerdict, Due, Promotion, PromotionDecision, Superseded, Trial};
+use qscale_promote::promotion::{CanaryVerdict, Due, Promotion, PromotionDecision, Superseded, Trial, ViolationMinutes};
 use qscale_promote::{PromotionRules, PromotionSettings, Stage};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -170,7 +170,7 @@ impl Step {
             None => self.client.request(Server::push).await?,
         };
         let trial = Trial { base: Some(base), ..trial };
-        self.promotion.watch(trial, pointer.revision, Burn::default(), "", self.client.now(), &self.settings.rules);
+        self.promotion.watch(trial, pointer.revision, ViolationMinutes::default(), "", self.client.now(), &self.settings.rules);
         self.write().await?;
         self.put_in_use(trial, pointer.revision).await
     }
@@ -225,9 +225,9 @@ impl Server {
         self.versions
     }
 
-    fn burned(&mut self) -> Burn {
+    fn burned(&mut self) -> ViolationMinutes {
         let violated_minutes = if self.rng.random_bool(0.1) { 3.0 } else { 0.0 };
-        Burn { violated_minutes, judged_minutes: 5.0 }
+        ViolationMinutes { violated_minutes, judged_minutes: 5.0 }
     }
 
     /// A candidate on trial must be in the record: whichever promoter reads it next watches the candidate.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use qscale_actuator::backend::{BackendError, Workload};
+use qscale_actuator::backend::{BackendError, WorkloadStatus};
 use qscale_actuator::core::ApplyRequest;
 use qscale_actuator::store::Record;
 use qscale_common::contract::{Action, EventType, Message as _, Outcome, Reward, State};
@@ -64,7 +64,7 @@ pub(crate) enum Request {
     /// Publish and acknowledge once stored; `number` returns in the answer.
     Record(u64, Payload),
     /// Read or write the lease.
-    Lease(u64, lease::Step),
+    Lease(u64, lease::ElectionStep),
     /// Store a record of the actuator.
     Store(u64, FunctionId, Record),
     /// Read the retained States.
@@ -107,9 +107,9 @@ pub(crate) enum PlatformRequest {
 #[derive(Debug)]
 pub(crate) enum PlatformReply {
     /// Answer to `Apply`.
-    Applied(ApplyRequest, Result<Workload, BackendError>),
+    Applied(ApplyRequest, Result<WorkloadStatus, BackendError>),
     /// Answer to `List`.
-    Listed(Timestamp, Result<Vec<Workload>, BackendError>),
+    Listed(Timestamp, Result<Vec<WorkloadStatus>, BackendError>),
     /// Answer to `Scrape`: the counters by workload; absent if the platform does not answer.
     Scraped(u64, Option<Vec<(String, FunctionScrape)>>),
 }

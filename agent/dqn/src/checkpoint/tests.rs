@@ -5,8 +5,12 @@ use qscale_rl::device::cpu;
 use super::*;
 use crate::Scope;
 
-fn purpose() -> Purpose {
-    Purpose { actions: Actions::new(ActionSet::Headroom, Scope::Joint), reward: Some(Default::default()), note: "from a test".into() }
+fn purpose() -> NetworkPurpose {
+    NetworkPurpose {
+        actions: Actions::new(ActionSet::Headroom, Scope::Joint),
+        reward: Some(Default::default()),
+        note: "from a test".into(),
+    }
 }
 
 fn checkpoint() -> Checkpoint {

@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
-use crate::checkpoint::Purpose;
+use crate::checkpoint::NetworkPurpose;
 use crate::context::FeatureContext;
 use crate::pretrained::pretrained;
 use crate::{ActionCandidates, ActionSet, Actions, Checkpoint, DqnParams, Scope, fixtures};
@@ -87,7 +87,7 @@ fn a_model_that_returns_a_non_finite_value_is_not_trusted() {
     let huge = vec![f32::MAX; model.weights.values().len()];
     let weights = Weights::from_parts(model.weights.architecture().clone(), huge, shift.to_vec(), scale.to_vec()).expect("finite");
     let header = &model.header;
-    let purpose = Purpose { actions: Actions::new(header.action_set, header.scope), reward: None, note: String::new() };
+    let purpose = NetworkPurpose { actions: Actions::new(header.action_set, header.scope), reward: None, note: String::new() };
     let broken = Checkpoint::new(weights, None, &header.hyperparameters, 1, &purpose);
     let decided = decide(&learned(&broken, "threshold-both"), &state(1), &mut Memories::default());
     assert_eq!(decided.fallback, Some(Fallback { rule: "threshold-both".to_owned(), reason: FallbackReason::NonFiniteValue }));

@@ -6,7 +6,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
-use crate::checkpoint::Purpose;
+use crate::checkpoint::NetworkPurpose;
 use crate::{ActionSet, Scope, fixtures};
 
 fn checkpoint(seed: u64) -> Checkpoint {
@@ -14,7 +14,7 @@ fn checkpoint(seed: u64) -> Checkpoint {
 }
 
 fn checkpoint_of(set: ActionSet, seed: u64) -> Checkpoint {
-    let purpose = Purpose { actions: Actions::new(set, Scope::Joint), reward: None, note: String::new() };
+    let purpose = NetworkPurpose { actions: Actions::new(set, Scope::Joint), reward: None, note: String::new() };
     let hyperparameters = Hyperparameters { hidden: vec![16], ..Hyperparameters::default() };
     let learner = Learner::new(hyperparameters, observation::COUNT, purpose.actions.count(), seed, &cpu()).expect("valid");
     let weights = learner.network().weights().expect("the CPU does not fail");

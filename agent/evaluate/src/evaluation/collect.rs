@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::jobs::{JobOutcome, Target, end_of_bucket};
+use super::jobs::{JobOutcome, OutcomeSlot, end_of_bucket};
 use super::plan::ConfiguredCompetitor;
 use super::tune::Tuned;
-use super::{Evaluation, TEST};
+use super::{SuiteEvaluation, TEST};
 use crate::results::{EvaluationSettings, Group, Latencies, Measures, RegisteredSuite, Results, TimeSeries, Timeline, rounded};
 
 /// Runs of all groups.
@@ -29,7 +29,7 @@ impl Collected {
         Self { groups: (0..groups).map(|_| group()).collect() }
     }
 
-    pub(super) fn take(&mut self, target: &Target, outcome: &JobOutcome) {
+    pub(super) fn take(&mut self, target: &OutcomeSlot, outcome: &JobOutcome) {
         let group = &mut self.groups[target.group];
         group.runs[target.first..target.first + outcome.runs.len()].clone_from_slice(&outcome.runs);
         outcome.buckets.iter().for_each(|(place, count)| *group.buckets.entry(*place).or_insert(0) += count);
@@ -40,7 +40,7 @@ impl Collected {
     }
 }
 
-impl Evaluation {
+impl SuiteEvaluation {
     pub(super) fn results(&self, configured: Vec<ConfiguredCompetitor<'_>>, collected: Collected, tuned: Vec<Tuned>) -> Results {
         let (mut groups, mut timelines, mut latencies) = (Vec::new(), Vec::new(), Vec::new());
         let seeds = self.seeds();

@@ -38,12 +38,12 @@ pub struct Job {
     /// Whether latencies are kept.
     pub latencies: bool,
     /// Places of its outcome.
-    pub targets: Vec<Target>,
+    pub targets: Vec<OutcomeSlot>,
 }
 
 /// A place for an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target {
+pub struct OutcomeSlot {
     /// Index of the group of runs.
     pub group: usize,
     /// Index of the job's first run in the group.
@@ -72,12 +72,12 @@ pub struct JobOutcome {
 /// End of a bucket of latencies, milliseconds.
 #[must_use]
 pub fn end_of_bucket(place: usize) -> f64 {
-    qscale_sim::latency::Histogram::end_of(place * FINE + FINE - 1).seconds() * 1000.0
+    qscale_sim::latency::LatencyHistogram::end_of(place * FINE + FINE - 1).seconds() * 1000.0
 }
 
 /// Stage of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum EvaluationStage {
     /// Tuning of policies.
     Tuning,
     /// Comparison of competitors.
@@ -86,9 +86,9 @@ pub enum Stage {
 
 /// Progress of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct StageProgress {
     /// The stage.
-    pub stage: Stage,
+    pub stage: EvaluationStage,
     /// Simulated functions, of all runs, including earlier ones.
     pub done: u64,
     /// Total number of functions to simulate.
@@ -109,7 +109,7 @@ pub trait Ledger {
     fn record(&mut self, key: &str, outcome: &JobOutcome) -> Result<(), String>;
 
     /// Reports progress; called often.
-    fn progress(&mut self, progress: Progress);
+    fn progress(&mut self, progress: StageProgress);
 }
 
 /// Stores nothing.
@@ -125,7 +125,7 @@ impl Ledger for NoLedger {
         Ok(())
     }
 
-    fn progress(&mut self, _: Progress) {}
+    fn progress(&mut self, _: StageProgress) {}
 }
 
 /// Seeds of each job of a cell: several runs if it has one function, single runs otherwise.
@@ -145,7 +145,7 @@ enum Message {
 /// # Errors
 /// The first failure of a job, or of the ledger.
 pub fn run(
-    stage: Stage,
+    stage: EvaluationStage,
     jobs: &[Job],
     cells: &[EvaluationCell],
     conditions: &Conditions<'_>,
@@ -155,7 +155,7 @@ pub fn run(
 ) -> Result<(), EvaluateError> {
     let lives = |job: &Job| (cells[job.cell].functions.len() * job.seeds.len()) as u64;
     let all = jobs.iter().map(lives).sum();
-    let mut progress = Progress { stage, done: 0, all, known: 0 };
+    let mut progress = StageProgress { stage, done: 0, all, known: 0 };
     let mut left = Vec::new();
     for (index, job) in jobs.iter().enumerate() {
         match ledger.stored(&job.key).filter(|outcome| outcome.runs.len() == job.seeds.len()) {

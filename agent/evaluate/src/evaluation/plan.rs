@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::jobs::{Job, Target, chunks};
+use super::jobs::{Job, OutcomeSlot, chunks};
 use super::tune::Tuned;
 use super::unique_jobs::{UniqueJobs, key};
-use super::{EvaluateError, Evaluation, Jobs, TEST};
+use super::{EvaluateError, Jobs, SuiteEvaluation, TEST};
 use crate::policy_set::PolicySet;
-use crate::results::{Cell, Competitor, Variant};
+use crate::results::{Cell, Competitor, CompetitorVariant};
 use crate::run::RunSpec;
 use crate::suite::CompetitorEntry;
 
@@ -17,7 +17,7 @@ use crate::suite::CompetitorEntry;
 #[derive(Debug, Clone)]
 pub(super) struct ConfiguredCompetitor<'a> {
     pub(super) entry: &'a CompetitorEntry,
-    pub(super) variant: Variant,
+    pub(super) variant: CompetitorVariant,
     /// Parameters for all (`*`), for a function or for a cell; the most specific applies.
     pub(super) params: BTreeMap<String, Value>,
     model: String,
@@ -32,7 +32,7 @@ impl ConfiguredCompetitor<'_> {
         found.unwrap_or(&self.entry.params)
     }
 
-    pub(super) fn report(&self, evaluation: &Evaluation) -> Competitor {
+    pub(super) fn report(&self, evaluation: &SuiteEvaluation) -> Competitor {
         Competitor {
             name: self.entry.called().to_owned(),
             variant: self.variant,
@@ -45,7 +45,7 @@ impl ConfiguredCompetitor<'_> {
     }
 }
 
-impl Evaluation {
+impl SuiteEvaluation {
     /// All competitors, in the order of the suite.
     pub(super) fn competitors<'a>(
         &'a self,
@@ -54,7 +54,7 @@ impl Evaluation {
     ) -> Result<Vec<ConfiguredCompetitor<'a>>, EvaluateError> {
         let mut configured = Vec::new();
         for entry in &self.suite.competitors {
-            let mut add = |variant: Variant, params: BTreeMap<String, Value>| {
+            let mut add = |variant: CompetitorVariant, params: BTreeMap<String, Value>| {
                 let first = params.values().next().unwrap_or(&entry.params);
                 let model = policy_set.policy(&entry.policy, first, None).map_err(|error| EvaluateError::competitor(entry, error))?.model();
                 configured.push(ConfiguredCompetitor { entry, variant, params, model });
@@ -64,12 +64,12 @@ impl Evaluation {
                 tuned.iter().filter(|tuned| tuned.name == entry.called()).map(|tuned| (tuned.scope.clone(), tuned.params())).collect();
             let default = BTreeMap::from([(ALL.to_owned(), entry.params.clone())]);
             if policy_set.is_bound(&entry.policy) {
-                add(Variant::Bound, if found.is_empty() { default } else { found })?;
+                add(CompetitorVariant::Bound, if found.is_empty() { default } else { found })?;
                 continue;
             }
-            add(Variant::Default, default)?;
+            add(CompetitorVariant::Default, default)?;
             if !found.is_empty() {
-                add(Variant::Tuned, found)?;
+                add(CompetitorVariant::Tuned, found)?;
             }
         }
         Ok(configured)
@@ -95,7 +95,7 @@ impl Evaluation {
                 let spec = self.spec(competitor.entry, competitor.params(&cell.report));
                 let series_of = self.keeps_series(&cell.report).then_some(seeds[0]);
                 for (first, seeds) in chunks(cell, &seeds) {
-                    let target = Target { group: number * self.tested.len() + place, first };
+                    let target = OutcomeSlot { group: number * self.tested.len() + place, first };
                     let key = key(&spec, TEST, &cell.report.name, seeds);
                     let series_of = series_of.filter(|seed| seeds.contains(seed));
                     jobs.add(

@@ -3,10 +3,10 @@ use std::collections::BTreeMap;
 use qscale_common::document::Format;
 use serde_json::json;
 
-use super::jobs::{JobOutcome, NoLedger, Progress};
+use super::jobs::{JobOutcome, NoLedger, StageProgress};
 use super::*;
-use crate::policy_set::Rules;
-use crate::results::{Measure, Variant};
+use crate::policy_set::RulePolicies;
+use crate::results::{CompetitorVariant, Measure};
 
 /// 150 requests a second of 1.28 ms: one replica of 100m is overloaded, three are two thirds busy, ten are too many.
 const SUITE: &str = r#"
@@ -63,15 +63,15 @@ policy = "clairvoyant"
 grid = { headroom = [1.5, 2.0] }
 "#;
 
-fn evaluation(tune: bool) -> Evaluation {
+fn evaluation(tune: bool) -> SuiteEvaluation {
     let suite = Suite::parse(SUITE, Format::Toml).expect("a suite");
-    Evaluation::of_patterns(suite, EvaluationRequest { tune, ..EvaluationRequest::default() }).expect("cells")
+    SuiteEvaluation::of_patterns(suite, EvaluationRequest { tune, ..EvaluationRequest::default() }).expect("cells")
 }
 
-fn run(evaluation: &Evaluation, threads: usize, ledger: &mut dyn Ledger) -> Result<Results, EvaluateError> {
+fn run(evaluation: &SuiteEvaluation, threads: usize, ledger: &mut dyn Ledger) -> Result<Results, EvaluateError> {
     let stop = AtomicBool::new(false);
     let options = Options { threads: NonZeroUsize::new(threads).expect("at least one"), stop: &stop, clock: None };
-    evaluation.run(&Rules, &options, ledger).map(|(results, _)| results)
+    evaluation.run(&RulePolicies, &options, ledger).map(|(results, _)| results)
 }
 
 fn text(results: &Results) -> String {
@@ -98,7 +98,7 @@ impl Ledger for Book {
         Ok(())
     }
 
-    fn progress(&mut self, progress: Progress) {
+    fn progress(&mut self, progress: StageProgress) {
         assert!(progress.known <= progress.done && progress.done <= progress.all, "{progress:?}");
     }
 }
@@ -129,7 +129,7 @@ fn tuning_finds_the_setting_that_is_known_to_be_best() {
     assert_eq!(tuning.cells, ["f/constant/none"]);
     let labels: Vec<String> = results.competitors.iter().map(|competitor| competitor.label()).collect();
     assert_eq!(labels, ["static", "static, tuned", "kpa", "clairvoyant"]);
-    assert_eq!(results.competitors[3].variant, Variant::Bound);
+    assert_eq!(results.competitors[3].variant, CompetitorVariant::Bound);
     let loss = |competitor: usize| results.group(competitor, 0).expect("is there").values(Measure::Loss)[0].expect("measured");
     assert!(loss(1) < loss(0), "tuned {} against default {}", loss(1), loss(0));
 }
@@ -158,7 +158,7 @@ fn every_competitor_meets_the_same_requests() {
 fn an_invalid_competitor_is_refused_before_any_run() {
     let refused = |from: &str, to: &str| {
         let suite = Suite::parse(&SUITE.replace(from, to), Format::Toml).expect("a suite");
-        let evaluation = Evaluation::of_patterns(suite, EvaluationRequest::default()).expect("cells");
+        let evaluation = SuiteEvaluation::of_patterns(suite, EvaluationRequest::default()).expect("cells");
         match run(&evaluation, 1, &mut NoLedger) {
             Err(EvaluateError::Competitor { name, error: CompetitorError::Policy(error) }) => (name, error),
             other => panic!("{other:?}"),
@@ -181,5 +181,5 @@ fn a_stopped_evaluation_gives_no_results() {
     let evaluation = evaluation(false);
     let stop = AtomicBool::new(true);
     let options = Options { threads: NonZeroUsize::MIN, stop: &stop, clock: None };
-    assert!(matches!(evaluation.run(&Rules, &options, &mut NoLedger), Err(EvaluateError::Stopped)));
+    assert!(matches!(evaluation.run(&RulePolicies, &options, &mut NoLedger), Err(EvaluateError::Stopped)));
 }

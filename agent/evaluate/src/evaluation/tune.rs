@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::jobs::{self, Job, Ledger, Stage, Target, chunks};
+use super::jobs::{self, EvaluationStage, Job, Ledger, OutcomeSlot, chunks};
 use super::unique_jobs::{UniqueJobs, key};
-use super::{CompetitorError, EvaluateError, Evaluation, Options, VALIDATION};
+use super::{CompetitorError, EvaluateError, Options, SuiteEvaluation, VALIDATION};
 use crate::results::{Measure, Measures, ScoredSetting, Tuning, rounded};
 use crate::run::Conditions;
 use crate::suite::CompetitorEntry;
@@ -40,7 +40,7 @@ struct Task<'a> {
     settings: Vec<Value>,
 }
 
-impl Evaluation {
+impl SuiteEvaluation {
     /// Runs all tuning.
     pub(super) fn tune(
         &self,
@@ -58,7 +58,7 @@ impl Evaluation {
                 let spec = self.spec(task.entry, setting);
                 for (place, &index) in task.cells.iter().enumerate() {
                     for (first, seeds_of_job) in chunks(&cells[index], &seeds) {
-                        let target = Target { group: groups.len(), first: place * seeds.len() + first };
+                        let target = OutcomeSlot { group: groups.len(), first: place * seeds.len() + first };
                         let key = key(&spec, VALIDATION, &cells[index].report.name, seeds_of_job);
                         let job = || Job {
                             key: key.clone(),
@@ -75,7 +75,7 @@ impl Evaluation {
                 groups.push(vec![Measures::default(); task.cells.len() * seeds.len()]);
             }
         }
-        jobs::run(Stage::Tuning, &shared.jobs, cells, conditions, options, ledger, |job, outcome| {
+        jobs::run(EvaluationStage::Tuning, &shared.jobs, cells, conditions, options, ledger, |job, outcome| {
             for target in &job.targets {
                 groups[target.group][target.first..target.first + outcome.runs.len()].clone_from_slice(&outcome.runs);
             }

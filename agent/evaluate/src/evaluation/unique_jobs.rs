@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::jobs::{Job, Target};
+use super::jobs::{Job, OutcomeSlot};
 use super::{Jobs, VALIDATION};
 use crate::run::RunSpec;
 
@@ -16,7 +16,7 @@ pub(super) struct UniqueJobs {
 }
 
 impl UniqueJobs {
-    pub(super) fn add(&mut self, target: Target, job: impl FnOnce() -> Job, key: &str) {
+    pub(super) fn add(&mut self, target: OutcomeSlot, job: impl FnOnce() -> Job, key: &str) {
         let place = *self.places.entry(key.to_owned()).or_insert_with(|| {
             self.jobs.push(job());
             self.jobs.len() - 1

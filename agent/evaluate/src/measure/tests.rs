@@ -4,8 +4,8 @@ use qscale_common::policy::{Objective, RewardWeights};
 use qscale_common::time::Span;
 use qscale_common::units::Allocation;
 use qscale_common::workload::Gaps;
-use qscale_sim::latency::Place;
-use qscale_sim::{Distribution, FunctionProfile, Gateway, Load, Perturbation};
+use qscale_sim::latency::HistogramPosition;
+use qscale_sim::{Distribution, FunctionProfile, Gateway, Perturbation, SimulatedLoad};
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn setup() -> Setup {
         gateway: Gateway { timeout: Span::seconds(20), ..Gateway::default() },
         policy,
         allocation: Allocation::new(1, 1000, 1024),
-        load: Load::Pattern { pattern: "1".parse().expect("a rate"), gaps: Gaps::Constant },
+        load: SimulatedLoad::Pattern { pattern: "1".parse().expect("a rate"), gaps: Gaps::Constant },
         perturbation: Perturbation::default(),
         nodes: None,
     }
@@ -37,7 +37,7 @@ fn criteria(measured: u32) -> Criteria {
 fn interval(latencies_ms: &[u64], failed: u64) -> Totals {
     let mut totals = Totals { completed: latencies_ms.len() as u64, timed_out: failed, ..Totals::default() };
     totals.arrived = totals.completed + failed;
-    latencies_ms.iter().for_each(|ms| totals.latency.add(Place::of(Nanos::millis(*ms))));
+    latencies_ms.iter().for_each(|ms| totals.latency.add(HistogramPosition::of(Nanos::millis(*ms))));
     totals
 }
 

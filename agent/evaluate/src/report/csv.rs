@@ -2,7 +2,7 @@
 
 use csv::Writer;
 
-use crate::results::{Competitor, Measure, Results, Variant};
+use crate::results::{Competitor, CompetitorVariant, Measure, Results};
 use crate::statistics::{Comparison, Estimate, Paired, Summary, SummaryLine, SummaryPart};
 
 /// One row for each run: competitor, cell, seed, and every measure with its unit in the header. Shares are 0 to 1;
@@ -118,9 +118,9 @@ fn compared(row: &mut Row, paired: &Paired, reference: &str, against: &Compariso
 
 fn columns(competitor: &Competitor) -> [String; 3] {
     let variant = match competitor.variant {
-        Variant::Default => "default",
-        Variant::Tuned => "tuned",
-        Variant::Bound => "bound",
+        CompetitorVariant::Default => "default",
+        CompetitorVariant::Tuned => "tuned",
+        CompetitorVariant::Bound => "bound",
     };
     [competitor.name.clone(), variant.into(), competitor.policy.clone()]
 }

@@ -1,7 +1,7 @@
 //! Findings in sentences. Owns their wording; must not compute results.
 
 use super::number::{short, tenths};
-use crate::results::{Measure, Results, Variant};
+use crate::results::{CompetitorVariant, Measure, Results};
 use crate::statistics::{Comparison, ComparisonVerdict, Paired, Summary, SummaryLine};
 
 /// The cheapest competitors at no more violations, ties, and worse ones; one sentence each. Plain text, to be escaped by the caller.
@@ -50,7 +50,7 @@ fn why(results: &Results, summary: &Summary, reference: usize, name: &str) -> St
     if summary.options.reference.is_some() {
         return format!("Reference: `{name}`, as requested.");
     }
-    let kind = if results.competitors[reference].variant == Variant::Tuned { "tuned policy" } else { "policy (none was tuned)" };
+    let kind = if results.competitors[reference].variant == CompetitorVariant::Tuned { "tuned policy" } else { "policy (none was tuned)" };
     format!("Reference: `{name}`, the {kind} with the least mean loss in these runs.")
 }
 
@@ -112,7 +112,7 @@ pub(super) fn verdict(results: &Results, summary: &Summary, line: &SummaryLine) 
     match line.against {
         Some(against) => against.judged.verdict.word(),
         None if summary.reference == Some(line.competitor) => "reference",
-        None if results.competitors[line.competitor].variant == Variant::Bound => "bound",
+        None if results.competitors[line.competitor].variant == CompetitorVariant::Bound => "bound",
         None => "-",
     }
 }

@@ -11,7 +11,7 @@ use super::bootstrap::{Bootstrap, Estimate};
 use super::comparison::{Comparison, Differences, strata};
 use super::gap::{GAP_MEASURE, GapShare, share_of_gap};
 use super::{StatisticsError, holm, pareto};
-use crate::results::{Group, Measure, Results, Variant};
+use crate::results::{CompetitorVariant, Group, Measure, Results};
 
 /// Measures of the parts; over all cells every measure is estimated.
 pub const KEY_MEASURES: [Measure; 7] = [
@@ -167,7 +167,7 @@ pub struct SummaryLine {
 /// An unknown reference.
 pub fn summarise(results: &Results, options: &SummaryOptions) -> Result<Summary, UnknownReference> {
     let runs = Runs::new(results);
-    let roles = Roles { reference: runs.reference(options)?, baseline: runs.baseline(), bound: runs.first(Variant::Bound) };
+    let roles = Roles { reference: runs.reference(options)?, baseline: runs.baseline(), bound: runs.first(CompetitorVariant::Bound) };
     let mut parts = Vec::new();
     for (scope, cells) in scopes(results) {
         parts.push(runs.part(scope, cells, &roles, options)?);
@@ -237,14 +237,14 @@ impl<'a> Runs<'a> {
         self.groups.get(&(competitor, cell)).map_or(&[], |group| group.values(measure))
     }
 
-    fn first(&self, variant: Variant) -> Option<usize> {
+    fn first(&self, variant: CompetitorVariant) -> Option<usize> {
         self.results.competitors.iter().position(|competitor| competitor.variant == variant)
     }
 
     fn reference(&self, options: &SummaryOptions) -> Result<Option<usize>, UnknownReference> {
         let competitors = &self.results.competitors;
         match &options.reference {
-            None => Ok(self.best(Variant::Tuned).or_else(|| self.best(Variant::Default))),
+            None => Ok(self.best(CompetitorVariant::Tuned).or_else(|| self.best(CompetitorVariant::Default))),
             Some(asked) => {
                 let found = competitors.iter().position(|competitor| competitor.label() == *asked);
                 let known = || competitors.iter().map(|competitor| format!("`{}`", competitor.label())).collect::<Vec<_>>().join(", ");
@@ -254,16 +254,17 @@ impl<'a> Runs<'a> {
     }
 
     fn baseline(&self) -> Option<usize> {
-        let plain = |competitor: &crate::results::Competitor| competitor.policy == "static" && competitor.variant == Variant::Default;
-        self.results.competitors.iter().position(plain).or_else(|| self.by_loss(Variant::Default).pop().map(|(_, index)| index))
+        let plain =
+            |competitor: &crate::results::Competitor| competitor.policy == "static" && competitor.variant == CompetitorVariant::Default;
+        self.results.competitors.iter().position(plain).or_else(|| self.by_loss(CompetitorVariant::Default).pop().map(|(_, index)| index))
     }
 
-    fn best(&self, variant: Variant) -> Option<usize> {
+    fn best(&self, variant: CompetitorVariant) -> Option<usize> {
         self.by_loss(variant).first().map(|(_, index)| *index)
     }
 
     /// Competitors of `variant` in rising order of mean loss.
-    fn by_loss(&self, variant: Variant) -> Vec<(f64, usize)> {
+    fn by_loss(&self, variant: CompetitorVariant) -> Vec<(f64, usize)> {
         let loss = |index: usize| {
             let values = (0..self.results.cells.len()).flat_map(|cell| self.values(index, cell, GAP_MEASURE)).flatten();
             let (sum, count) = values.fold((0.0, 0u32), |(sum, count), value| (sum + value, count + 1));
@@ -288,7 +289,7 @@ impl<'a> Runs<'a> {
         }
         let point =
             |line: &SummaryLine| Some((line.measures.get(&Measure::CostPerHour)?.iqm, line.measures.get(&Measure::ViolatedShare)?.iqm));
-        let competes = |line: &SummaryLine| self.results.competitors[line.competitor].variant != Variant::Bound;
+        let competes = |line: &SummaryLine| self.results.competitors[line.competitor].variant != CompetitorVariant::Bound;
         let (places, points): (Vec<_>, Vec<_>) =
             lines.iter().enumerate().filter(|(_, line)| competes(line)).filter_map(|(place, line)| Some((place, point(line)?))).unzip();
         places.into_iter().zip(pareto(&points)).for_each(|(place, kept)| lines[place].pareto = kept);
@@ -317,7 +318,7 @@ impl<'a> Runs<'a> {
             share_of_gap(bootstrap, &losses, &name("gap"))
         });
         let against = match roles.reference {
-            Some(reference) if reference != competitor && described.variant != Variant::Bound => {
+            Some(reference) if reference != competitor && described.variant != CompetitorVariant::Bound => {
                 let differences = [Measure::CostPerHour, Measure::ViolatedShare, GAP_MEASURE]
                     .map(|measure| self.differences(cells, competitor, reference, measure));
                 Comparison::of(bootstrap, differences, options.margin, &name("against"))?

@@ -23,7 +23,7 @@ mod tests {
     use qscale_common::document::Format;
 
     use super::*;
-    use crate::policy_set::{PolicySet, Rules};
+    use crate::policy_set::{PolicySet, RulePolicies};
     use crate::suite::{Suite, SuiteFilter};
 
     #[test]
@@ -34,7 +34,7 @@ mod tests {
             // The learned policy needs a model, which this crate does not have.
             for entry in suite.competitors.iter().filter(|entry| entry.policy != "dqn") {
                 for setting in entry.settings().expect("a grid") {
-                    let made = Rules.policy(&entry.policy, &setting, None);
+                    let made = RulePolicies.policy(&entry.policy, &setting, None);
                     made.unwrap_or_else(|error| panic!("{name}: {}: {error}", entry.called()));
                 }
             }
@@ -54,7 +54,7 @@ mod tests {
             seeds: Some(4),
             ..SuiteFilter::default()
         };
-        let less = suite().narrowed(&filter).expect("a suite").with_natural_ticks(&Rules);
+        let less = suite().narrowed(&filter).expect("a suite").with_natural_ticks(&RulePolicies);
         assert_eq!((less.seeds, less.evaluation_cells().len()), (4, 6));
         assert_eq!(less.competitors[1].params["behavior"]["scale_down"]["stabilization_window"], "60s");
         assert_eq!(less.competitors[1].params["cpu_utilization"], 50);

@@ -2,7 +2,7 @@
 
 use qscale_dqn::Checkpoint;
 use qscale_dqn::registry::{self, DQN};
-use qscale_evaluate::Rules;
+use qscale_evaluate::RulePolicies;
 use qscale_evaluate::policy_set::{PolicySet, RunContext};
 use qscale_policies::{Policy, PolicyError};
 use qscale_rl::device::cpu;
@@ -18,13 +18,13 @@ pub struct AllPolicies {
 impl PolicySet for AllPolicies {
     fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError> {
         if name != DQN {
-            return Rules.policy(name, params, context);
+            return RulePolicies.policy(name, params, context);
         }
         registry::by_name(name, params, self.model.as_ref(), &cpu())
     }
 
     fn is_bound(&self, name: &str) -> bool {
-        Rules.is_bound(name)
+        RulePolicies.is_bound(name)
     }
 }
 

@@ -11,7 +11,7 @@ use qscale_common::workload::{Gaps, Pattern};
 use qscale_dqn::actions::Scope;
 use qscale_sim::profile::{MemoryProfile, Startup};
 use qscale_sim::rng::{Purpose, stream};
-use qscale_sim::{Distribution, FunctionProfile, Gateway, Load, Nanos, Perturbation, Setup};
+use qscale_sim::{Distribution, FunctionProfile, Gateway, Nanos, Perturbation, Setup, SimulatedLoad};
 use rand::{Rng, RngExt};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -256,7 +256,7 @@ impl Experiment {
             policy: self.policy(),
             allocation,
             // Evenly spaced, as in the study.
-            load: Load::Pattern { pattern, gaps: Gaps::Constant },
+            load: SimulatedLoad::Pattern { pattern, gaps: Gaps::Constant },
             perturbation: Perturbation::default(),
             nodes: None,
         }

@@ -5,7 +5,7 @@ use qscale_evaluate::report::{Curve, Panel, chart};
 
 use super::experiment::{EPISODE, Experiment, ExperimentKind, Site, StudyLoad};
 use super::learn::LearningCurve;
-use super::run::{StudyRun, TimeSeries};
+use super::run::{StudyRun, StudySeries};
 
 /// Largest latency drawn, in multiples of the objective, so that values near it remain visible.
 const DRAWN: f64 = 4.0;
@@ -18,7 +18,7 @@ pub fn time_series(experiment: Experiment, load: &StudyLoad, competitors: &[&'st
     let of = |competitor: &str| {
         runs.iter().filter(|run| run.load == load.name && run.competitor == competitor).map(|run| &run.series).collect::<Vec<_>>()
     };
-    let each = |column: &dyn Fn(&TimeSeries, usize) -> Option<f64>| {
+    let each = |column: &dyn Fn(&StudySeries, usize) -> Option<f64>| {
         let curve = |competitor: &&'static str| {
             let of_runs = of(competitor);
             let points =

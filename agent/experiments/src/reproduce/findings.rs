@@ -91,7 +91,7 @@ pub enum Difference {
 
 /// A competitor compared with the baseline.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Finding {
+pub struct StudyComparison {
     /// The load.
     pub load: &'static str,
     /// The competitor.
@@ -115,8 +115,8 @@ const LATE_MATTERS: f64 = 0.001;
 const COST_MATTERS: f64 = 0.01;
 
 /// All competitors compared with the competitor `first` under each load, with at least two seeds of both.
-pub fn findings(runs: &[StudyRun], first: &'static str) -> Vec<Finding> {
-    let mut found: Vec<Finding> = Vec::new();
+pub fn findings(runs: &[StudyRun], first: &'static str) -> Vec<StudyComparison> {
+    let mut found: Vec<StudyComparison> = Vec::new();
     for run in runs.iter().filter(|run| run.competitor != first) {
         if found.iter().any(|finding| (finding.load, finding.competitor) == (run.load, run.competitor)) {
             continue;
@@ -138,7 +138,7 @@ pub fn findings(runs: &[StudyRun], first: &'static str) -> Vec<Finding> {
         };
         let (late_mean, cost_mean) = (mean(&late), mean(&cost));
         let (late, cost) = (differs(&late, LATE_MATTERS), differs(&cost, COST_MATTERS * cost_mean.0));
-        found.push(Finding {
+        found.push(StudyComparison {
             load: run.load,
             competitor: run.competitor,
             against: first,
@@ -199,11 +199,11 @@ fn reading(late: Difference, cost: Difference) -> &'static str {
 }
 
 /// One sentence per load, in the order of `findings`.
-pub fn sentences(findings: &[Finding]) -> Vec<String> {
+pub fn sentences(findings: &[StudyComparison]) -> Vec<String> {
     let mut loads: Vec<&'static str> = findings.iter().map(|finding| finding.load).collect();
     loads.dedup();
     let sentence = |load: &'static str| {
-        let own: Vec<&Finding> = findings.iter().filter(|finding| finding.load == load).collect();
+        let own: Vec<&StudyComparison> = findings.iter().filter(|finding| finding.load == load).collect();
         let against = own.first().map_or("", |finding| finding.against);
         let group = |reading: &&str| {
             let described = own.iter().filter(|finding| finding.reading == *reading).map(|finding| describe(finding)).collect::<Vec<_>>();
@@ -214,7 +214,7 @@ pub fn sentences(findings: &[Finding]) -> Vec<String> {
     loads.into_iter().map(sentence).collect()
 }
 
-fn describe(finding: &Finding) -> String {
+fn describe(finding: &StudyComparison) -> String {
     let percent = |share: f64| number(share * 100.0);
     let (before, after) = finding.late_share;
     let cost = finding.dearer * 100.0;
@@ -230,7 +230,7 @@ fn describe(finding: &Finding) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::run::TimeSeries;
+    use super::super::run::StudySeries;
     use super::*;
 
     fn run(competitor: &'static str, load: &'static str, seed: u64, late: f64, cost: f64) -> StudyRun {
@@ -239,7 +239,7 @@ mod tests {
             RunMetric::CostPerHour => (figure, cost),
             _ => (figure, 1.0),
         });
-        StudyRun { competitor, load, seed, figures: figures.into(), series: TimeSeries::default(), remarks: Vec::new() }
+        StudyRun { competitor, load, seed, figures: figures.into(), series: StudySeries::default(), remarks: Vec::new() }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::experiment::{Experiment, ExperimentKind, NUMBER, StudyLoad};
-use super::run::{RunMetric, RunRecord, Stopped, TimeSeries};
+use super::run::{RunMetric, RunRecord, Stopped, StudySeries};
 
 /// State folder of a run's system, in the folder of the results; deleted before each run.
 pub const SYSTEM: &str = "qscale-system";
@@ -142,7 +142,7 @@ fn known<'a>(dashboard: &'a Dashboard, id: &FunctionId) -> anyhow::Result<&'a Fu
 }
 
 /// Measurements of each tick since the start of the load.
-fn time_series(experiment: Experiment, entry: &FunctionRecord) -> TimeSeries {
+fn time_series(experiment: Experiment, entry: &FunctionRecord) -> StudySeries {
     // A Load covers the second before it.
     let began = entry.offered.front().map_or(Timestamp(0), |(at, _)| at.minus(Duration::from_secs(1)));
     let ticks = experiment.ticks() as usize;
@@ -157,7 +157,7 @@ fn time_series(experiment: Experiment, entry: &FunctionRecord) -> TimeSeries {
         kept.collect()
     };
     let begins: Allocation = experiment.beginning();
-    TimeSeries {
+    StudySeries {
         offered_rps: kept(&entry.offered, 0.0),
         throughput_rps: kept(&entry.achieved, 0.0),
         latency_ms: sampled(&entry.latency),

@@ -64,7 +64,7 @@ impl StudyJob {
 
 /// The plan of a study.
 #[derive(Debug, Clone)]
-pub(super) struct Plan {
+pub(super) struct StudyPlan {
     pub(super) experiment: Experiment,
     pub(super) quick: bool,
     pub(super) seeds: Vec<u64>,
@@ -73,7 +73,7 @@ pub(super) struct Plan {
     pub(super) loads: Vec<usize>,
 }
 
-impl Plan {
+impl StudyPlan {
     pub(super) fn of(options: &ReproduceOptions) -> anyhow::Result<Self> {
         let &ReproduceOptions { kind, local, quick, seed, .. } = options;
         let site = if local { Site::local(run_length(options)?) } else { Site::Simulator };

@@ -4,7 +4,7 @@ use qscale_common::units::Allocation;
 use serde::Serialize;
 
 use super::experiment::{ExperimentKind, Site, StudyLoad};
-use super::findings::{Finding, Mean, SummaryRow};
+use super::findings::{Mean, StudyComparison, SummaryRow};
 use super::learn::{LearningCurve, TrainingBudget};
 use super::run::StudyRun;
 
@@ -29,7 +29,7 @@ pub struct StudyResults {
     /// Means over seeds, one line a load and competitor.
     pub table: Vec<SummaryRow>,
     /// Comparisons with the rule.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<StudyComparison>,
     /// Learning curves.
     pub learning: Vec<LearningCurve>,
     /// All runs.

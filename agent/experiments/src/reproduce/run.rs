@@ -120,7 +120,7 @@ impl RunMetric {
 
 /// Time series of a run, one value a tick.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct TimeSeries {
+pub struct StudySeries {
     /// Offered rate, requests/s.
     pub offered_rps: Vec<f64>,
     /// Successful requests/s.
@@ -140,7 +140,7 @@ pub struct RunRecord {
     pub figures: BTreeMap<RunMetric, f64>,
     /// Its time series.
     #[serde(alias = "course")]
-    pub series: TimeSeries,
+    pub series: StudySeries,
     /// Remarks on its figures.
     pub remarks: Vec<String>,
 }
@@ -158,7 +158,7 @@ pub struct StudyRun {
     #[serde(flatten)]
     pub figures: BTreeMap<RunMetric, f64>,
     /// Its time series, one value per tick.
-    pub series: TimeSeries,
+    pub series: StudySeries,
     /// Remarks on its figures.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
@@ -207,7 +207,7 @@ pub fn run(experiment: Experiment, load: usize, policy: &dyn Policy, seed: u64, 
         RunMetric::ChangesPerHour => measured(Measure::ActionsPerHour),
     };
     let figures = RunMetric::ALL.into_iter().map(|each| (each, figure(each))).collect();
-    let series = TimeSeries {
+    let series = StudySeries {
         offered_rps: series.rate_rps,
         throughput_rps: throughput,
         latency_ms: series.latency_ms,

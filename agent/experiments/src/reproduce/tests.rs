@@ -14,23 +14,23 @@ use super::plan::JobResult;
 use super::run::RunMetric;
 use super::*;
 
-fn tiny(kind: ExperimentKind) -> Plan {
+fn tiny(kind: ExperimentKind) -> StudyPlan {
     let experiment = Experiment { kind, site: Site::Simulator };
-    Plan { experiment, quick: false, seeds: vec![3, 4], budget: TrainingBudget { episodes: 2, worlds: 4 }, loads: vec![1, 3] }
+    StudyPlan { experiment, quick: false, seeds: vec![3, 4], budget: TrainingBudget { episodes: 2, worlds: 4 }, loads: vec![1, 3] }
 }
 
 /// A store in `folder`, which may hold finished jobs.
-fn store(plan: &Plan, folder: &Folder) -> StudyStore {
+fn store(plan: &StudyPlan, folder: &Folder) -> StudyStore {
     let journal = Journal::open(folder.path(), "experiment", &plan.identity().expect("an identity"), false, false).expect("opened");
     StudyStore { out: folder.path().to_owned(), journal }
 }
 
-fn run(plan: &Plan, threads: usize, folder: &Folder, counter: &TickCounter<'_>) -> StudyResults {
+fn run(plan: &StudyPlan, threads: usize, folder: &Folder, counter: &TickCounter<'_>) -> StudyResults {
     let threads = NonZeroUsize::new(threads).expect("not zero");
     plan.results(plan.run(threads, &mut store(plan, folder), counter).expect("it runs"))
 }
 
-fn results(plan: &Plan, threads: usize) -> StudyResults {
+fn results(plan: &StudyPlan, threads: usize) -> StudyResults {
     run(plan, threads, &Folder::new("reproduce"), &TickCounter::new(&AtomicBool::new(false)))
 }
 
@@ -44,7 +44,7 @@ fn the_same_seeds_give_the_same_bytes_on_any_number_of_threads() {
         let plan = tiny(kind);
         let (one, three) = (results(&plan, 1), results(&plan, 3));
         assert!(json(&one) == json(&three));
-        assert_ne!(one.runs, results(&Plan { seeds: vec![5, 6], ..plan }, 2).runs);
+        assert_ne!(one.runs, results(&StudyPlan { seeds: vec![5, 6], ..plan }, 2).runs);
     }
 }
 
@@ -109,11 +109,11 @@ fn a_stopped_study_resumes_to_the_same_results() {
 fn results_of_another_experiment_are_neither_used_nor_lost() {
     let (plan, folder) = (tiny(ExperimentKind::Vertical), Folder::new("reproduce"));
     drop(store(&plan, &folder));
-    let open = |plan: &Plan, resume, overwrite| {
+    let open = |plan: &StudyPlan, resume, overwrite| {
         let opened = Journal::<JobResult>::open(folder.path(), "experiment", &plan.identity().expect("an identity"), resume, overwrite);
         opened.map(|_| ()).map_err(|error| format!("{error:#}"))
     };
-    let other = Plan { seeds: vec![3, 4, 5], ..plan.clone() };
+    let other = StudyPlan { seeds: vec![3, 4, 5], ..plan.clone() };
     let error = open(&other, false, false).expect_err("of another");
     assert!(error.contains("settings.seeds") && error.contains("--overwrite"), "{error}");
     open(&plan, true, false).expect("the same");
@@ -128,7 +128,7 @@ fn results_of_another_experiment_are_neither_used_nor_lost() {
 fn training_for_this_machine_writes_a_model_for_an_agent() {
     for kind in [ExperimentKind::Horizontal, ExperimentKind::Vertical] {
         let experiment = Experiment { kind, site: Site::local(LOCAL) };
-        let plan = Plan { experiment, ..tiny(kind) };
+        let plan = StudyPlan { experiment, ..tiny(kind) };
         let (folder, stop) = (Folder::new("reproduce"), AtomicBool::new(false));
         let counter = TickCounter::new(&stop);
         let done = plan.run(NonZeroUsize::MIN, &mut store(&plan, &folder), &counter).expect("it learns");
@@ -156,13 +156,13 @@ fn training_for_this_machine_writes_a_model_for_an_agent() {
 
 #[test]
 fn the_command_names_options_that_differ_from_the_default() {
-    let plan = |seeds: std::ops::Range<u64>, quick| Plan { seeds: seeds.collect(), quick, ..tiny(ExperimentKind::Vertical) };
+    let plan = |seeds: std::ops::Range<u64>, quick| StudyPlan { seeds: seeds.collect(), quick, ..tiny(ExperimentKind::Vertical) };
     assert_eq!(plan(1..6, false).command(), "qscale reproduce vertical");
     assert_eq!(plan(7..10, false).command(), "qscale reproduce vertical --seeds 3 --seed 7");
     assert_eq!(plan(1..3, true).command(), "qscale reproduce vertical --quick");
     let local = |length, seeds, quick| {
         let experiment = Experiment { kind: ExperimentKind::Vertical, site: Site::local(length) };
-        Plan { experiment, ..plan(seeds, quick) }.command()
+        StudyPlan { experiment, ..plan(seeds, quick) }.command()
     };
     assert_eq!(local(LOCAL, 1..3, false), "qscale reproduce vertical --local");
     assert_eq!(local(Duration::from_secs(90), 1..4, false), "qscale reproduce vertical --local --for 1m30s --seeds 3");

@@ -11,7 +11,7 @@ use qscale_dqn::tasks::Split;
 use qscale_evaluate::report::{Curve, Panel, chart};
 use qscale_train::config::TrainingConfig;
 use qscale_train::evaluate::Score;
-use qscale_train::run::{Best, TrainingRun, Validation};
+use qscale_train::run::{Best, TrainingProgress, TrainingRun};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -155,7 +155,7 @@ impl TrainingFolder {
     }
 
     /// Adds a validation to the curves.
-    pub fn add_validation(&mut self, validation: &Validation, rule: &BaselineRule) -> anyhow::Result<()> {
+    pub fn add_validation(&mut self, validation: &TrainingProgress, rule: &BaselineRule) -> anyhow::Result<()> {
         let mean = &validation.score.mean;
         self.rows.push(CurvePoint {
             ticks: validation.ticks,

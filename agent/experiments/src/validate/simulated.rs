@@ -7,7 +7,7 @@ use std::time::Duration;
 use qscale_common::platform::FunctionSpec;
 use qscale_common::time::Timestamp;
 use qscale_sim::cpu::PERIOD;
-use qscale_sim::{Function, FunctionProfile, Gateway, Nanos, Reading};
+use qscale_sim::{Function, FunctionProfile, Gateway, Nanos, ScrapeBuffer};
 
 use super::real::MeasuredRun;
 use super::scenario::Scenario;
@@ -73,7 +73,7 @@ fn one(profile: &Arc<FunctionProfile>, gateway: Gateway, scenario: &Scenario, re
 }
 
 fn read_cpu(function: &mut Function, now: Nanos, cpu: &mut BTreeMap<String, f64>) {
-    let mut reading = Reading::default();
+    let mut reading = ScrapeBuffer::default();
     function.scrape(now, Timestamp(0), &mut reading);
     for replica in reading.scrape.replicas {
         cpu.insert(replica.replica, replica.cpu.map_or(0.0, |cpu| cpu.usage_us as f64 / 1e6));

@@ -7,7 +7,7 @@ const PRIOR: f64 = 0.2;
 
 /// Statistics of the gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Gaps {
+pub(super) struct GapStatistics {
     /// Closed slots since the last one with a request.
     pub idle_slots: u32,
     /// Probability of a request in a slot right after one with a request.
@@ -21,7 +21,7 @@ pub(super) struct Gaps {
     pub seen: u32,
 }
 
-impl Gaps {
+impl GapStatistics {
     pub(super) fn of(history: &History, slot: u64) -> Self {
         let reach = (SLOTS as u64 - 1).min(slot);
         let peaks = |back: u64| [history.rate.at(slot - back).1, history.concurrency.at(slot - back).1];

@@ -12,15 +12,15 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct Behavior {
     /// Rules for scaling up.
     #[serde(deserialize_with = "up")]
-    pub scale_up: Rules,
+    pub scale_up: ScalingRules,
     /// Rules for scaling down.
     #[serde(deserialize_with = "down")]
-    pub scale_down: Rules,
+    pub scale_down: ScalingRules,
 }
 
 /// Rules of one direction. Absent fields have the API's defaults of that direction.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-pub struct Rules {
+pub struct ScalingRules {
     /// Window whose most conservative recommendation counts, at most 1 h.
     pub stabilization_window: Span,
     /// Selection among several policies.
@@ -41,8 +41,8 @@ struct PartialRules {
 }
 
 impl PartialRules {
-    fn over(self, default: Rules) -> Rules {
-        Rules {
+    fn over(self, default: ScalingRules) -> ScalingRules {
+        ScalingRules {
             stabilization_window: self.stabilization_window.unwrap_or(default.stabilization_window),
             select_policy: self.select_policy.unwrap_or(default.select_policy),
             policies: self.policies.unwrap_or(default.policies),
@@ -51,11 +51,11 @@ impl PartialRules {
     }
 }
 
-fn up<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rules, D::Error> {
+fn up<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ScalingRules, D::Error> {
     Ok(PartialRules::deserialize(deserializer)?.over(Behavior::default().scale_up))
 }
 
-fn down<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rules, D::Error> {
+fn down<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ScalingRules, D::Error> {
     Ok(PartialRules::deserialize(deserializer)?.over(Behavior::default().scale_down))
 }
 
@@ -95,7 +95,7 @@ pub enum RateKind {
 
 /// Bounds of the replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct ReplicaBounds {
     /// Minimum.
     pub min: u32,
     /// Maximum, not below the minimum.
@@ -104,7 +104,7 @@ pub struct Limits {
 
 /// Past recommendations and scaling events, as far back as the windows need.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct History {
+pub struct ScalingHistory {
     recommendations: Vec<Entry>,
     ups: Vec<Entry>,
     downs: Vec<Entry>,
@@ -121,8 +121,8 @@ impl Default for Behavior {
     fn default() -> Self {
         let policy = |kind, value| RatePolicy { kind, value, period: Span::seconds(15) };
         Self {
-            scale_up: Rules::new(0, [policy(RateKind::Percent, 100), policy(RateKind::Pods, 4)]),
-            scale_down: Rules::new(300, [policy(RateKind::Percent, 100)]),
+            scale_up: ScalingRules::new(0, [policy(RateKind::Percent, 100), policy(RateKind::Pods, 4)]),
+            scale_down: ScalingRules::new(300, [policy(RateKind::Percent, 100)]),
         }
     }
 }
@@ -145,14 +145,14 @@ impl Behavior {
     }
 
     /// Replicas to request if the metrics ask for `desired` and `current` run, within `limits`.
-    pub fn normalize(&self, history: &mut History, current: u32, desired: u32, limits: Limits, now: Timestamp) -> u32 {
+    pub fn normalize(&self, history: &mut ScalingHistory, current: u32, desired: u32, limits: ReplicaBounds, now: Timestamp) -> u32 {
         let stabilized = self.stabilize(history, current, desired, now);
         self.limit(history, current, stabilized, limits, now)
     }
 
     /// `current`, moved to the most conservative recommendations of both windows. Records the unlimited recommendation.
-    fn stabilize(&self, history: &mut History, current: u32, desired: u32, now: Timestamp) -> u32 {
-        let within = |rules: &Rules| {
+    fn stabilize(&self, history: &mut ScalingHistory, current: u32, desired: u32, now: Timestamp) -> u32 {
+        let within = |rules: &ScalingRules| {
             let window = rules.stabilization_window.0;
             history.recommendations.iter().filter(move |entry| now.since(entry.at) < window).map(|entry| entry.replicas)
         };
@@ -166,7 +166,7 @@ impl Behavior {
 
     /// `desired`, as far as rate limits and `limits` allow.
     #[must_use]
-    pub fn limit(&self, history: &History, current: u32, desired: u32, limits: Limits, now: Timestamp) -> u32 {
+    pub fn limit(&self, history: &ScalingHistory, current: u32, desired: u32, limits: ReplicaBounds, now: Timestamp) -> u32 {
         if desired > current {
             desired.min(self.up_limit(history, current, now).max(i64::from(current)).min(i64::from(limits.max)) as u32)
         } else if desired < current {
@@ -176,7 +176,7 @@ impl Behavior {
         }
     }
 
-    fn up_limit(&self, history: &History, current: u32, now: Timestamp) -> i64 {
+    fn up_limit(&self, history: &ScalingHistory, current: u32, now: Timestamp) -> i64 {
         let proposals = self.scale_up.policies.iter().map(|policy| {
             let start = history.at_period_start(current, policy.period.0, now);
             match policy.kind {
@@ -193,7 +193,7 @@ impl Behavior {
     }
 
     /// Scaling down, the policy with the smallest change gives the highest limit.
-    fn down_limit(&self, history: &History, current: u32, now: Timestamp) -> i64 {
+    fn down_limit(&self, history: &ScalingHistory, current: u32, now: Timestamp) -> i64 {
         let proposals = self.scale_down.policies.iter().map(|policy| {
             let start = history.at_period_start(current, policy.period.0, now);
             match policy.kind {
@@ -210,18 +210,18 @@ impl Behavior {
     }
 
     /// Records a request of `to` replicas instead of `from`.
-    pub fn record(&self, history: &mut History, from: u32, to: u32, now: Timestamp) {
+    pub fn record(&self, history: &mut ScalingHistory, from: u32, to: u32, now: Timestamp) {
         let events = if to > from { &mut history.ups } else { &mut history.downs };
         // Events of one direction also count in the periods of the other.
         let longest =
             self.scale_up.policies.iter().chain(&self.scale_down.policies).map(|policy| policy.period.0).max().unwrap_or_default();
         if from != to {
-            History::push(events, Entry { at: now, replicas: from.abs_diff(to) }, longest);
+            ScalingHistory::push(events, Entry { at: now, replicas: from.abs_diff(to) }, longest);
         }
     }
 }
 
-impl Rules {
+impl ScalingRules {
     fn new<const N: usize>(window_s: u64, policies: [RatePolicy; N]) -> Self {
         Self { stabilization_window: Span::seconds(window_s), select_policy: Select::Max, policies: policies.into(), tolerance: None }
     }
@@ -249,7 +249,7 @@ impl Rules {
 }
 
 /// Replicas to request without `behavior`: the highest recommendation of `window`, at most twice `current` or 4, within `limits`.
-pub fn normalize(history: &mut History, current: u32, desired: u32, window: Duration, limits: Limits, now: Timestamp) -> u32 {
+pub fn normalize(history: &mut ScalingHistory, current: u32, desired: u32, window: Duration, limits: ReplicaBounds, now: Timestamp) -> u32 {
     let stabilized =
         history.recommendations.iter().filter(|entry| now.since(entry.at) <= window).map(|entry| entry.replicas).fold(desired, u32::max);
     history.recommend(desired, now, window);
@@ -258,12 +258,12 @@ pub fn normalize(history: &mut History, current: u32, desired: u32, window: Dura
 
 /// `desired`, at most twice `current` or 4, within `limits`.
 #[must_use]
-pub fn convert(current: u32, desired: u32, limits: Limits) -> u32 {
+pub fn convert(current: u32, desired: u32, limits: ReplicaBounds) -> u32 {
     let most = current.saturating_mul(2).max(4).min(limits.max);
     if desired < limits.min { limits.min } else { desired.min(most) }
 }
 
-impl History {
+impl ScalingHistory {
     /// Greatest number of entries, for any windows: an hour of decisions each second.
     const MAX_VALUE: usize = 3600;
 

@@ -48,7 +48,7 @@ impl Tolerance {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pod {
     /// Phase.
-    pub phase: Phase,
+    pub phase: PodPhase,
     /// Whether its deletion was requested.
     pub deleted: bool,
     /// Time of its start.
@@ -63,7 +63,7 @@ pub struct Pod {
 
 /// Phase of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum PodPhase {
     /// Not yet started.
     Pending,
     /// Started.
@@ -232,9 +232,9 @@ impl Calculator {
     pub fn group(&self, pods: &[Pod], kind: Kind, now: Timestamp) -> Groups {
         let mut groups = Groups::default();
         for (index, pod) in pods.iter().enumerate() {
-            if pod.deleted || pod.phase == Phase::Failed {
+            if pod.deleted || pod.phase == PodPhase::Failed {
                 groups.ignored.push(index);
-            } else if pod.phase == Phase::Pending {
+            } else if pod.phase == PodPhase::Pending {
                 groups.unready.push(index);
             } else if let Some(metric) = pod.metric {
                 if kind == Kind::Cpu && self.is_unready(pod, metric, now) { groups.unready.push(index) } else { groups.ready += 1 }
@@ -279,7 +279,7 @@ impl Calculator {
 /// Running and ready pods.
 #[must_use]
 pub fn ready_pods(pods: &[Pod]) -> u32 {
-    let ready = pods.iter().filter(|pod| pod.phase == Phase::Running && pod.ready.is_some_and(|ready| ready.is));
+    let ready = pods.iter().filter(|pod| pod.phase == PodPhase::Running && pod.ready.is_some_and(|ready| ready.is));
     u32::try_from(ready.count()).unwrap_or(u32::MAX)
 }
 

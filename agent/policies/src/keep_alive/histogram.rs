@@ -19,7 +19,7 @@ pub struct IdleTimes {
 
 /// Prewarming and keep-alive times since the end of the last execution. A prewarm of zero keeps the replica until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Windows {
+pub struct KeepAliveWindows {
     /// Time at which a replica must be ready again.
     pub prewarm: Duration,
     /// Time until which it stays.
@@ -50,20 +50,20 @@ impl IdleTimes {
 
     /// Current prewarming and keep-alive times.
     #[must_use]
-    pub fn windows(&self, rule: &KeepAliveHistogram) -> Windows {
+    pub fn windows(&self, rule: &KeepAliveHistogram) -> KeepAliveWindows {
         let minutes = |minutes: f64| Duration::from_secs_f64(minutes * 60.0);
         let within: f64 = self.bins.iter().map(|count| f64::from(*count)).sum();
         let all = within + f64::from(self.beyond);
         if all > 0.0 && f64::from(self.beyond) / all >= Self::BEYOND {
             let idle = forecast_next(&self.recent_minutes);
             let prewarm = (1.0 - Self::FORECAST_MARGIN) * idle;
-            return Windows { prewarm: minutes(prewarm), keep_alive: minutes(prewarm + 2.0 * Self::FORECAST_MARGIN * idle) };
+            return KeepAliveWindows { prewarm: minutes(prewarm), keep_alive: minutes(prewarm + 2.0 * Self::FORECAST_MARGIN * idle) };
         }
         if within == 0.0 || self.variation() < rule.representative {
-            return Windows { prewarm: Duration::ZERO, keep_alive: minutes(Self::MINUTES as f64) };
+            return KeepAliveWindows { prewarm: Duration::ZERO, keep_alive: minutes(Self::MINUTES as f64) };
         }
         let (head, tail) = (self.percentile(rule.head * within), self.percentile(rule.tail * within) + 1);
-        Windows { prewarm: minutes((1.0 - rule.margin) * head as f64), keep_alive: minutes((1.0 + rule.margin) * tail as f64) }
+        KeepAliveWindows { prewarm: minutes((1.0 - rule.margin) * head as f64), keep_alive: minutes((1.0 + rule.margin) * tail as f64) }
     }
 
     /// Coefficient of variation of the bin counts.
@@ -109,7 +109,7 @@ mod tests {
 
     #[track_caller]
     fn check(idle: &IdleTimes, prewarm_minutes: f64, keep_alive_minutes: f64) {
-        let Windows { prewarm, keep_alive } = idle.windows(&KeepAliveHistogram::default());
+        let KeepAliveWindows { prewarm, keep_alive } = idle.windows(&KeepAliveHistogram::default());
         assert!((prewarm.as_secs_f64() - prewarm_minutes * 60.0).abs() < 1e-6, "prewarm {prewarm:?}");
         assert!((keep_alive.as_secs_f64() - keep_alive_minutes * 60.0).abs() < 1e-6, "keep alive {keep_alive:?}");
     }
@@ -133,7 +133,7 @@ mod tests {
     fn answers_by_the_configured_policy() {
         let idle = of([vec![10; 19], vec![20]].concat());
         let windows = |rule: KeepAliveHistogram| {
-            let Windows { prewarm, keep_alive } = idle.windows(&rule);
+            let KeepAliveWindows { prewarm, keep_alive } = idle.windows(&rule);
             (prewarm.as_secs() / 60, keep_alive.as_secs() / 60)
         };
         let plain = KeepAliveHistogram { margin: 0.0, ..KeepAliveHistogram::default() };

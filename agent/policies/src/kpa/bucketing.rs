@@ -2,14 +2,14 @@
 
 /// One value for each of the last seconds.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Buckets {
+pub struct TimedBuckets {
     /// First and last second that was written.
     written: Option<(u64, u64)>,
     /// Ring of values; second `s` is at `s` modulo its length.
     values: Vec<f64>,
 }
 
-impl Buckets {
+impl TimedBuckets {
     /// Adds `value` to second `at` in a window of `window` seconds, at least 1. Ignores seconds older than the window.
     pub fn record(&mut self, at: u64, value: f64, window: usize) {
         self.resize(window);

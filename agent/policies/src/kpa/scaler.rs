@@ -25,7 +25,7 @@ pub struct ZeroSpec {
 
 /// Pods of a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counted {
+pub struct PodCounts {
     /// Ready pods.
     pub ready: u32,
     /// Ready pods that make a revision active, at least 1.
@@ -34,7 +34,7 @@ pub struct Counted {
 
 /// Activity of a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
+pub enum RevisionCondition {
     /// Pods are wanted, and none is ready yet.
     Activating,
     /// Serves requests.
@@ -46,7 +46,7 @@ pub enum Condition {
 /// A revision's condition, and whether requests go through the activator, each with the time of its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Activity {
-    condition: Condition,
+    condition: RevisionCondition,
     since: Timestamp,
     proxy_since: Option<Timestamp>,
 }
@@ -65,28 +65,28 @@ impl Activity {
     #[must_use]
     pub fn found(ready: u32, current: u32, now: Timestamp) -> Self {
         let condition = match (ready, current) {
-            (0, 0) => Condition::Inactive,
-            (0, _) => Condition::Activating,
-            _ => Condition::Active,
+            (0, 0) => RevisionCondition::Inactive,
+            (0, _) => RevisionCondition::Activating,
+            _ => RevisionCondition::Active,
         };
-        Self { condition, since: now, proxy_since: (condition != Condition::Active).then_some(now) }
+        Self { condition, since: now, proxy_since: (condition != RevisionCondition::Active).then_some(now) }
     }
 
     /// A revision in `condition` since `since`, with requests through the activator since `proxy_since`.
     #[must_use]
-    pub fn since(condition: Condition, since: Timestamp, proxy_since: Option<Timestamp>) -> Self {
+    pub fn since(condition: RevisionCondition, since: Timestamp, proxy_since: Option<Timestamp>) -> Self {
         Self { condition, since, proxy_since }
     }
 
     /// Whether the revision takes requests.
     #[must_use]
-    pub fn condition(&self) -> Condition {
+    pub fn condition(&self) -> RevisionCondition {
         self.condition
     }
 
     /// Decides on `desired` pods (`None` without metrics) and updates the condition. `excess` is the excess burst
     /// capacity; below zero the activator stays in the path.
-    pub fn reconcile(&mut self, spec: &ZeroSpec, desired: Option<u32>, pods: Counted, excess: i32, now: Timestamp) -> Applied {
+    pub fn reconcile(&mut self, spec: &ZeroSpec, desired: Option<u32>, pods: PodCounts, excess: i32, now: Timestamp) -> Applied {
         let (applied, want) = match desired {
             Some(desired) => self.decide_zero(spec, desired, now),
             None => (Applied::Keep, None),
@@ -98,12 +98,12 @@ impl Activity {
     }
 
     /// Updates the condition from wanted and ready pods.
-    pub fn settle(&mut self, want: Option<u32>, Counted { ready, needed }: Counted, now: Timestamp) {
+    pub fn settle(&mut self, want: Option<u32>, PodCounts { ready, needed }: PodCounts, now: Timestamp) {
         let enough = ready >= needed;
         match (want, self.condition) {
-            (Some(0), _) => self.turn(Condition::Inactive, now),
-            (None, Condition::Inactive) => {}
-            _ => self.turn(if enough { Condition::Active } else { Condition::Activating }, now),
+            (Some(0), _) => self.turn(RevisionCondition::Inactive, now),
+            (None, RevisionCondition::Inactive) => {}
+            _ => self.turn(if enough { RevisionCondition::Active } else { RevisionCondition::Activating }, now),
         }
     }
 
@@ -117,12 +117,12 @@ impl Activity {
             return (Applied::Scale(1), Some(1));
         }
         match self.condition {
-            Condition::Activating if passed > spec.activation_timeout => (Applied::Scale(0), Some(0)),
-            Condition::Activating => (Applied::Keep, None),
-            Condition::Active if passed >= spec.stable_window => (Applied::Keep, Some(0)),
-            Condition::Active => (Applied::Scale(1), Some(1)),
-            Condition::Inactive if !spec.backed => (Applied::Keep, Some(0)),
-            Condition::Inactive => {
+            RevisionCondition::Activating if passed > spec.activation_timeout => (Applied::Scale(0), Some(0)),
+            RevisionCondition::Activating => (Applied::Keep, None),
+            RevisionCondition::Active if passed >= spec.stable_window => (Applied::Keep, Some(0)),
+            RevisionCondition::Active => (Applied::Scale(1), Some(1)),
+            RevisionCondition::Inactive if !spec.backed => (Applied::Keep, Some(0)),
+            RevisionCondition::Inactive => {
                 let proxied = self.proxy_since.map_or(Duration::ZERO, |since| now.since(since));
                 let slow = passed >= spec.grace.max(spec.retention);
                 let fast = passed >= spec.retention && proxied >= spec.grace;
@@ -131,7 +131,7 @@ impl Activity {
         }
     }
 
-    fn turn(&mut self, condition: Condition, now: Timestamp) {
+    fn turn(&mut self, condition: RevisionCondition, now: Timestamp) {
         if self.condition != condition {
             (self.condition, self.since) = (condition, now);
         }

@@ -189,8 +189,8 @@ mod autoscaler_cases {
 #[test]
 fn resolve_metric_target() {
     /// Name, requests at once that the container takes, annotated target, utilization in percent; target and total.
-    struct Case(&'static str, Metric, u32, Option<f64>, f64, f64, f64);
-    let (concurrency, rps) = (Metric::Concurrency, Metric::Rps);
+    struct Case(&'static str, ScalingMetric, u32, Option<f64>, f64, f64, f64);
+    let (concurrency, rps) = (ScalingMetric::Concurrency, ScalingMetric::Rps);
     let cases = [
         Case("defaults", concurrency, 0, None, 100.0, 100.0, 100.0),
         Case("default CC + 80% TU", concurrency, 0, None, 80.0, 80.0, 100.0),
@@ -234,7 +234,7 @@ fn refuses_invalid_behavior() {
     check("invalid target burst capacity", Kpa { target_burst_capacity: -11.0, ..Kpa::default() }, false);
     check("invalid target %, too small", Kpa { target_utilization_percentage: -42.0, ..Kpa::default() }, false);
     check("invalid target %, too big", Kpa { target_utilization_percentage: 142.4, ..Kpa::default() }, false);
-    check("invalid RPS target, too small", Kpa { metric: Metric::Rps, target: Some(-5.25), ..Kpa::default() }, false);
+    check("invalid RPS target, too small", Kpa { metric: ScalingMetric::Rps, target: Some(-5.25), ..Kpa::default() }, false);
     check("max scale up rate 1.0", Kpa { max_scale_up_rate: 1.0, ..Kpa::default() }, false);
     check("max scale down rate negative", Kpa { max_scale_down_rate: -55.0, ..Kpa::default() }, false);
     check("max scale down rate 1.0", Kpa { max_scale_down_rate: 1.0, ..Kpa::default() }, false);

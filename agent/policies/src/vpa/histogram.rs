@@ -6,7 +6,7 @@ use qscale_common::time::{Timestamp, millis};
 
 /// Buckets of a histogram.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Buckets {
+pub enum HistogramBuckets {
     /// All of one width.
     Linear {
         /// The width, more than 0.
@@ -25,7 +25,7 @@ pub enum Buckets {
     },
 }
 
-impl Buckets {
+impl HistogramBuckets {
     /// Buckets each `ratio` times as wide as the one before it, the first `first` wide, the last beginning at `max` or above.
     #[must_use]
     pub fn exponential(max: f64, first: f64, ratio: f64) -> Self {
@@ -71,27 +71,27 @@ impl Buckets {
 
 /// A histogram whose samples lose half of their weight in a half-life.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Histogram {
+pub struct DecayingHistogram {
     weights: Vec<f64>,
     total: f64,
     reference: Timestamp,
 }
 
-impl Histogram {
+impl DecayingHistogram {
     /// Smaller weights count as zero.
     pub const EPSILON: f64 = 1e-4;
     /// Half-lives after which weights are rescaled, so that they stay finite.
     const MAX_EXPONENT: f64 = 100.0;
 
     /// Adds `value`, measured at `at`, with `weight`.
-    pub fn add(&mut self, buckets: &Buckets, half_life: Duration, value: f64, weight: f64, at: Timestamp) {
+    pub fn add(&mut self, buckets: &HistogramBuckets, half_life: Duration, value: f64, weight: f64, at: Timestamp) {
         let (bucket, weight) = self.place(buckets, half_life, value, weight, at);
         self.weights[bucket] += weight;
         self.total += weight;
     }
 
     /// Removes an added sample.
-    pub fn subtract(&mut self, buckets: &Buckets, half_life: Duration, value: f64, weight: f64, at: Timestamp) {
+    pub fn subtract(&mut self, buckets: &HistogramBuckets, half_life: Duration, value: f64, weight: f64, at: Timestamp) {
         let without = |of: f64, weight: f64| if of - weight < Self::EPSILON { 0.0 } else { of - weight };
         let (bucket, weight) = self.place(buckets, half_life, value, weight, at);
         self.weights[bucket] = without(self.weights[bucket], weight);
@@ -99,7 +99,7 @@ impl Histogram {
     }
 
     /// The bucket and the weight of a sample, scaled to the reference.
-    fn place(&mut self, buckets: &Buckets, half_life: Duration, value: f64, weight: f64, at: Timestamp) -> (usize, f64) {
+    fn place(&mut self, buckets: &HistogramBuckets, half_life: Duration, value: f64, weight: f64, at: Timestamp) -> (usize, f64) {
         self.weights.resize(buckets.count(), 0.0);
         let half_life = millis(half_life).max(1);
         if self.exponent(at, half_life) > Self::MAX_EXPONENT {
@@ -134,7 +134,7 @@ impl Histogram {
 
     /// End of the bucket below which the share `percentile` of the weight lies; for the last bucket its start; zero without samples.
     #[must_use]
-    pub fn percentile(&self, buckets: &Buckets, percentile: f64) -> f64 {
+    pub fn percentile(&self, buckets: &HistogramBuckets, percentile: f64) -> f64 {
         let Some(first) = self.first() else { return 0.0 };
         let last = self.weights.iter().rposition(|weight| *weight >= Self::EPSILON).unwrap_or(first);
         let (threshold, mut sum) = (percentile * self.total, 0.0);

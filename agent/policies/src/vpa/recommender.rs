@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use qscale_common::time::{Timestamp, millis};
 
-use super::histogram::{Buckets, Histogram};
+use super::histogram::{DecayingHistogram, HistogramBuckets};
 
 /// Settings of the recommender.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,8 +84,8 @@ pub struct Recommendation {
 /// History of the containers of one name.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Aggregate {
-    cpu: Histogram,
-    memory: Histogram,
+    cpu: DecayingHistogram,
+    memory: DecayingHistogram,
     first: Option<Timestamp>,
     last: Timestamp,
     samples: u64,
@@ -103,14 +103,14 @@ struct Peaks {
 
 /// Buckets of CPU, cores.
 #[must_use]
-pub fn cpu_buckets() -> Buckets {
-    Buckets::exponential(1000.0, 0.01, 1.05)
+pub fn cpu_buckets() -> HistogramBuckets {
+    HistogramBuckets::exponential(1000.0, 0.01, 1.05)
 }
 
 /// Buckets of memory, bytes.
 #[must_use]
-pub fn memory_buckets() -> Buckets {
-    Buckets::exponential(1e12, 1e7, 1.05)
+pub fn memory_buckets() -> HistogramBuckets {
+    HistogramBuckets::exponential(1e12, 1e7, 1.05)
 }
 
 /// `amount` times `factor`, rounded down, at most the greatest amount.

@@ -15,7 +15,7 @@ const MIB: i64 = 1 << 20;
 
 #[test]
 fn exponential_histogram_options() {
-    let buckets = Buckets::exponential(500.0, 40.0, 1.5);
+    let buckets = HistogramBuckets::exponential(500.0, 40.0, 1.5);
     assert_eq!(buckets.count(), 6);
     for (bucket, start) in [0.0, 40.0, 100.0, 190.0, 325.0, 527.5].into_iter().enumerate() {
         assert_eq!(buckets.start(bucket), start, "bucket {bucket}");
@@ -29,7 +29,7 @@ fn exponential_histogram_options() {
 
 #[test]
 fn linear_histogram_options() {
-    let buckets = Buckets::linear(5.0, 0.3);
+    let buckets = HistogramBuckets::linear(5.0, 0.3);
     assert_eq!(buckets.count(), 18);
     assert_eq!((buckets.find(-1.0), buckets.find(0.0), buckets.find(0.29), buckets.find(1.3), buckets.find(100.0)), (0, 0, 0, 4, 17));
     assert!(buckets.start(0) == 0.0 && (buckets.start(17) - 5.1).abs() < 1e-12);
@@ -37,7 +37,7 @@ fn linear_histogram_options() {
 
 #[test]
 fn percentiles() {
-    let (buckets, mut histogram) = (Buckets::linear(10.0, 1.0), Histogram::default());
+    let (buckets, mut histogram) = (HistogramBuckets::linear(10.0, 1.0), DecayingHistogram::default());
     for value in 1..=4 {
         histogram.add(&buckets, HOUR, f64::from(value), f64::from(value), NOW);
     }
@@ -57,8 +57,8 @@ fn percentiles() {
     for (percentile, end) in expected {
         assert_eq!(histogram.percentile(&buckets, percentile), end, "p{percentile}");
     }
-    assert_eq!(Histogram::default().percentile(&buckets, 0.5), 0.0, "empty");
-    let mut beyond = Histogram::default();
+    assert_eq!(DecayingHistogram::default().percentile(&buckets, 0.5), 0.0, "empty");
+    let mut beyond = DecayingHistogram::default();
     beyond.add(&buckets, HOUR, 1e6, 1.0, NOW);
     assert_eq!(beyond.percentile(&buckets, 0.5), 10.0, "the last bucket has no end");
     beyond.subtract(&buckets, HOUR, 1e6, 1.0, NOW);
@@ -67,7 +67,7 @@ fn percentiles() {
 
 #[test]
 fn decaying_histogram_percentiles() {
-    let (buckets, mut histogram) = (Buckets::linear(10.0, 1.0), Histogram::default());
+    let (buckets, mut histogram) = (HistogramBuckets::linear(10.0, 1.0), DecayingHistogram::default());
     for value in 1..=4u32 {
         histogram.add(&buckets, HOUR, f64::from(value), f64::from(value), NOW.plus(HOUR * value));
     }
@@ -80,7 +80,7 @@ fn decaying_histogram_percentiles() {
 
 #[test]
 fn decaying_histogram_simple_decay() {
-    let (buckets, mut histogram) = (Buckets::linear(10.0, 1.0), Histogram::default());
+    let (buckets, mut histogram) = (HistogramBuckets::linear(10.0, 1.0), DecayingHistogram::default());
     histogram.add(&buckets, HOUR, 2.0, 1000.0, NOW);
     histogram.add(&buckets, HOUR, 1.0, 1.0, NOW.plus(HOUR * 20));
     assert_eq!(histogram.percentile(&buckets, 0.999), 2.0);
@@ -89,7 +89,7 @@ fn decaying_histogram_simple_decay() {
 
 #[test]
 fn percentile_out_of_bounds() {
-    let (buckets, mut histogram) = (Buckets::linear(1.0, 0.1), Histogram::default());
+    let (buckets, mut histogram) = (HistogramBuckets::linear(1.0, 0.1), DecayingHistogram::default());
     histogram.add(&buckets, HOUR, 0.1, 0.1, NOW);
     histogram.add(&buckets, HOUR, 0.2, 0.2, NOW);
     let close = |got: f64, expected: f64| assert!((got - expected).abs() < 1e-12, "{got}, not {expected}");
@@ -103,8 +103,8 @@ fn percentile_out_of_bounds() {
 
 #[test]
 fn empty_histogram() {
-    const EPSILON: f64 = Histogram::EPSILON;
-    let (buckets, mut histogram) = (Buckets::linear(1.0, 0.1), Histogram::default());
+    const EPSILON: f64 = DecayingHistogram::EPSILON;
+    let (buckets, mut histogram) = (HistogramBuckets::linear(1.0, 0.1), DecayingHistogram::default());
     assert!(histogram.is_empty());
     histogram.add(&buckets, HOUR, 0.1, EPSILON * 2.5, Timestamp(0));
     assert!(!histogram.is_empty());
@@ -121,7 +121,7 @@ fn empty_histogram() {
 
 #[test]
 fn longterm_decay() {
-    let (buckets, mut histogram) = (Buckets::linear(10.0, 1.0), Histogram::default());
+    let (buckets, mut histogram) = (HistogramBuckets::linear(10.0, 1.0), DecayingHistogram::default());
     histogram.add(&buckets, HOUR, 2.0, 1.0, NOW);
     histogram.add(&buckets, HOUR, 1.0, 1.0, NOW.plus(HOUR * 101));
     assert_eq!(histogram.percentile(&buckets, 1.0), 2.0);
@@ -129,7 +129,7 @@ fn longterm_decay() {
 
 #[test]
 fn decaying_histogram_outlives_its_exponent() {
-    let (buckets, mut histogram) = (Buckets::linear(10.0, 1.0), Histogram::default());
+    let (buckets, mut histogram) = (HistogramBuckets::linear(10.0, 1.0), DecayingHistogram::default());
     for (value, hours) in [(1.0, 0), (2.0, 1000), (3.0, 1001)] {
         histogram.add(&buckets, HOUR, value, 1.0, NOW.plus(HOUR * hours));
     }

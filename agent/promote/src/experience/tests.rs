@@ -46,7 +46,7 @@ fn rewards(states: &[State]) -> BTreeMap<StateId, Reward> {
 
 fn read(states: &[State], rewards: &BTreeMap<StateId, Reward>) -> Experience {
     let actions = Actions::new(ActionSet::Step, Scope::Joint);
-    let reader = Reader { actions: &actions, reward: TrainingReward::default(), violation_cost: &|_| 40.0 };
+    let reader = ExperienceReader { actions: &actions, reward: TrainingReward::default(), violation_cost: &|_| 40.0 };
     reader.read(&Recording { states, rewards, since: Timestamp(0) })
 }
 
@@ -168,7 +168,7 @@ fn late_measurements_belong_to_the_tick_that_they_measure() {
 fn states_before_the_period_only_fill_the_history() {
     let states: Vec<State> = (0..6).map(state).collect();
     let (actions, rewards) = (Actions::new(ActionSet::Step, Scope::Joint), rewards(&states));
-    let reader = Reader { actions: &actions, reward: TrainingReward::default(), violation_cost: &|_| 40.0 };
+    let reader = ExperienceReader { actions: &actions, reward: TrainingReward::default(), violation_cost: &|_| 40.0 };
     let recording = Recording { states: &states, rewards: &rewards, since: states[3].observed_at_ms };
     let (late, all) = (reader.read(&recording), read(&states, &rewards));
     assert_eq!(late.ticks[..], all.ticks[3..], "the history is the same as the agent's");

@@ -19,8 +19,8 @@ fn round(id: u64) -> RoundRequest {
     RoundRequest { id, settings: settings(10.0), candidate: None }
 }
 
-fn burn(violated_minutes: f64, judged_minutes: f64) -> Burn {
-    Burn { violated_minutes, judged_minutes }
+fn burn(violated_minutes: f64, judged_minutes: f64) -> ViolationMinutes {
+    ViolationMinutes { violated_minutes, judged_minutes }
 }
 
 fn after(minutes: u64) -> Timestamp {
@@ -28,7 +28,7 @@ fn after(minutes: u64) -> Timestamp {
 }
 
 /// Puts the candidate in use at `now`.
-fn put_in_use(promotion: &mut Promotion, before: Burn, now: Timestamp, rules: &PromotionRules) {
+fn put_in_use(promotion: &mut Promotion, before: ViolationMinutes, now: Timestamp, rules: &PromotionRules) {
     promotion.watch(TRIAL, 7, before, "passed", now, rules);
     promotion.started(now, rules);
 }
@@ -146,7 +146,7 @@ fn another_process_continues_from_the_record() {
 #[test]
 fn the_watch_has_its_full_length_once_the_candidate_is_in_use() {
     let (mut promotion, rules) = (Promotion::default(), rules(10.0));
-    promotion.watch(TRIAL, 7, Burn::default(), "passed", NOON, &rules);
+    promotion.watch(TRIAL, 7, ViolationMinutes::default(), "passed", NOON, &rules);
     assert_eq!(promotion.due(after(90), &rules), Due::PutInUse(TRIAL, 7), "recorded, and not carried out");
     promotion.started(after(90), &rules);
     assert_eq!(promotion.due(after(90), &rules), Due::EvaluateTrial(TRIAL, after(90)));
@@ -211,7 +211,7 @@ fn a_watch_without_measurements_ends_in_a_rollback() {
 
 #[test]
 fn only_measured_minutes_count() {
-    let mut burn = Burn::default();
+    let mut burn = ViolationMinutes::default();
     [Some(true), None, Some(false), Some(false)].into_iter().for_each(|violated| burn.add(violated, 30_000));
     assert_eq!((burn.violated_minutes, burn.judged_minutes), (0.5, 1.5));
 }

@@ -50,7 +50,7 @@ pub enum Conclusion {
 /// A compared metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Metric {
+pub enum ScenarioMetric {
     /// Share of ticks that violate the objective, 0 to 1.
     ViolatedShare,
     /// Mean cost per hour, in the ScalingPolicy's currency.
@@ -61,7 +61,7 @@ pub enum Metric {
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricComparison {
     /// The metric.
-    pub metric: Metric,
+    pub metric: ScenarioMetric,
     /// Recorded value; `None` if unknown.
     pub recorded: Option<f64>,
     /// The acting policy, simulated.
@@ -74,7 +74,7 @@ pub struct MetricComparison {
 
 /// Both metrics of a comparison.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Comparison {
+pub struct MetricsComparison {
     /// Violations.
     pub violation: MetricComparison,
     /// Cost.
@@ -84,17 +84,17 @@ pub struct Comparison {
 /// No simulated run completed a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("no simulated run has a value of {0:?}: no request completed or failed; is there any load since --since?")]
-pub struct NothingSimulated(pub Metric);
+pub struct NothingSimulated(pub ScenarioMetric);
 
-impl Comparison {
+impl MetricsComparison {
     /// Compares pairs of runs, the acting policy's first, with the `recorded` figures.
     ///
     /// # Errors
     /// [`NothingSimulated`].
     pub fn of(recorded: &RunMetrics, runs: &[(RunMetrics, RunMetrics)]) -> anyhow::Result<Self> {
         Ok(Self {
-            violation: MetricComparison::of(Metric::ViolatedShare, recorded, runs)?,
-            cost: MetricComparison::of(Metric::CostPerHour, recorded, runs)?,
+            violation: MetricComparison::of(ScenarioMetric::ViolatedShare, recorded, runs)?,
+            cost: MetricComparison::of(ScenarioMetric::CostPerHour, recorded, runs)?,
         })
     }
 
@@ -105,7 +105,7 @@ impl Comparison {
     }
 }
 
-impl Metric {
+impl ScenarioMetric {
     /// Its name in output for programs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -127,7 +127,7 @@ impl Serialize for MetricComparison {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Output {
-            metric: Metric,
+            metric: ScenarioMetric,
             recorded: Option<f64>,
             acting: MeanInterval,
             other: MeanInterval,
@@ -142,7 +142,7 @@ impl Serialize for MetricComparison {
 }
 
 impl MetricComparison {
-    fn of(metric: Metric, recorded: &RunMetrics, runs: &[(RunMetrics, RunMetrics)]) -> anyhow::Result<Self> {
+    fn of(metric: ScenarioMetric, recorded: &RunMetrics, runs: &[(RunMetrics, RunMetrics)]) -> anyhow::Result<Self> {
         let pairs: Vec<(f64, f64)> = runs.iter().filter_map(|(acting, other)| Some((metric.of(acting)?, metric.of(other)?))).collect();
         if pairs.is_empty() {
             return Err(NothingSimulated(metric).into());
@@ -201,7 +201,7 @@ mod tests {
         let difference = acting.iter().zip(other).map(|(acting, other)| other - acting).collect();
         let mean = |values: Vec<f64>, name: &str| MeanInterval::of(values, name).expect("finite");
         MetricComparison {
-            metric: Metric::ViolatedShare,
+            metric: ScenarioMetric::ViolatedShare,
             recorded,
             acting: mean(acting.to_vec(), "acting"),
             other: mean(other.to_vec(), "other"),
@@ -223,8 +223,8 @@ mod tests {
     #[test]
     fn runs_without_requests_are_an_error() {
         let runs = [(RunMetrics::default(), RunMetrics::default())];
-        let error = Comparison::of(&RunMetrics::default(), &runs).expect_err("nothing simulated");
-        assert_eq!(error.downcast_ref(), Some(&NothingSimulated(Metric::ViolatedShare)));
+        let error = MetricsComparison::of(&RunMetrics::default(), &runs).expect_err("nothing simulated");
+        assert_eq!(error.downcast_ref(), Some(&NothingSimulated(ScenarioMetric::ViolatedShare)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use qscale_common::runtime::signature::TrustConfig;
 use qscale_policies::{History, Policy};
 use qscale_sim::{FunctionProfile, Gateway};
 
-use super::metrics::{self, Comparison};
+use super::metrics::{self, MetricsComparison};
 use super::profile::ProfileEstimate;
 use super::simulation::{self, RecordedSimulation};
 use crate::recording::{self, Period};
@@ -87,14 +87,20 @@ impl RecordedScenario {
     ///
     /// # Errors
     /// When no simulated run completed a request.
-    pub fn compare(&self, acting: &dyn Policy, other: &dyn Policy, seeds: u64, stop: &AtomicBool) -> anyhow::Result<Option<Comparison>> {
+    pub fn compare(
+        &self,
+        acting: &dyn Policy,
+        other: &dyn Policy,
+        seeds: u64,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Option<MetricsComparison>> {
         let mut runs = Vec::new();
         for seed in 0..seeds {
             let run = |policy: &dyn Policy| self.simulation.run(policy, seed, stop);
             let (Some(acting), Some(other)) = (run(acting), run(other)) else { return Ok(None) };
             runs.push((acting, other));
         }
-        Comparison::of(&self.simulation.recorded(&self.rewards), &runs).map(Some)
+        MetricsComparison::of(&self.simulation.recorded(&self.rewards), &runs).map(Some)
     }
 }
 

@@ -13,7 +13,7 @@ use qscale_common::workload::{Gaps, Pattern, Rate};
 use qscale_policies::{Memory, Policy};
 use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::simulation::timestamp;
-use qscale_sim::{FunctionProfile, Gateway, Load, Perturbation, Setup, Simulation};
+use qscale_sim::{FunctionProfile, Gateway, Perturbation, Setup, SimulatedLoad, Simulation};
 
 /// Violations and cost over a number of ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -110,7 +110,7 @@ impl RecordedSimulation {
         }
         remarks.push("requests arrive as a Poisson process at the recorded rate of each tick".to_owned());
         let lag = lag(&states);
-        let load = Load::Pattern { pattern: pattern(&states, tick_ms)?, gaps: Gaps::Poisson };
+        let load = SimulatedLoad::Pattern { pattern: pattern(&states, tick_ms)?, gaps: Gaps::Poisson };
         let allocation = states.iter().find_map(|state| state.allocation).unwrap_or(policy.bounds.largest());
         remarks.push(format!("both policies start with {allocation}; one that sets only replicas keeps its CPU and memory"));
         let perturbation = Perturbation { metric_lag: lag, ..Perturbation::default() };
@@ -216,7 +216,7 @@ mod tests {
         let mut states: Vec<State> = [10.0, 10.0, 40.0, 5.0].iter().zip(0..).map(|(rate, tick)| state(tick, *rate)).collect();
         states[3].windows.tick.rate_rps = None;
         let (simulation, remarks) = simulation(&states, Timestamp(0));
-        let Load::Pattern { pattern, .. } = &simulation.setup.load else { panic!("a pattern") };
+        let SimulatedLoad::Pattern { pattern, .. } = &simulation.setup.load else { panic!("a pattern") };
         let rates = [0, 7, 10, 14, 15, 60].map(|second| pattern.rate_at(Duration::from_secs(second)).per_second());
         assert_eq!(rates, [10.0, 10.0, 40.0, 40.0, 40.0, 40.0]);
         assert!(remarks.iter().any(|remark| remark.contains("in 1 ticks")), "{remarks:?}");

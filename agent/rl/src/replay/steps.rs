@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{NStepTransition, Replay, StepEnd, Transition};
+use super::{NStepTransition, ReplayBuffer, StepEnd, Transition};
 use crate::mask::Mask;
 
 /// The last steps of one environment.
@@ -34,7 +34,7 @@ impl NStepBuffer {
     }
 
     /// Adds one step. The n-step transitions that it completes go to `replay`; the end of an episode completes all.
-    pub fn push(&mut self, transition: &Transition<'_>, replay: &mut Replay) {
+    pub fn push(&mut self, transition: &Transition<'_>, replay: &mut ReplayBuffer) {
         let Transition { observation, mask, action, reward, next, next_mask, end } = *transition;
         let mut kept = self.spare.pop().unwrap_or_default();
         kept.clear();

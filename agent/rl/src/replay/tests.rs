@@ -3,8 +3,8 @@ use rand::rngs::SmallRng;
 
 use super::*;
 
-fn uniform(capacity: usize) -> Replay {
-    Replay::new(1, capacity, Sampling::Uniform)
+fn uniform(capacity: usize) -> ReplayBuffer {
+    ReplayBuffer::new(1, capacity, Sampling::Uniform)
 }
 
 /// Pushes steps 0, 1, 2, ... with rewards 1, 10, 100, ..., the last one ending so, and gives (observation, reward,
@@ -42,7 +42,7 @@ fn termination_does_not_bootstrap_while_truncation_does() {
 fn an_interruption_leaves_no_return_across_the_gap() {
     let mut replay = uniform(8);
     let mut pending = NStepBuffer::new(2, 1.0);
-    let step = |pending: &mut NStepBuffer, replay: &mut Replay, reward| {
+    let step = |pending: &mut NStepBuffer, replay: &mut ReplayBuffer, reward| {
         let (mask, end) = (Mask::all(1), StepEnd::Continues);
         pending.push(&Transition { observation: &[0.0], mask, action: 0, reward, next: &[1.0], next_mask: mask, end }, replay);
     };
@@ -72,8 +72,8 @@ fn a_full_replay_replaces_the_oldest() {
     assert_eq!((replay.len(), replay.actions.as_slice()), (3, [3, 4, 2].as_slice()));
 }
 
-fn filled(sampling: Sampling, count: u8) -> Replay {
-    let mut replay = Replay::new(1, usize::from(count), sampling);
+fn filled(sampling: Sampling, count: u8) -> ReplayBuffer {
+    let mut replay = ReplayBuffer::new(1, usize::from(count), sampling);
     for action in 0..count {
         replay.push(&NStepTransition {
             observation: &[0.0],
@@ -88,7 +88,7 @@ fn filled(sampling: Sampling, count: u8) -> Replay {
     replay
 }
 
-fn drawn(replay: &Replay, rounds: usize, beta: f32) -> (Vec<usize>, Batch) {
+fn drawn(replay: &ReplayBuffer, rounds: usize, beta: f32) -> (Vec<usize>, Batch) {
     let mut rng = SmallRng::seed_from_u64(3);
     let (mut counts, mut batch) = (vec![0; replay.len()], Batch::default());
     for _ in 0..rounds {

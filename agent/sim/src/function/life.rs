@@ -13,8 +13,8 @@ use super::reading::TakenCounters;
 use super::{Function, NO_ROOM};
 use crate::nanos::Nanos;
 use crate::node::ReplicaLimits;
-use crate::profile::Demand;
-use crate::replica::{Phase, Replica};
+use crate::profile::RequestDemand;
+use crate::replica::{Phase, SimulatedReplica};
 use crate::rng::{Purpose, stream};
 
 /// Greatest number of removed replicas whose memory is kept.
@@ -60,7 +60,7 @@ impl Function {
             }
             self.waiting_for_room -= 1;
             if let Some(replica) = &mut self.slots[slot] {
-                replica.start(Demand::default(), now);
+                replica.start(RequestDemand::default(), now);
                 replica.become_ready(now);
             }
             self.schedule_crash(slot, now);
@@ -117,7 +117,7 @@ impl Function {
             self.begin(slot, now);
         }
         let wanted = ReplicaLimits::from(self.allocation);
-        let waits = |replica: &&Replica| match replica.phase {
+        let waits = |replica: &&SimulatedReplica| match replica.phase {
             Phase::Pending => true,
             Phase::Draining => false,
             Phase::Starting { .. } | Phase::Ready | Phase::BackOff { .. } => replica.limits != wanted,
@@ -134,8 +134,8 @@ impl Function {
     pub(super) fn add(&mut self, now: Nanos) -> usize {
         let (number, limits) = (self.next_number, ReplicaLimits::from(self.allocation));
         let replica = match self.spare.pop() {
-            Some(gone) => Replica::instead(gone, number, &self.profile, limits, now),
-            None => Replica::new(number, &self.profile, limits, self.path, now),
+            Some(gone) => SimulatedReplica::instead(gone, number, &self.profile, limits, now),
+            None => SimulatedReplica::new(number, &self.profile, limits, self.path, now),
         };
         self.next_number += 1;
         let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
@@ -232,7 +232,7 @@ impl Function {
     #[cold]
     pub(super) fn crash_next(&mut self) {
         let now = self.next_crash;
-        let due = |replica: &Option<Replica>| replica.as_ref().is_some_and(|replica| replica.crash_at <= now);
+        let due = |replica: &Option<SimulatedReplica>| replica.as_ref().is_some_and(|replica| replica.crash_at <= now);
         if let Some(slot) = self.slots.iter().position(due) {
             self.end(slot, ExitCause::Crash, now);
         }

@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
     use crate::distribution::Distribution;
-    use crate::profile::{Demand, FunctionProfile, Gateway, Startup};
+    use crate::profile::{FunctionProfile, Gateway, RequestDemand, Startup};
 
     /// Requests of 2 s at the given seconds; starts take 1 s, the keep-alive is 10 s.
     #[track_caller]
@@ -74,7 +74,7 @@ mod tests {
         let gateway = Gateway { concurrency: 1, queue: 0, timeout: Span::seconds(60) };
         let mut function = Function::new(Arc::new(profile), gateway, 1, 0).on_demand(Nanos::millis(10_000));
         for second in arrivals {
-            function.arrive_with(Nanos::millis(second * 1000), Demand { cpu: Nanos::millis(2000), waiting: Nanos::ZERO });
+            function.arrive_with(Nanos::millis(second * 1000), RequestDemand { cpu: Nanos::millis(2000), waiting: Nanos::ZERO });
         }
         let totals = function.totals(Nanos::millis(30_000));
         assert_eq!((totals.starts, totals.completed, totals.refused), (starts, arrivals.len() as u64, 0));

@@ -14,7 +14,7 @@ use crate::totals::Totals;
 
 /// A scrape of a function, with spare memory for more replicas.
 #[derive(Debug, Clone, Default)]
-pub struct Reading {
+pub struct ScrapeBuffer {
     /// The scrape.
     pub scrape: FunctionScrape,
     /// Room left on the nodes; `None` if they are unlimited.
@@ -50,7 +50,7 @@ impl TakenCounters {
 
 impl Function {
     /// Reads all measurements at `now`, with timestamp `at`, into `reading`, reusing its memory.
-    pub fn scrape(&mut self, now: Nanos, at: Timestamp, reading: &mut Reading) {
+    pub fn scrape(&mut self, now: Nanos, at: Timestamp, reading: &mut ScrapeBuffer) {
         self.advance(now);
         self.read_platform(at, reading);
         let arrived = self.taken.with(&self.totals).arrived;
@@ -73,7 +73,7 @@ impl Function {
     }
 
     /// Reads the platform's own part, which is never late, at the current instant with timestamp `at`.
-    pub fn read_platform(&self, at: Timestamp, reading: &mut Reading) {
+    pub fn read_platform(&self, at: Timestamp, reading: &mut ScrapeBuffer) {
         let TakenCounters { became_ready, crashes, oom_kills, .. } = self.taken.with(&self.totals);
         let phase = |wanted: fn(Phase) -> bool| Replicas(self.replicas().filter(|replica| wanted(replica.phase)).count() as u32);
         // Values that only other platforms report stay absent.
@@ -100,7 +100,7 @@ fn name_of(function: &str, number: u32, name: &mut String) {
     (0..digits).rev().for_each(|place| name.push(char::from(b'0' + (number / 10u32.pow(place) % 10) as u8)));
 }
 
-impl Reading {
+impl ScrapeBuffer {
     fn resize(&mut self, replicas: usize) {
         let now = &mut self.scrape.replicas;
         while now.len() > replicas {

@@ -136,7 +136,7 @@ fn cost_counts_replicas_as_long_as_they_are_there() {
 #[test]
 fn a_scrape_counts_up_to_its_instant() {
     let mut function = warm(1, 2, 10, 10 * SECOND);
-    let mut reading = Reading::default();
+    let mut reading = ScrapeBuffer::default();
     (0..3).for_each(|_| function.arrive(ms(0)));
     function.scrape(ms(150), Timestamp(1_150), &mut reading);
     let scrape = &reading.scrape;
@@ -174,7 +174,7 @@ fn ready_and_pending(platform: &PlatformReading) -> (u32, u32) {
 }
 
 fn scraped(function: &mut Function, at_ms: u64) -> FunctionScrape {
-    let mut reading = Reading::default();
+    let mut reading = ScrapeBuffer::default();
     function.scrape(ms(at_ms), Timestamp(at_ms), &mut reading);
     reading.scrape
 }
@@ -302,7 +302,7 @@ fn a_replica_without_a_place_starts_when_there_is_room() {
 fn headroom_is_the_room_next_to_the_requested_allocation() {
     let mut function = on_nodes(2, 1000, 1000, 1.5);
     function.allocate(Allocation::new(5, 400, 100), ms(0));
-    let mut reading = Reading::default();
+    let mut reading = ScrapeBuffer::default();
     let mut left = |function: &mut Function| {
         function.scrape(ms(SECOND), Timestamp(1000), &mut reading);
         let headroom = reading.headroom.expect("nodes");
@@ -361,7 +361,7 @@ fn intervals_add_up_and_scrapes_continue_to_count() {
         }
         function.take_interval(ms(40 * SECOND), taken);
         sum.include(taken);
-        let mut reading = Reading::default();
+        let mut reading = ScrapeBuffer::default();
         function.scrape(ms(40 * SECOND), Timestamp(40_000), &mut reading);
         reading.scrape
     };

@@ -23,8 +23,8 @@ fn minutes() -> Arc<MinuteTrace> {
     Arc::new(MinuteTrace { functions: vec![function(&[(0, 100), (2, 50)]), function(&[(2, 30)])], minutes: 3 })
 }
 
-fn load(scale: Scale) -> Load {
-    Load::Trace { trace: minutes(), iat: Iat::Exponential, scale, cpu_share: 0.75 }
+fn load(scale: Scale) -> SimulatedLoad {
+    SimulatedLoad::Trace { trace: minutes(), iat: Iat::Exponential, scale, cpu_share: 0.75 }
 }
 
 /// A function of one replica that works on all requests at once.
@@ -46,7 +46,7 @@ fn a_trace_arrives_as_the_load_generator_sends_it() {
         for arrival in sent {
             let duration = Nanos::millis(u64::from(arrival.duration_ms));
             let cpu = Nanos(duration.0 / 4 * 3);
-            assert_eq!(source.take(), Some((Nanos::from(arrival.at), Some(Demand { cpu, waiting: duration - cpu }))));
+            assert_eq!(source.take(), Some((Nanos::from(arrival.at), Some(RequestDemand { cpu, waiting: duration - cpu }))));
         }
         assert_eq!(source.take(), None);
     }
@@ -73,10 +73,10 @@ fn as_many_arrive_in_each_minute_as_the_trace_counts_and_none_after_it() {
 fn single_invocations_arrive_when_they_began_and_last_as_long_as_they_did() {
     let csv = "app,func,end_timestamp,duration\na,f,2.5,0.5\na,f,1.25,0.25\na,g,7.0,2.0\n";
     let trace = Arc::new(read_azure2021("rows.csv", csv.as_bytes(), Keep::default()).expect("well formed").0);
-    let load = Load::Rows { trace, scale: Scale::default(), cpu_share: 0.0 };
+    let load = SimulatedLoad::Rows { trace, scale: Scale::default(), cpu_share: 0.0 };
     let mut source = load.source(rng());
     let taken: Vec<_> = std::iter::from_fn(|| source.take()).collect();
-    let row = |at, ms| (Nanos::millis(at), Some(Demand { cpu: Nanos::ZERO, waiting: Nanos::millis(ms) }));
+    let row = |at, ms| (Nanos::millis(at), Some(RequestDemand { cpu: Nanos::ZERO, waiting: Nanos::millis(ms) }));
     assert_eq!(taken, [row(1000, 250), row(2000, 500), row(5000, 2000)]);
 
     let (mut function, mut source) = (function(), load.source(rng()));
@@ -87,7 +87,7 @@ fn single_invocations_arrive_when_they_began_and_last_as_long_as_they_did() {
 
 #[test]
 fn a_reset_load_equals_a_new_one() {
-    let pattern = Load::Pattern { pattern: "bursty:5..100/30s/3s".parse().expect("a pattern"), gaps: Gaps::Poisson };
+    let pattern = SimulatedLoad::Pattern { pattern: "bursty:5..100/30s/3s".parse().expect("a pattern"), gaps: Gaps::Poisson };
     for load in [pattern, load(Scale::default())] {
         let take = |source: &mut LoadSource| (0..500).map(|_| source.take()).collect::<Vec<_>>();
         let mut source = load.source(stream(9, 0, Purpose::Arrivals));

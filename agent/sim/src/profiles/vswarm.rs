@@ -98,7 +98,7 @@ impl Language {
 
 /// One variant of a function.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
+pub struct VswarmVariant {
     /// `<function>-<lower>-<upper>`: the bounds of the relay's input.
     pub name: &'static str,
     language: Language,
@@ -110,11 +110,11 @@ pub struct Row {
 }
 
 /// All rows.
-pub fn rows() -> impl Iterator<Item = Row> {
-    TABLE.lines().skip(1).map(|line| Row::parse(line).expect("a test reads every row of the table"))
+pub fn rows() -> impl Iterator<Item = VswarmVariant> {
+    TABLE.lines().skip(1).map(|line| VswarmVariant::parse(line).expect("a test reads every row of the table"))
 }
 
-impl Row {
+impl VswarmVariant {
     fn parse(line: &'static str) -> Option<Self> {
         let cells: [&str; 10] = line.split(',').collect::<Vec<_>>().try_into().ok()?;
         let [name, language, p5, _, p50, _, p95, _, cpu_ms, memory_mib] = cells;

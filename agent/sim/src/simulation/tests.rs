@@ -17,7 +17,7 @@ fn setup(rate: &str, perturbation: Perturbation) -> Setup {
         gateway: Gateway::default(),
         policy,
         allocation: Allocation::new(2, 500, 128),
-        load: Load::Pattern { pattern: rate.parse().expect("a pattern"), gaps: Gaps::Constant },
+        load: SimulatedLoad::Pattern { pattern: rate.parse().expect("a pattern"), gaps: Gaps::Constant },
         perturbation,
         nodes: None,
     }
@@ -186,7 +186,7 @@ fn out_of_memory_kills_appear_in_state_and_reward() {
 
 #[test]
 fn a_reset_simulation_equals_a_new_one() {
-    let pattern = Load::Pattern { pattern: "bursty:5..100/30s/3s".parse().expect("a pattern"), gaps: Gaps::Poisson };
+    let pattern = SimulatedLoad::Pattern { pattern: "bursty:5..100/30s/3s".parse().expect("a pattern"), gaps: Gaps::Poisson };
     let calm = Setup { load: pattern, ..setup("20", Perturbation { lost_scrapes: 0.2, ..Perturbation::default() }) };
     let perturbed = Perturbation {
         metric_lag: Span::seconds(12),

@@ -10,10 +10,10 @@ use qscale_common::time::Timestamp;
 use super::ExpositionConfig;
 use super::metrics::LabelNames;
 use super::status::is_failure;
-use super::syntax::{self, Labels, Samples, Text, Value};
+use super::syntax::{self, ExpositionText, Labels, Samples, Value};
 use crate::metric::{FunctionMetric, Metric, ReplicaMetric};
 use crate::reading::Reading;
-use crate::rows::{Container, Rows, Sample};
+use crate::rows::{Container, Rows, SourceSample};
 
 /// Labels that name the observer of a series and not what it observes: those that a pair of Prometheus servers adds.
 const OBSERVERS: [&[u8]; 2] = [b"prometheus", b"prometheus_replica"];
@@ -33,14 +33,14 @@ const NETWORK_CONTAINER: &[u8] = b"POD";
 
 /// Reads the expositions of one source.
 #[derive(Debug)]
-pub struct Reader {
+pub struct ExpositionReader {
     metrics: HashMap<Box<[u8]>, Metric>,
     labels: LabelNames,
     containers: Vec<String>,
     gateway: String,
 }
 
-impl Reader {
+impl ExpositionReader {
     /// A reader of the metrics that `config` names.
     #[must_use]
     pub fn new(config: &ExpositionConfig) -> Self {
@@ -54,7 +54,7 @@ impl Reader {
 
     /// Reads `text`, which was requested at `at`. A sample without a timestamp counts as taken at that time.
     #[must_use]
-    pub fn read(&self, text: Text<'_>, at: Timestamp) -> Reading {
+    pub fn read(&self, text: ExpositionText<'_>, at: Timestamp) -> Reading {
         let mut sorter = Sorter::new(self);
         let mut labels = Labels::default();
         // The lines of a family follow each other, so that one look-up serves many lines.
@@ -98,14 +98,14 @@ impl Reader {
 }
 
 /// Whether most lines of `text` are samples.
-fn is_exposition(text: Text<'_>) -> bool {
+fn is_exposition(text: ExpositionText<'_>) -> bool {
     let mut labels = Labels::default();
     let lines = Samples::new(text).take(JUDGED_LINES);
     let well_formed = lines.map(|sample| sample.and_then(|sample| sample.read(&mut labels)).is_ok());
     well_formed.map(|good| if good { 1 } else { -1 }).sum::<i32>() >= 0
 }
 
-impl From<Value> for Sample {
+impl From<Value> for SourceSample {
     fn from(Value { number, at_ms }: Value) -> Self {
         Self { number: Some(number), at_ms }
     }
@@ -113,7 +113,7 @@ impl From<Value> for Sample {
 
 /// Sorts samples into rows.
 struct Sorter<'a> {
-    reader: &'a Reader,
+    reader: &'a ExpositionReader,
     rows: Rows<'a>,
     hasher: RandomState,
     /// Label sets that were read, by metric: a repeated one counts once.
@@ -126,12 +126,12 @@ struct Sorter<'a> {
 }
 
 impl<'a> Sorter<'a> {
-    fn new(reader: &'a Reader) -> Self {
+    fn new(reader: &'a ExpositionReader) -> Self {
         Self { reader, rows: Rows::default(), hasher: RandomState::new(), seen: HashSet::new(), bucket_of: None, series: None }
     }
 
     /// Adds a bucket if it belongs to the same series as the last one; returns whether it does.
-    fn add_to_same_series(&mut self, sample: &syntax::Sample<'a>) -> bool {
+    fn add_to_same_series(&mut self, sample: &syntax::ExpositionSample<'a>) -> bool {
         let Some((before, replica, series)) = self.series else { return false };
         let Some((bound, value)) = sample.read_last(before) else { return false };
         let Some(seconds) = seconds(bound) else { return false };
@@ -146,7 +146,7 @@ impl<'a> Sorter<'a> {
     fn add_malformed(&mut self, metric: Metric, labels: &Labels<'a>) {
         self.rows.malformed += 1;
         if labels.are_complete() && self.is_first(metric, labels) {
-            self.sort(metric, labels, Sample { number: None, at_ms: None });
+            self.sort(metric, labels, SourceSample { number: None, at_ms: None });
         }
     }
 
@@ -164,7 +164,7 @@ impl<'a> Sorter<'a> {
         self.seen.insert(bound.map_or(series, |bound| self.hasher.hash_one((series, bound))))
     }
 
-    fn sort(&mut self, metric: Metric, labels: &Labels<'a>, sample: Sample) {
+    fn sort(&mut self, metric: Metric, labels: &Labels<'a>, sample: SourceSample) {
         match metric {
             Metric::Node(metric) => self.rows.add_to_node(metric, sample),
             Metric::Function(metric) => self.add_to_function(metric, labels, sample),
@@ -188,7 +188,7 @@ impl<'a> Sorter<'a> {
         hashes.fold(self.hasher.hash_one(metric), u64::wrapping_add)
     }
 
-    fn add_to_function(&mut self, metric: FunctionMetric, labels: &Labels<'a>, sample: Sample) {
+    fn add_to_function(&mut self, metric: FunctionMetric, labels: &Labels<'a>, sample: SourceSample) {
         let names = &self.reader.labels;
         let (Some(namespace), Some(function)) = (labels.get(&names.namespace), labels.get(&names.function)) else { return };
         let place = self.rows.function((namespace, function));
@@ -201,7 +201,7 @@ impl<'a> Sorter<'a> {
         }
     }
 
-    fn add_to_replica(&mut self, metric: ReplicaMetric, labels: &Labels<'a>, sample: Sample) {
+    fn add_to_replica(&mut self, metric: ReplicaMetric, labels: &Labels<'a>, sample: SourceSample) {
         let names = &self.reader.labels;
         let (Some(namespace), Some(replica)) = (labels.get(&names.namespace), labels.get(&names.replica)) else { return };
         let function = labels.get(&names.function).map(|function| self.rows.function((namespace, function)));
@@ -236,7 +236,7 @@ impl<'a> Sorter<'a> {
     }
 
     /// Of the requests that reached no replica only failures count: a request that succeeded was answered by a replica.
-    fn add_to_gateway(&mut self, metric: ReplicaMetric, function: Option<usize>, labels: &Labels<'a>, sample: Sample) {
+    fn add_to_gateway(&mut self, metric: ReplicaMetric, function: Option<usize>, labels: &Labels<'a>, sample: SourceSample) {
         if let (ReplicaMetric::DurationCount, Some(function)) = (metric, function)
             && failed(&self.reader.labels, labels)
         {

@@ -11,7 +11,7 @@ const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// A text format. They differ in the time of a sample and in the mark of the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
+pub enum ExpositionFormat {
     /// Prometheus's: times are whole milliseconds.
     #[default]
     Prometheus,
@@ -19,7 +19,7 @@ pub enum Format {
     OpenMetrics,
 }
 
-impl Format {
+impl ExpositionFormat {
     /// The format that a `content-type` names; Prometheus's if it names none.
     #[must_use]
     pub fn of(content_type: &[u8]) -> Self {
@@ -31,20 +31,20 @@ impl Format {
 
 /// An exposition as it was received.
 #[derive(Debug, Clone, Copy)]
-pub struct Text<'a> {
+pub struct ExpositionText<'a> {
     /// The bytes.
     pub body: &'a [u8],
     /// Their format.
-    pub format: Format,
+    pub format: ExpositionFormat,
     /// Whether it is known that nothing is missing at the end. A line without a newline may otherwise lack the last digits of its number.
     pub complete: bool,
 }
 
-impl<'a> Text<'a> {
+impl<'a> ExpositionText<'a> {
     /// A complete text in Prometheus's format.
     #[must_use]
     pub fn new(body: &'a [u8]) -> Self {
-        Self { body, format: Format::Prometheus, complete: true }
+        Self { body, format: ExpositionFormat::Prometheus, complete: true }
     }
 }
 
@@ -52,7 +52,7 @@ impl<'a> Text<'a> {
 #[derive(Debug, Clone)]
 pub struct Samples<'a> {
     rest: &'a [u8],
-    format: Format,
+    format: ExpositionFormat,
     complete: bool,
 }
 
@@ -62,11 +62,11 @@ pub struct Malformed;
 
 /// The name of a sample, and the rest of its line, which is parsed on demand.
 #[derive(Debug, Clone, Copy)]
-pub struct Sample<'a> {
+pub struct ExpositionSample<'a> {
     /// Name of the metric.
     pub name: &'a [u8],
     rest: &'a [u8],
-    format: Format,
+    format: ExpositionFormat,
 }
 
 /// The value of a sample.
@@ -107,10 +107,10 @@ impl<'a> Labels<'a> {
 impl<'a> Samples<'a> {
     /// The samples of `text`.
     #[must_use]
-    pub fn new(Text { body, format, complete }: Text<'a>) -> Self {
+    pub fn new(ExpositionText { body, format, complete }: ExpositionText<'a>) -> Self {
         let rest = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         // A text in OpenMetrics that is complete ends with a comment.
-        Self { rest, format, complete: complete && format == Format::Prometheus }
+        Self { rest, format, complete: complete && format == ExpositionFormat::Prometheus }
     }
 
     /// The next line, without blanks at its beginning; `None` at the end. A line that may be truncated is an error.
@@ -128,7 +128,7 @@ impl<'a> Samples<'a> {
 }
 
 impl<'a> Iterator for Samples<'a> {
-    type Item = Result<Sample<'a>, Malformed>;
+    type Item = Result<ExpositionSample<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -138,7 +138,7 @@ impl<'a> Iterator for Samples<'a> {
             };
             match line.first() {
                 None | Some(b'\r') => {}
-                Some(b'#') if self.format == Format::OpenMetrics && line.trim_ascii_end() == b"# EOF" => {
+                Some(b'#') if self.format == ExpositionFormat::OpenMetrics && line.trim_ascii_end() == b"# EOF" => {
                     // Nothing may follow.
                     self.rest = &[];
                     return None;
@@ -150,13 +150,13 @@ impl<'a> Iterator for Samples<'a> {
     }
 }
 
-fn sample(line: &[u8], format: Format) -> Result<Sample<'_>, Malformed> {
+fn sample(line: &[u8], format: ExpositionFormat) -> Result<ExpositionSample<'_>, Malformed> {
     let end = line.iter().position(|byte| !is_name(*byte)).ok_or(Malformed)?;
     let (name, rest) = line.split_at(end);
-    if name.first().is_none_or(u8::is_ascii_digit) { Err(Malformed) } else { Ok(Sample { name, rest, format }) }
+    if name.first().is_none_or(u8::is_ascii_digit) { Err(Malformed) } else { Ok(ExpositionSample { name, rest, format }) }
 }
 
-impl<'a> Sample<'a> {
+impl<'a> ExpositionSample<'a> {
     /// Reads the rest of the line: its labels into `labels`, and its value.
     ///
     /// # Errors
@@ -185,7 +185,7 @@ impl<'a> Sample<'a> {
     }
 
     /// Reads a line that differs from an earlier one only in its last label and its value: that label's value as
-    /// written, and the value. `before` is [`Sample::before_last`] of the earlier line. `None` if the line differs in
+    /// written, and the value. `before` is [`ExpositionSample::before_last`] of the earlier line. `None` if the line differs in
     /// more, or is malformed.
     #[must_use]
     pub fn read_last(&self, before: &[u8]) -> Option<(&'a [u8], Value)> {
@@ -195,7 +195,7 @@ impl<'a> Sample<'a> {
     }
 }
 
-fn value(rest: &[u8], format: Format) -> Result<Value, Malformed> {
+fn value(rest: &[u8], format: ExpositionFormat) -> Result<Value, Malformed> {
     // An exemplar follows a hash mark; it belongs to one request, not to the sample.
     let words = rest.split(|&byte| is_blank(byte) || byte == b'\r').filter(|word| !word.is_empty());
     let mut words = words.take_while(|word| !word.starts_with(b"#"));
@@ -205,12 +205,12 @@ fn value(rest: &[u8], format: Format) -> Result<Value, Malformed> {
 }
 
 /// Reads a time, in milliseconds.
-fn time(word: &[u8], format: Format) -> Result<i64, Malformed> {
+fn time(word: &[u8], format: ExpositionFormat) -> Result<i64, Malformed> {
     let word = text(word).ok_or(Malformed)?;
     match format {
-        Format::Prometheus => word.parse().map_err(|_| Malformed),
+        ExpositionFormat::Prometheus => word.parse().map_err(|_| Malformed),
         // The cast saturates.
-        Format::OpenMetrics => {
+        ExpositionFormat::OpenMetrics => {
             word.parse().ok().filter(|seconds: &f64| seconds.is_finite()).map(|seconds| (seconds * 1000.0).round() as i64).ok_or(Malformed)
         }
     }

@@ -8,7 +8,7 @@ use async_nats::jetstream::kv::{self, Operation, Store, UpdateErrorKind};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Election, LeaderStatus, Lease, LeaseEntry, Reply, Step};
+use super::{Election, ElectionStep, LeaderStatus, Lease, LeaseEntry, Reply};
 use crate::contract::Version;
 use crate::contract::subject::LEASE_BUCKET;
 use crate::runtime::bus::Bus;
@@ -147,14 +147,14 @@ impl Campaign {
         }
     }
 
-    async fn execute(&mut self, step: &Step) -> Reply {
+    async fn execute(&mut self, step: &ElectionStep) -> Reply {
         let Some(store) = self.store().await else { return Reply::Unreachable };
         match step {
-            Step::Read => match store.entry(&self.key).await {
+            ElectionStep::Read => match store.entry(&self.key).await {
                 Ok(entry) => Reply::Found(entry.map(decode)),
                 Err(_) => Reply::Unreachable,
             },
-            Step::Write { lease, expected } => {
+            ElectionStep::Write { lease, expected } => {
                 let value = serde_json::to_vec(lease).expect("a lease holds only text and numbers, which JSON can write");
                 match store.update(&self.key, value.into(), *expected).await {
                     Ok(revision) => Reply::Written(revision),

@@ -75,7 +75,7 @@ impl LeaderStatus {
 
 /// The next request to the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum ElectionStep {
     /// Read the entry.
     Read,
     /// Write the lease if the entry still has the expected revision.
@@ -163,7 +163,7 @@ impl Election {
 
     /// The next request at `now`; `wall` is the time of day.
     #[must_use]
-    pub fn next_step(&self, now: Duration, wall: Timestamp) -> Step {
+    pub fn next_step(&self, now: Duration, wall: Timestamp) -> ElectionStep {
         match (&self.held, &self.observed) {
             (Some(held), _) if !held.uncertain && now.saturating_sub(held.confirmed) < self.ttl => self.write(held.token, held.revision),
             (None, Some(observed)) if now.saturating_sub(observed.confirmed) < self.ttl && self.is_free(observed) => {
@@ -173,12 +173,12 @@ impl Election {
                 let token = previous.saturating_add(u64::from(previous > 0)).max(wall.0);
                 self.write(token, observed.entry.as_ref().map_or(0, |entry| entry.revision))
             }
-            _ => Step::Read,
+            _ => ElectionStep::Read,
         }
     }
 
-    fn write(&self, token: u64, expected: u64) -> Step {
-        Step::Write { lease: Lease { version: Version::CURRENT, holder: self.holder.clone(), token }, expected }
+    fn write(&self, token: u64, expected: u64) -> ElectionStep {
+        ElectionStep::Write { lease: Lease { version: Version::CURRENT, holder: self.holder.clone(), token }, expected }
     }
 
     fn is_free(&self, observed: &Observed) -> bool {
@@ -197,10 +197,10 @@ impl Election {
     }
 
     /// Processes the `reply` to `step`, which was sent at `sent`.
-    pub fn on_reply(&mut self, step: &Step, reply: Reply, sent: Duration, now: Duration) {
+    pub fn on_reply(&mut self, step: &ElectionStep, reply: Reply, sent: Duration, now: Duration) {
         self.reachable = reply != Reply::Unreachable;
         match (reply, step) {
-            (Reply::Written(revision), Step::Write { lease, .. }) => {
+            (Reply::Written(revision), ElectionStep::Write { lease, .. }) => {
                 self.held = Some(Held { token: lease.token, revision, renewed: sent, confirmed: sent, uncertain: false });
                 self.observed = None;
             }
@@ -238,9 +238,12 @@ impl Election {
 
     /// The write that releases the lease, so that the next leader need not wait for the TTL; `None` if it is not held.
     #[must_use]
-    pub fn release(&self) -> Option<Step> {
+    pub fn release(&self) -> Option<ElectionStep> {
         let held = self.held.as_ref()?;
-        Some(Step::Write { lease: Lease { version: Version::CURRENT, holder: String::new(), token: held.token }, expected: held.revision })
+        Some(ElectionStep::Write {
+            lease: Lease { version: Version::CURRENT, holder: String::new(), token: held.token },
+            expected: held.revision,
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::text::{cut, positive, range};
-use super::{Form, Piece, Shape, larger};
+use super::{PatternSyntax, Piece, Shape, larger};
 use crate::hash::{GOLDEN_RATIO, splitmix64};
 use crate::time::Span;
 use crate::workload::Rate;
@@ -19,7 +19,7 @@ pub struct Bursty {
 }
 
 impl Shape for Bursty {
-    const FORM: Form = Form {
+    const FORM: PatternSyntax = PatternSyntax {
         kind: "bursty",
         grammar: "bursty:BASE..BURST/PERIOD/LENGTH",
         example: "bursty:5..100/30s/3s",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Form, Piece, Shape};
+use super::{PatternSyntax, Piece, Shape};
 use crate::workload::Rate;
 
 /// The same rate throughout.
@@ -10,7 +10,8 @@ use crate::workload::Rate;
 pub struct Constant(pub Rate);
 
 impl Shape for Constant {
-    const FORM: Form = Form { kind: "constant", grammar: "constant:RATE", example: "constant:50", meaning: "the same rate throughout" };
+    const FORM: PatternSyntax =
+        PatternSyntax { kind: "constant", grammar: "constant:RATE", example: "constant:50", meaning: "the same rate throughout" };
 
     fn parse(rest: &str) -> Result<Self, String> {
         rest.parse().map(Self)

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::text::{cut, positive, range};
-use super::{Curve, Form, Piece, Shape, larger};
+use super::{Curve, PatternSyntax, Piece, Shape, larger};
 use crate::time::Span;
 use crate::workload::Rate;
 
@@ -17,7 +17,7 @@ pub struct Diurnal {
 }
 
 impl Shape for Diurnal {
-    const FORM: Form = Form {
+    const FORM: PatternSyntax = PatternSyntax {
         kind: "diurnal",
         grammar: "diurnal:LOW..HIGH/PERIOD",
         example: "diurnal:5..50/1h",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::text::{cut, positive, range};
-use super::{Curve, Form, Piece, Shape, larger};
+use super::{Curve, PatternSyntax, Piece, Shape, larger};
 use crate::time::Span;
 use crate::workload::Rate;
 
@@ -17,7 +17,7 @@ pub struct Ramp {
 }
 
 impl Shape for Ramp {
-    const FORM: Form = Form {
+    const FORM: PatternSyntax = PatternSyntax {
         kind: "ramp",
         grammar: "ramp:FROM..TO/TIME",
         example: "ramp:10..100/60s",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::text::{cut, positive, range, time};
-use super::{Form, Piece, Shape, larger};
+use super::{PatternSyntax, Piece, Shape, larger};
 use crate::time::Span;
 use crate::workload::Rate;
 
@@ -18,7 +18,7 @@ pub struct Spike {
 }
 
 impl Shape for Spike {
-    const FORM: Form = Form {
+    const FORM: PatternSyntax = PatternSyntax {
         kind: "spike",
         grammar: "spike:BASE..PEAK@TIME/LENGTH",
         example: "spike:10..200@30s/2s",

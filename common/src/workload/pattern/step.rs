@@ -4,16 +4,16 @@ use std::fmt;
 use std::time::Duration;
 
 use super::text::{cut, time};
-use super::{Form, Piece, Shape, larger};
+use super::{PatternSyntax, Piece, Shape, larger};
 use crate::time::Span;
 use crate::workload::Rate;
 
 /// Each rate from its time on. Times rise strictly; before the first the rate is zero, after the last it stays.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Step(Vec<(Rate, Duration)>);
+pub struct StepPattern(Vec<(Rate, Duration)>);
 
-impl Shape for Step {
-    const FORM: Form = Form {
+impl Shape for StepPattern {
+    const FORM: PatternSyntax = PatternSyntax {
         kind: "step",
         grammar: "step:RATE@TIME,RATE@TIME,...",
         example: "step:10@0s,80@20s,10@40s",
@@ -50,7 +50,7 @@ impl Shape for Step {
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for StepPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (rate, at)) in self.0.iter().enumerate() {
             write!(f, "{}{rate}@{}", if index == 0 { "" } else { "," }, Span(*at))?;

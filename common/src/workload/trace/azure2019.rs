@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
-use super::table::Table;
+use super::table::CsvTable;
 use super::{Keep, MAX_COUNTS, MAX_PER_MINUTE, MinuteTrace, Omissions, TraceError, TraceFunction};
 use crate::workload::{Demand, DurationQuantiles, MemoryQuantiles, MinuteCount, NotSorted};
 
@@ -60,11 +60,11 @@ pub fn read_azure2019<I: Read, D: Read, M: Read>(
 ) -> Result<(MinuteTrace, Omissions), TraceError> {
     let mut omissions = Omissions::default();
     let demands = DemandTables {
-        durations: read_durations(Table::open(trace.durations, files[1])?, &mut omissions)?,
-        memory: trace.memory.map(|memory| read_memory(Table::open(memory, files[2])?, &mut omissions)).transpose()?,
+        durations: read_durations(CsvTable::open(trace.durations, files[1])?, &mut omissions)?,
+        memory: trace.memory.map(|memory| read_memory(CsvTable::open(memory, files[2])?, &mut omissions)).transpose()?,
         memory_mib: trace.memory_mib,
     };
-    let trace = read_invocations(Table::open(trace.invocations, files[0])?, &demands, keep, &mut omissions)?;
+    let trace = read_invocations(CsvTable::open(trace.invocations, files[0])?, &demands, keep, &mut omissions)?;
     Ok((trace, omissions))
 }
 
@@ -139,11 +139,11 @@ struct Key {
 struct KeyColumns([usize; 3]);
 
 impl KeyColumns {
-    fn of<R: Read>(table: &Table<R>) -> Result<Self, TraceError> {
+    fn of<R: Read>(table: &CsvTable<R>) -> Result<Self, TraceError> {
         Ok(Self([table.column(OWNER)?, table.column(APP)?, table.column(FUNCTION)?]))
     }
 
-    fn read<R: Read>(&self, table: &Table<R>) -> Result<Key, TraceError> {
+    fn read<R: Read>(&self, table: &CsvTable<R>) -> Result<Key, TraceError> {
         let [owner, app, function] = self.0;
         let key =
             Key { owner: table.text(owner)?.to_owned(), app: table.text(app)?.to_owned(), function: table.text(function)?.to_owned() };
@@ -155,7 +155,7 @@ impl KeyColumns {
 }
 
 fn read_invocations<R: Read>(
-    mut table: Table<R>,
+    mut table: CsvTable<R>,
     demands: &DemandTables,
     keep: Keep,
     omissions: &mut Omissions,
@@ -198,7 +198,7 @@ fn read_invocations<R: Read>(
     Ok(MinuteTrace { functions, minutes })
 }
 
-fn read_counts<R: Read>(table: &Table<R>, kept: &[(u32, usize)]) -> Result<Vec<MinuteCount>, TraceError> {
+fn read_counts<R: Read>(table: &CsvTable<R>, kept: &[(u32, usize)]) -> Result<Vec<MinuteCount>, TraceError> {
     let mut counts = Vec::new();
     for (bin, column) in kept {
         let count = table.count(*column)?;
@@ -213,7 +213,7 @@ fn read_counts<R: Read>(table: &Table<R>, kept: &[(u32, usize)]) -> Result<Vec<M
 }
 
 /// Minutes and their columns, in rising order: columns named `17` or `minute_17`.
-fn minute_columns<R: Read>(table: &Table<R>) -> Result<Vec<(u32, usize)>, TraceError> {
+fn minute_columns<R: Read>(table: &CsvTable<R>) -> Result<Vec<(u32, usize)>, TraceError> {
     let minute = |name: &str| name.strip_prefix("minute_").unwrap_or(name).parse::<u32>().ok();
     let mut minutes: Vec<(u32, usize)> =
         table.header().iter().enumerate().filter_map(|(index, name)| minute(name).map(|minute| (minute, index))).collect();
@@ -232,7 +232,7 @@ fn minute_columns<R: Read>(table: &Table<R>) -> Result<Vec<(u32, usize)>, TraceE
 }
 
 fn read_durations<R: Read>(
-    mut table: Table<R>,
+    mut table: CsvTable<R>,
     omissions: &mut Omissions,
 ) -> Result<HashMap<Key, MeasuredRow<DurationQuantiles>>, TraceError> {
     let key = KeyColumns::of(&table)?;
@@ -245,7 +245,7 @@ fn read_durations<R: Read>(
     Ok(durations)
 }
 
-fn read_memory<R: Read>(mut table: Table<R>, omissions: &mut Omissions) -> Result<MemoryTable, TraceError> {
+fn read_memory<R: Read>(mut table: CsvTable<R>, omissions: &mut Omissions) -> Result<MemoryTable, TraceError> {
     let (owner, app) = (table.column(OWNER)?, table.column(APP)?);
     let function = table.optional(FUNCTION)?;
     let columns = columns(&table, MEMORY)?;
@@ -267,7 +267,7 @@ fn first_stands<T>(rows: &mut HashMap<Key, T>, key: Key, row: T, omissions: &mut
     }
 }
 
-fn columns<R: Read, const N: usize>(table: &Table<R>, names: [&str; N]) -> Result<[usize; N], TraceError> {
+fn columns<R: Read, const N: usize>(table: &CsvTable<R>, names: [&str; N]) -> Result<[usize; N], TraceError> {
     let mut columns = [0; N];
     for (column, name) in columns.iter_mut().zip(names) {
         *column = table.column(name)?;
@@ -277,7 +277,7 @@ fn columns<R: Read, const N: usize>(table: &Table<R>, names: [&str; N]) -> Resul
 
 /// The percentiles in the current row.
 fn measured<R: Read, T, const N: usize>(
-    table: &Table<R>,
+    table: &CsvTable<R>,
     columns: [usize; N],
     quantiles: fn([u32; N]) -> Result<T, NotSorted>,
 ) -> Result<MeasuredRow<T>, TraceError> {

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io::Read;
 
-use super::table::Table;
-use super::{Keep, MAX_ROWS, MINUTE_US, Omissions, Row, RowTrace, TraceError};
+use super::table::CsvTable;
+use super::{Keep, MAX_ROWS, MINUTE_US, Omissions, RowTrace, TraceError, TracedInvocation};
 
 /// Reads an Azure 2021 trace: columns `app`, `func`, `end_timestamp` and `duration`, rows in any order. `file` names it in errors.
 ///
@@ -14,7 +14,7 @@ use super::{Keep, MAX_ROWS, MINUTE_US, Omissions, Row, RowTrace, TraceError};
 /// # Errors
 /// The first malformed cell, a missing column, a file without invocations, or one with too many.
 pub fn read_azure2021<R: Read>(file: &str, reader: R, keep: Keep) -> Result<(RowTrace, Omissions), TraceError> {
-    let mut table = Table::open(reader, file)?;
+    let mut table = CsvTable::open(reader, file)?;
     let (app, func) = (table.column("app")?, table.column("func")?);
     let (end, duration) = (table.column("end_timestamp")?, table.column("duration")?);
     let mut index: HashMap<(String, String), u32> = HashMap::new();
@@ -69,16 +69,16 @@ const LONGEST_LEAD_US: i64 = 366 * 86_400 * 1_000_000;
 
 /// The invocations (start in microseconds, function, duration in milliseconds) of the minutes to keep, in order of their start, which
 /// counts from the beginning of those minutes; `None` if there are none.
-pub(super) fn select(rows: Vec<(i64, u32, u32)>, keep: Keep) -> Option<Vec<Row>> {
+pub(super) fn select(rows: Vec<(i64, u32, u32)>, keep: Keep) -> Option<Vec<TracedInvocation>> {
     let minute = MINUTE_US as i64;
     let earliest = rows.iter().map(|row| row.0).min()?;
     let beginning = if earliest > LONGEST_LEAD_US { earliest } else { earliest.min(0) };
     let from = beginning.saturating_add(i64::from(keep.skip_minutes) * minute);
     let until = from.saturating_add(i64::from(keep.minutes).saturating_mul(minute));
-    let mut rows: Vec<Row> = rows
+    let mut rows: Vec<TracedInvocation> = rows
         .into_iter()
         .filter(|row| (from..until).contains(&row.0))
-        .map(|(start, function, duration_ms)| Row { start_us: (start - from).unsigned_abs(), function, duration_ms })
+        .map(|(start, function, duration_ms)| TracedInvocation { start_us: (start - from).unsigned_abs(), function, duration_ms })
         .collect();
     rows.sort_unstable();
     (!rows.is_empty()).then_some(rows)

@@ -7,7 +7,7 @@ use csv::{ByteRecord, ReaderBuilder};
 use super::TraceError;
 use crate::text::whole;
 
-pub struct Table<R> {
+pub struct CsvTable<R> {
     file: String,
     reader: csv::Reader<R>,
     header: Vec<String>,
@@ -17,7 +17,7 @@ pub struct Table<R> {
 /// Longest piece of a cell that an error repeats.
 const QUOTED: usize = 60;
 
-impl<R: Read> Table<R> {
+impl<R: Read> CsvTable<R> {
     pub fn open(reader: R, file: &str) -> Result<Self, TraceError> {
         // Rows of another length than the header are found here and not by the reader, so that the error can say which.
         let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(reader);

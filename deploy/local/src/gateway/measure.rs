@@ -7,8 +7,8 @@ use http::HeaderMap;
 use qscale_common::runtime::clock;
 
 use super::grpc_status::{self, CANCELLED, UNKNOWN};
-use crate::function::Function;
-use crate::latency::Ending;
+use crate::function::ManagedFunction;
+use crate::latency::RequestResult;
 use crate::replica::Replica;
 
 /// HTTP status recorded for a client that disconnected before the reply (as in nginx).
@@ -17,10 +17,10 @@ const CLIENT_CLOSED: u16 = 499;
 /// Records duration and ending of a request when dropped.
 #[derive(Debug)]
 pub struct RequestMeasurement {
-    function: Arc<Function>,
+    function: Arc<ManagedFunction>,
     replica: Option<Arc<Replica>>,
     start: Instant,
-    ending: Ending,
+    ending: RequestResult,
     /// Whether the ending is final.
     settled: bool,
 }
@@ -28,8 +28,8 @@ pub struct RequestMeasurement {
 impl RequestMeasurement {
     /// Starts measuring a request of `function`.
     #[must_use]
-    pub fn start(function: Arc<Function>, grpc: bool) -> Self {
-        let ending = Ending { http: CLIENT_CLOSED, grpc: grpc.then_some(CANCELLED) };
+    pub fn start(function: Arc<ManagedFunction>, grpc: bool) -> Self {
+        let ending = RequestResult { http: CLIENT_CLOSED, grpc: grpc.then_some(CANCELLED) };
         Self { function, replica: None, start: clock::instant(), ending, settled: false }
     }
 
@@ -40,7 +40,7 @@ impl RequestMeasurement {
 
     /// Sets the ending of a reply by the gateway.
     pub fn replied(&mut self, http: u16, grpc: u8) {
-        self.ending = Ending { http, grpc: self.ending.grpc.map(|_| grpc) };
+        self.ending = RequestResult { http, grpc: self.ending.grpc.map(|_| grpc) };
         self.settled = true;
     }
 

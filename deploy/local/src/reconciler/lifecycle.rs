@@ -15,16 +15,16 @@ use qscale_common::units::Allocation;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use crate::admission::{Admission, PlaceId};
+use crate::admission::{PlaceId, RequestQueue};
 use crate::cgroup::{Cgroup, Cgroups};
-use crate::function::Function;
+use crate::function::ManagedFunction;
 use crate::host::Host;
 use crate::orphans;
 use crate::ports::Port;
 use crate::probe::until_ready;
 use crate::process::{Launch, Process};
 use crate::replica::{ReadyReplica, Replica};
-use crate::sandbox::Place;
+use crate::sandbox::ProcessSandbox;
 use crate::upstream::Upstream;
 
 /// Interval at which the load of a draining replica is checked.
@@ -38,7 +38,7 @@ pub struct Lifecycle {
     /// The replica.
     pub replica: Arc<Replica>,
     /// Its function.
-    pub function: Arc<Function>,
+    pub function: Arc<ManagedFunction>,
     /// Shared resources.
     pub host: Arc<Host>,
 }
@@ -121,7 +121,14 @@ impl Lifecycle {
     }
 
     /// Runs the process in its place, once.
-    async fn run_in(&self, place: &Arc<Place>, port: &Port, entrances: Vec<File>, cgroup: Option<Arc<Cgroup>>, begin: Instant) -> RunEnd {
+    async fn run_in(
+        &self,
+        place: &Arc<ProcessSandbox>,
+        port: &Port,
+        entrances: Vec<File>,
+        cgroup: Option<Arc<Cgroup>>,
+        begin: Instant,
+    ) -> RunEnd {
         let kills_before = oom_kills(cgroup.clone()).await;
         let (mut process, pipe) = match self.host.spawner.spawn(self.launch(port.number(), entrances, place)).await {
             Ok(started) => started,
@@ -158,19 +165,19 @@ impl Lifecycle {
     }
 
     /// Kills what the process started, also what called `setsid` and so left its group.
-    async fn kill_group_and_leavers(&self, process: &Process, place: &Arc<Place>) {
+    async fn kill_group_and_leavers(&self, process: &Process, place: &Arc<ProcessSandbox>) {
         process.signal_group(libc::SIGKILL);
         let (sandbox, replica, place) = (Arc::clone(&self.host.sandbox), self.replica.id.clone(), Arc::clone(place));
         // Fails only while the platform ends; the next one finds them.
         drop(blocking(move || orphans::kill(|| sandbox.processes(&replica, &place))).await);
     }
 
-    async fn place(&self, port: u16) -> io::Result<Place> {
+    async fn place(&self, port: u16) -> io::Result<ProcessSandbox> {
         let (sandbox, replica) = (Arc::clone(&self.host.sandbox), self.replica.id.clone());
         blocking(move || sandbox.place(&replica, port)).await?
     }
 
-    fn launch(&self, port: u16, cgroups: Vec<File>, place: &Place) -> Launch {
+    fn launch(&self, port: u16, cgroups: Vec<File>, place: &ProcessSandbox) -> Launch {
         let spec: &FunctionSpec = &self.replica.spec;
         let port = port.to_string();
         let mut words = spec.command.iter().map(|word| OsString::from(word.replace("{port}", &port)));
@@ -296,12 +303,12 @@ impl Lifecycle {
 
 /// Admits requests to a replica until dropped.
 struct Open<'a> {
-    admission: &'a Admission<Arc<ReadyReplica>>,
+    admission: &'a RequestQueue<Arc<ReadyReplica>>,
     place: PlaceId,
 }
 
 impl<'a> Open<'a> {
-    fn new(admission: &'a Arc<Admission<Arc<ReadyReplica>>>, target: &Arc<ReadyReplica>) -> Self {
+    fn new(admission: &'a Arc<RequestQueue<Arc<ReadyReplica>>>, target: &Arc<ReadyReplica>) -> Self {
         let place = admission.open(Arc::clone(target), Arc::clone(&target.replica.in_flight));
         Self { admission, place }
     }
@@ -372,7 +379,7 @@ mod tests {
         let host = Host::new(spawner, ports, Some(cgroups), sandbox, Duration::ZERO, CancellationToken::new(), 1);
         let allocation = Allocation::from(spec.allocation);
         let replica = Replica::new("f-1".to_owned(), Arc::new(spec.clone()), 0);
-        Lifecycle { replica, function: Function::new(spec, allocation, Arc::new(Notify::new())), host: Arc::new(host) }
+        Lifecycle { replica, function: ManagedFunction::new(spec, allocation, Arc::new(Notify::new())), host: Arc::new(host) }
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -12,7 +12,7 @@ const PASS: u32 = 0o001;
 
 /// A program to run.
 #[derive(Debug)]
-pub enum Program {
+pub enum Executable {
     /// By the name or path in the function file.
     Named(OsString),
     /// Opened by the platform, as its folder is closed to the user of the function: a checkout in root's home, for example.
@@ -24,7 +24,7 @@ pub enum Program {
     },
 }
 
-impl Program {
+impl Executable {
     /// The program `name` as a process with this `PATH` and working directory runs it.
     #[must_use]
     pub fn find(name: &OsStr, path_variable: &OsStr, folder: Option<&Path>) -> Self {
@@ -88,12 +88,12 @@ mod tests {
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("executable");
         let variable = OsString::from(format!("/no/such/folder:{}", folder.path().display()));
         for (name, folder) in [("script", None), ("./script", Some(folder.path())), (&*script.display().to_string(), None)] {
-            let program = Program::find(OsStr::new(name), &variable, folder);
-            assert!(matches!(program, Program::Opened { is_script: true, .. }), "{name}: {program:?}");
+            let program = Executable::find(OsStr::new(name), &variable, folder);
+            assert!(matches!(program, Executable::Opened { is_script: true, .. }), "{name}: {program:?}");
         }
         for name in ["sh", "/bin/sh", "/no/such/program", "nothing"] {
-            let program = Program::find(OsStr::new(name), OsStr::new("/usr/bin:/bin"), None);
-            assert!(matches!(&program, Program::Named(named) if named == name), "{program:?}");
+            let program = Executable::find(OsStr::new(name), OsStr::new("/usr/bin:/bin"), None);
+            assert!(matches!(&program, Executable::Named(named) if named == name), "{program:?}");
         }
     }
 }

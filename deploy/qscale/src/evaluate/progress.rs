@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use qscale_evaluate::evaluation::jobs::{Progress, Stage};
+use qscale_evaluate::evaluation::jobs::{EvaluationStage, StageProgress};
 
 use crate::output;
 
@@ -13,7 +13,7 @@ const LINES: u64 = 10;
 /// Progress of an evaluation.
 pub struct Bar {
     bar: Option<ProgressBar>,
-    stage: Option<Stage>,
+    stage: Option<EvaluationStage>,
     line: u64,
 }
 
@@ -32,13 +32,13 @@ impl Bar {
     }
 
     /// Shows the progress.
-    pub fn show(&mut self, progress: Progress) {
+    pub fn show(&mut self, progress: StageProgress) {
         if progress.all == 0 {
             return;
         }
         let word = match progress.stage {
-            Stage::Tuning => "tuning",
-            Stage::Test => "testing",
+            EvaluationStage::Tuning => "tuning",
+            EvaluationStage::Test => "testing",
         };
         let begins = self.stage != Some(progress.stage);
         self.stage = Some(progress.stage);

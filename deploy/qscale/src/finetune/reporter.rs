@@ -7,7 +7,7 @@ use qscale_promote::promotion::DecisionLogEntry;
 use qscale_promote::{Promotion, PromotionDecision, PromotionRequest, Stage};
 use serde_json::{Value, json};
 
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 
 /// Prints each decision once.
 pub struct Reporter {
@@ -138,10 +138,10 @@ pub fn status(
     for entry in promotion.log.iter().rev() {
         let (description, tone) = description(entry.decision);
         table.row([
-            Cell::new(time(entry.at), Tone::Dim),
+            TableCell::new(time(entry.at), Tone::Dim),
             versioned(model, entry.version).into(),
-            Cell::new(description, tone),
-            Cell::new(output::clean(&entry.reason), Tone::Dim),
+            TableCell::new(description, tone),
+            TableCell::new(output::clean(&entry.reason), Tone::Dim),
         ]);
     }
     table.print()

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use crate::output::{self, Table};
 
 /// A model with its name.
-pub struct Card<'a> {
+pub struct NamedModel<'a> {
     name: String,
     checkpoint: &'a Checkpoint,
     bytes: usize,
 }
 
-impl<'a> Card<'a> {
+impl<'a> NamedModel<'a> {
     /// The card of `checkpoint`.
     pub fn new(name: String, checkpoint: &'a Checkpoint) -> Self {
         Self { name, checkpoint, bytes: checkpoint.to_bytes().len() }
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn card_shows_training_and_evaluation() {
-        let text = Card::new("pretrained".into(), pretrained()).text();
+        let text = NamedModel::new("pretrained".into(), pretrained()).text();
         for part in
             ["fingerprint", "trained by   qscale train", "ticks of simulated functions", "tasks        ticks of 5s", "seed", "POLICY"]
         {
@@ -184,7 +184,7 @@ mod tests {
         model.header.note = "\x1b[2J".into();
         model.header.observation = 0;
         model.header.card = None;
-        let text = Card::new("mine@1".into(), &model).text();
+        let text = NamedModel::new("mine@1".into(), &model).text();
         let text = output::plain(&text);
         assert!(text.contains("\\u{1b}[2J") && !text.contains('\x1b'), "{text}");
         assert!(text.lines().any(|line| line.starts_with("refused ")), "{text}");

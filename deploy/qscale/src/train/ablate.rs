@@ -7,7 +7,7 @@ use qscale_common::runtime::cancellable::until_stopped;
 use qscale_experiments::train::ablate::{self, AblateOptions, VARIANTS};
 
 use super::{count, progress};
-use crate::output::{self, Cell, Table, Tone};
+use crate::output::{self, Table, TableCell, Tone};
 use crate::run_options::RunOptions;
 use crate::system::Locate;
 
@@ -55,7 +55,7 @@ pub async fn run(locate: &Locate, arguments: AblateArgs) -> anyhow::Result<ExitC
     }
     let mut table = Table::new(&["VARIANT", "", "REWARD", "WORST", "VIOLATED", "COST", "SECONDS"]);
     for line in &lines {
-        let cell = |text: String| Cell::new(text, Tone::Plain);
+        let cell = |text: String| TableCell::new(text, Tone::Plain);
         table.row([
             cell(line.name.clone()),
             cell(line.what.clone()),

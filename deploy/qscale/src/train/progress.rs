@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qscale_common::runtime::clock;
 use qscale_common::text::number;
 use qscale_experiments::train::{BaselineRule, TrainEvent};
-use qscale_train::run::Validation;
+use qscale_train::run::TrainingProgress;
 
 use crate::output;
 
@@ -74,7 +74,7 @@ impl Shown {
         }
     }
 
-    fn validated(&self, validation: &Validation) {
+    fn validated(&self, validation: &TrainingProgress) {
         let mean = &validation.score.mean;
         let seconds = clock::since(self.began).as_secs_f64().max(1e-3);
         let line = format!(

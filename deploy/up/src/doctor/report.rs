@@ -16,7 +16,7 @@ pub enum DoctorVerdict {
 
 /// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct CheckResult {
     /// Checked item.
     pub check: String,
     /// Result.
@@ -30,27 +30,27 @@ pub struct Finding {
 
 /// Findings in order.
 #[derive(Debug, Default)]
-pub struct Report(Vec<Finding>);
+pub struct Report(Vec<CheckResult>);
 
 impl Report {
     /// Adds a passed check.
     pub fn pass(&mut self, check: impl Into<String>, found: impl Into<String>) {
-        self.0.push(Finding { check: check.into(), verdict: DoctorVerdict::Passed, found: found.into(), fix: None });
+        self.0.push(CheckResult { check: check.into(), verdict: DoctorVerdict::Passed, found: found.into(), fix: None });
     }
 
     /// Adds a warning.
     pub fn warn(&mut self, check: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Finding { check: check.into(), verdict: DoctorVerdict::Warning, found: found.into(), fix: Some(fix.into()) });
+        self.0.push(CheckResult { check: check.into(), verdict: DoctorVerdict::Warning, found: found.into(), fix: Some(fix.into()) });
     }
 
     /// Adds a failed check.
     pub fn fail(&mut self, check: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Finding { check: check.into(), verdict: DoctorVerdict::Failed, found: found.into(), fix: Some(fix.into()) });
+        self.0.push(CheckResult { check: check.into(), verdict: DoctorVerdict::Failed, found: found.into(), fix: Some(fix.into()) });
     }
 
     /// All findings in order.
     #[must_use]
-    pub fn findings(&self) -> &[Finding] {
+    pub fn findings(&self) -> &[CheckResult] {
         &self.0
     }
 

@@ -109,11 +109,13 @@ impl World {
         }
     }
 
-    pub(super) fn on_lease(&mut self, step: &lease::Step) -> lease::Reply {
+    pub(super) fn on_lease(&mut self, step: &lease::ElectionStep) -> lease::Reply {
         let leases = &mut self.server.buckets.leases;
         match step {
-            lease::Step::Read => lease::Reply::Found(leases.entry(LEASE_KEY).map(|(revision, lease)| LeaseEntry { lease, revision })),
-            lease::Step::Write { lease, expected } => match leases.update(LEASE_KEY, lease.clone(), *expected) {
+            lease::ElectionStep::Read => {
+                lease::Reply::Found(leases.entry(LEASE_KEY).map(|(revision, lease)| LeaseEntry { lease, revision }))
+            }
+            lease::ElectionStep::Write { lease, expected } => match leases.update(LEASE_KEY, lease.clone(), *expected) {
                 Ok(revision) => lease::Reply::Written(revision),
                 Err(_) => lease::Reply::Conflict,
             },

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::super::number::{range, shown};
 use crate::report::escape::escape;
 use crate::report::plot::{Frame, Scale};
-use crate::results::{Measure, Results, Variant};
+use crate::results::{CompetitorVariant, Measure, Results};
 use crate::statistics::{Estimate, Summary, SummaryLine, SummaryPart};
 
 const COST: Measure = Measure::CostPerHour;
@@ -47,10 +47,10 @@ const STYLE: &str = "svg{font:13px system-ui,sans-serif;background:#fff}text{fil
 
 /// Cost against violations of the tuned policies and the bound, as an SVG file; of all policies if none was tuned.
 pub(super) fn file(results: &Results, summary: &Summary, part: &SummaryPart) -> String {
-    let tuned = |line: &SummaryLine| results.competitors[line.competitor].variant == Variant::Tuned;
+    let tuned = |line: &SummaryLine| results.competitors[line.competitor].variant == CompetitorVariant::Tuned;
     let any_tuned = part.lines.iter().any(tuned);
     let mut part = part.clone();
-    part.lines.retain(|line| !any_tuned || results.competitors[line.competitor].variant != Variant::Default);
+    part.lines.retain(|line| !any_tuned || results.competitors[line.competitor].variant != CompetitorVariant::Default);
     let frame = frame(results, &part, 900.0, 420.0);
     let title = if any_tuned { "Cost against violations of the tuned policies" } else { "Cost against violations" };
     let svg = frame.svg(title, &described(results, &part), &marks(results, summary, &part, &frame, Labelled::All));
@@ -125,9 +125,9 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
             (place(cost.iqm_interval.low, violated.iqm_interval.low), place(cost.iqm_interval.high, violated.iqm_interval.high));
         let class = match (competitor.variant, reference) {
             (_, true) => "mark reference",
-            (Variant::Default, _) => "mark default",
-            (Variant::Tuned, _) => "mark tuned",
-            (Variant::Bound, _) => "mark bound",
+            (CompetitorVariant::Default, _) => "mark default",
+            (CompetitorVariant::Tuned, _) => "mark tuned",
+            (CompetitorVariant::Bound, _) => "mark bound",
         };
         let label = format!(
             "{}: cost {} ({}), violations {} % ({})",
@@ -137,7 +137,7 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
             shown(VIOLATED, violated.iqm),
             range(VIOLATED, violated.iqm_interval)
         );
-        let shape = if competitor.variant == Variant::Bound {
+        let shape = if competitor.variant == CompetitorVariant::Bound {
             format!("<path d=\"M{x:.1} {:.1}l5 5l-5 5l-5 -5z\"/>", y - 5.0)
         } else {
             format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{}\"/>", if labelled == Labelled::Numbers { 3.5 } else { 4.5 })
@@ -150,7 +150,7 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
         let number = (line.competitor + 1).to_string();
         match labelled {
             Labelled::All => labels.add(x, y, &competitor.name, true),
-            Labelled::Front if line.pareto || reference || competitor.variant == Variant::Bound => {
+            Labelled::Front if line.pareto || reference || competitor.variant == CompetitorVariant::Bound => {
                 labels.add(x, y, &format!("{number} {}", competitor.label()), true);
             }
             Labelled::Front | Labelled::Numbers => labels.add(x, y, &number, false),

@@ -5,7 +5,7 @@ use crate::results::{Cell, Competitor, EvaluationSettings, RegisteredSuite};
 /// Competitors by name and variant, cells by workload and perturbation, and for every run (competitor, cell, seed) its
 /// violations and cost; loss is their sum.
 fn results(
-    competitors: &[(&str, Variant)],
+    competitors: &[(&str, CompetitorVariant)],
     cells: &[(&str, &str)],
     seeds: u64,
     run: impl Fn(usize, usize, u64) -> Option<(f64, f64)>,
@@ -47,7 +47,7 @@ fn results(
     }
 }
 
-fn competitor(name: &str, variant: Variant) -> Competitor {
+fn competitor(name: &str, variant: CompetitorVariant) -> Competitor {
     Competitor { name: name.into(), variant, policy: name.into(), model: String::new(), params: BTreeMap::new(), tick_s: 5.0, lag_s: 0.0 }
 }
 
@@ -63,12 +63,12 @@ fn cell(workload: &str, perturbation: &str) -> Cell {
     }
 }
 
-const FIELD: [(&str, Variant); 5] = [
-    ("static", Variant::Default),
-    ("hpa", Variant::Default),
-    ("hpa", Variant::Tuned),
-    ("kpa", Variant::Tuned),
-    ("clairvoyant", Variant::Bound),
+const FIELD: [(&str, CompetitorVariant); 5] = [
+    ("static", CompetitorVariant::Default),
+    ("hpa", CompetitorVariant::Default),
+    ("hpa", CompetitorVariant::Tuned),
+    ("kpa", CompetitorVariant::Tuned),
+    ("clairvoyant", CompetitorVariant::Bound),
 ];
 const CELLS: [(&str, &str); 4] = [("step", "none"), ("step", "lag"), ("ramp", "none"), ("ramp", "lag")];
 
@@ -97,7 +97,8 @@ fn the_best_tuned_rule_is_the_reference_and_static_the_baseline() {
 #[test]
 fn without_tuning_the_best_default_is_the_reference() {
     let summary =
-        summarise(&results(&[("hpa", Variant::Default), ("kpa", Variant::Default)], &CELLS, 4, field), &options()).expect("a summary");
+        summarise(&results(&[("hpa", CompetitorVariant::Default), ("kpa", CompetitorVariant::Default)], &CELLS, 4, field), &options())
+            .expect("a summary");
     assert_eq!((summary.reference, summary.baseline, summary.bound), (Some(1), Some(0), None));
     assert!(summary.parts.iter().flat_map(|part| &part.lines).all(|line| line.gap_closed.is_none()));
 }

@@ -19,8 +19,8 @@ fn percent(value: u32, seconds: u64) -> RatePolicy {
     RatePolicy { kind: RateKind::Percent, value, period: Span::seconds(seconds) }
 }
 
-fn rules(select_policy: Select, policies: &[RatePolicy]) -> Rules {
-    Rules { stabilization_window: Span::seconds(300), select_policy, policies: policies.into(), tolerance: None }
+fn rules(select_policy: Select, policies: &[RatePolicy]) -> ScalingRules {
+    ScalingRules { stabilization_window: Span::seconds(300), select_policy, policies: policies.into(), tolerance: None }
 }
 
 fn up(policies: &[RatePolicy]) -> Behavior {
@@ -38,10 +38,10 @@ fn events(counts: &[u32]) -> Vec<(Timestamp, u32)> {
 
 #[test]
 fn scaling_with_rules() {
-    struct Case(&'static str, Behavior, History, u32, u32, u32);
-    let none = History::default;
+    struct Case(&'static str, Behavior, ScalingHistory, u32, u32, u32);
+    let none = ScalingHistory::default;
     let (grown, shrunk) =
-        (|counts: &[u32]| History::of(&[], &events(counts), &[]), |counts: &[u32]| History::of(&[], &[], &events(counts)));
+        (|counts: &[u32]| ScalingHistory::of(&[], &events(counts), &[]), |counts: &[u32]| ScalingHistory::of(&[], &[], &events(counts)));
     let disabled = |up_is: bool| {
         let off = rules(Select::Disabled, &[percent(100, 15)]);
         if up_is { Behavior { scale_up: off, ..Behavior::default() } } else { Behavior { scale_down: off, ..Behavior::default() } }
@@ -64,22 +64,29 @@ fn scaling_with_rules() {
         Case("20 % down", down(&[percent(20, 60)]), none(), 100, 2, 80),
         Case("percent down cuts the fraction", down(&[percent(10, 60)]), none(), 5, 1, 4),
         Case("percent up rounds up", up(&[percent(10, 60)]), none(), 5, 10, 6),
-        Case("down with events of either direction", down(&[pods(30, 120)]), History::of(&[], &events(&[4]), &events(&[10])), 100, 0, 76),
+        Case(
+            "down with events of either direction",
+            down(&[pods(30, 120)]),
+            ScalingHistory::of(&[], &events(&[4]), &events(&[10])),
+            100,
+            0,
+            76,
+        ),
         Case("up disabled", disabled(true), none(), 10, 50, 10),
         Case("down disabled", disabled(false), none(), 10, 5, 10),
         Case("least change up", least.clone(), none(), 10, 50, 15),
         Case("least change down", least, none(), 8, 0, 4),
     ];
     for Case(name, behavior, history, current, desired, expected) in cases {
-        let got = behavior.limit(&history, current, desired, Limits { min: 0, max: 1000 }, NOW);
+        let got = behavior.limit(&history, current, desired, ReplicaBounds { min: 0, max: 1000 }, NOW);
         assert_eq!(got, expected, "{name}");
     }
 }
 
 /// Rules as in the upstream tests: a limit in pods and one in percent, each with its period; a limit of zero is absent.
-fn made((pods_a_period, period): (u32, u64), (share, share_period): (u32, u64), window: u64) -> Rules {
+fn made((pods_a_period, period): (u32, u64), (share, share_period): (u32, u64), window: u64) -> ScalingRules {
     let policies = [(pods_a_period, pods(pods_a_period, period)), (share, percent(share, share_period))];
-    Rules {
+    ScalingRules {
         stabilization_window: Span::seconds(window),
         policies: policies.into_iter().filter_map(|(value, policy)| (value > 0).then_some(policy)).collect(),
         ..rules(Select::Max, &[])
@@ -96,9 +103,9 @@ fn uniform(counts: &[u32], seconds: u64) -> Vec<(Timestamp, u32)> {
 #[test]
 fn test_scaling_with_rules() {
     /// Name, rules up and down where they are not the default's, events up and down, least, most, current, desired, expected.
-    struct Case(&'static str, [Option<Rules>; 2], Events, (u32, u32), (u32, u32), u32);
+    struct Case(&'static str, [Option<ScalingRules>; 2], Events, (u32, u32), (u32, u32), u32);
     type Events = [&'static [u32]; 2];
-    let (up, down) = (|rules: Rules| [Some(rules), None], |rules: Rules| [None, Some(rules)]);
+    let (up, down) = (|rules: ScalingRules| [Some(rules), None], |rules: ScalingRules| [None, Some(rules)]);
     let (none, grown, shrunk): (Events, Events, Events) = ([&[], &[]], [&[1, 5, 9], &[]], [&[], &[1, 5, 9]]);
     let wide = (1, 1000);
     let cases = [
@@ -166,8 +173,8 @@ fn test_scaling_with_rules() {
     for Case(name, [up, down], [ups, downs], (min, max), (current, desired), expected) in cases {
         let default = Behavior::default();
         let behavior = Behavior { scale_up: up.unwrap_or(default.scale_up), scale_down: down.unwrap_or(default.scale_down) };
-        let history = History::of(&[], &uniform(ups, 120), &uniform(downs, 120));
-        assert_eq!(behavior.limit(&history, current, desired, Limits { min, max }, NOW), expected, "{name}");
+        let history = ScalingHistory::of(&[], &uniform(ups, 120), &uniform(downs, 120));
+        assert_eq!(behavior.limit(&history, current, desired, ReplicaBounds { min, max }, NOW), expected, "{name}");
     }
 }
 
@@ -175,7 +182,7 @@ fn test_scaling_with_rules() {
 fn limits_of_rate_with_the_least_change() {
     let least = rules(Select::Min, &[pods(2, 60), percent(50, 60)]);
     let behavior = Behavior { scale_up: least.clone(), scale_down: least };
-    let limit = |current, desired| behavior.limit(&History::default(), current, desired, Limits { min: 0, max: 1000 }, NOW);
+    let limit = |current, desired| behavior.limit(&ScalingHistory::default(), current, desired, ReplicaBounds { min: 0, max: 1000 }, NOW);
     assert_eq!(limit(1, 1000), 2, "TestCalculateScaleUpLimitWithScalingRules");
     assert_eq!(limit(5, 0), 3, "TestCalculateScaleDownLimitWithBehaviors");
 }
@@ -183,7 +190,7 @@ fn limits_of_rate_with_the_least_change() {
 #[test]
 fn test_store_scale_events() {
     /// Name, events before by age, rules, change within 60 s before, changes within the rules' longest period after five more were stored.
-    struct Case(&'static str, &'static [(u32, u64)], Rules, i64, u32);
+    struct Case(&'static str, &'static [(u32, u64)], ScalingRules, i64, u32);
     let two = || made((10, 60), (100, 60), 0);
     let cases = [
         Case("empty entries with two-policy-behavior", &[], two(), 0, 5),
@@ -198,9 +205,9 @@ fn test_store_scale_events() {
         let longest = rules.policies.iter().map(|policy| policy.period).max().expect("some").0.as_secs();
         let behavior = Behavior { scale_up: rules.clone(), scale_down: rules };
         for grows in [true, false] {
-            let mut history = if grows { History::of(&[], &events, &[]) } else { History::of(&[], &[], &events) };
+            let mut history = if grows { ScalingHistory::of(&[], &events, &[]) } else { ScalingHistory::of(&[], &[], &events) };
             let sign = if grows { -1 } else { 1 };
-            let changed = |history: &History, seconds| sign * history.changed_within(Duration::from_secs(seconds), NOW);
+            let changed = |history: &ScalingHistory, seconds| sign * history.changed_within(Duration::from_secs(seconds), NOW);
             assert_eq!(changed(&history, 60), change, "{name}");
             behavior.record(&mut history, 10, if grows { 15 } else { 5 }, NOW);
             assert_eq!(changed(&history, longest), i64::from(after), "{name}");
@@ -212,8 +219,8 @@ fn test_store_scale_events() {
 fn test_normalize_desired_replicas() {
     let check = |name: &str, recommendations: &[(f64, u32)], desired, expected, length| {
         let entries: Vec<_> = recommendations.iter().map(|(ago, replicas)| (minutes_ago(*ago), *replicas)).collect();
-        let mut history = History::of(&entries, &[], &[]);
-        let got = normalize(&mut history, 100, desired, Duration::from_secs(300), Limits { min: 0, max: 100 }, NOW);
+        let mut history = ScalingHistory::of(&entries, &[], &[]);
+        let got = normalize(&mut history, 100, desired, Duration::from_secs(300), ReplicaBounds { min: 0, max: 100 }, NOW);
         assert_eq!(got, expected, "{name}");
         assert!(history.recommended() <= length, "{name}");
     };
@@ -228,10 +235,13 @@ fn test_normalize_desired_replicas() {
 fn test_normalize_desired_replicas_with_behavior() {
     let check = |name: &str, recommendations: &[(f64, u32)], current, desired, (up, down): (u64, u64), expected| {
         let entries: Vec<_> = recommendations.iter().map(|(ago, replicas)| (minutes_ago(*ago), *replicas)).collect();
-        let free =
-            |window| Rules { stabilization_window: Span::seconds(window), ..rules(Select::Max, &[pods(1000, 15), percent(100, 15)]) };
+        let free = |window| ScalingRules {
+            stabilization_window: Span::seconds(window),
+            ..rules(Select::Max, &[pods(1000, 15), percent(100, 15)])
+        };
         let behavior = Behavior { scale_up: free(up), scale_down: free(down) };
-        let got = behavior.normalize(&mut History::of(&entries, &[], &[]), current, desired, Limits { min: 0, max: 1000 }, NOW);
+        let got =
+            behavior.normalize(&mut ScalingHistory::of(&entries, &[], &[]), current, desired, ReplicaBounds { min: 0, max: 1000 }, NOW);
         assert_eq!(got, expected, "{name}");
     };
     let two: &[(f64, u32)] = &[(2.0, 4), (1.0, 5)];
@@ -258,20 +268,20 @@ fn test_convert_desired_replicas_with_rules() {
         ("scaleUpLimit < maxReplicas", 3, 1000, (1, 2000), 6),
     ];
     for (name, current, desired, (min, max), expected) in cases {
-        assert_eq!(convert(current, desired, Limits { min, max }), expected, "{name}");
+        assert_eq!(convert(current, desired, ReplicaBounds { min, max }), expected, "{name}");
     }
 }
 
 #[test]
 fn rules_keep_to_the_limits() {
-    let limits = Limits { min: 3, max: 12 };
-    assert_eq!(Behavior::default().limit(&History::default(), 10, 50, limits, NOW), 12);
-    assert_eq!(Behavior::default().limit(&History::default(), 10, 1, limits, NOW), 3);
+    let limits = ReplicaBounds { min: 3, max: 12 };
+    assert_eq!(Behavior::default().limit(&ScalingHistory::default(), 10, 50, limits, NOW), 12);
+    assert_eq!(Behavior::default().limit(&ScalingHistory::default(), 10, 1, limits, NOW), 3);
 }
 
 #[test]
 fn convert_desired_replicas_with_rules() {
-    let check = |current, desired, min, max, expected| assert_eq!(convert(current, desired, Limits { min, max }), expected);
+    let check = |current, desired, min, max, expected| assert_eq!(convert(current, desired, ReplicaBounds { min, max }), expected);
     check(3, 1000, 1, 2000, 6);
     check(1, 1000, 1, 2000, 4);
     check(3, 2, 1, 1, 1);
@@ -284,8 +294,8 @@ fn convert_desired_replicas_with_rules() {
 fn normalize_desired_replicas() {
     let check = |name: &str, recommendations: &[(f64, u32)], desired, expected| {
         let entries: Vec<_> = recommendations.iter().map(|(ago, replicas)| (minutes_ago(*ago), *replicas)).collect();
-        let mut history = History::of(&entries, &[], &[]);
-        let limits = Limits { min: 0, max: 100 };
+        let mut history = ScalingHistory::of(&entries, &[], &[]);
+        let limits = ReplicaBounds { min: 0, max: 100 };
         assert_eq!(normalize(&mut history, 100, desired, Duration::from_secs(300), limits, NOW), expected, "{name}");
     };
     check("empty", &[], 5, 5);
@@ -299,11 +309,11 @@ fn normalize_desired_replicas() {
 fn normalize_desired_replicas_with_behavior() {
     let check = |name: &str, recommendations: &[(f64, u32)], windows: (u64, u64), current, desired, expected| {
         let entries: Vec<_> = recommendations.iter().map(|(ago, replicas)| (minutes_ago(*ago), *replicas)).collect();
-        let mut history = History::of(&entries, &[], &[]);
+        let mut history = ScalingHistory::of(&entries, &[], &[]);
         let mut behavior = up(&[pods(1000, 15)]);
         behavior.scale_up.stabilization_window = Span::seconds(windows.0);
         behavior.scale_down.stabilization_window = Span::seconds(windows.1);
-        assert_eq!(behavior.normalize(&mut history, current, desired, Limits { min: 0, max: 1000 }, NOW), expected, "{name}");
+        assert_eq!(behavior.normalize(&mut history, current, desired, ReplicaBounds { min: 0, max: 1000 }, NOW), expected, "{name}");
     };
     check("empty, up", &[], (300, 300), 10, 20, 20);
     check("empty, down", &[], (300, 300), 10, 5, 5);
@@ -317,8 +327,8 @@ fn normalize_desired_replicas_with_behavior() {
 #[test]
 fn the_history_records_the_unlimited_recommendation() {
     let behavior = Behavior::default();
-    let mut history = History::default();
-    let limits = Limits { min: 1, max: 100 };
+    let mut history = ScalingHistory::default();
+    let limits = ReplicaBounds { min: 1, max: 100 };
     assert_eq!(behavior.normalize(&mut history, 10, 50, limits, NOW), 20);
     let later = NOW.plus(Duration::from_secs(15));
     assert_eq!(behavior.normalize(&mut history, 20, 3, limits, later), 20, "the 50 of before hold it");
@@ -337,7 +347,7 @@ proptest! {
 
     #[test]
     fn stabilization_holds_without_behavior(desired in proptest::collection::vec(0..60u32, 1..80)) {
-        let (mut history, mut current, limits) = (History::default(), 5, Limits { min: 1, max: 40 });
+        let (mut history, mut current, limits) = (ScalingHistory::default(), 5, ReplicaBounds { min: 1, max: 40 });
         for index in 0..desired.len() {
             let now = NOW.plus(Duration::from_secs(15 * index as u64));
             let got = normalize(&mut history, current, desired[index], Duration::from_secs(300), limits, now);
@@ -349,7 +359,7 @@ proptest! {
 
     #[test]
     fn stabilization_and_rates_hold_with_behavior(desired in proptest::collection::vec(0..60u32, 1..80)) {
-        let (mut history, mut current, limits) = (History::default(), 5, Limits { min: 1, max: 40 });
+        let (mut history, mut current, limits) = (ScalingHistory::default(), 5, ReplicaBounds { min: 1, max: 40 });
         for index in 0..desired.len() {
             let now = NOW.plus(Duration::from_secs(15 * index as u64));
             let got = Behavior::default().normalize(&mut history, current, desired[index], limits, now);

@@ -18,7 +18,7 @@ fn calculator() -> Calculator {
 fn pod(value: i64) -> Pod {
     let started = NOW.minus(60 * MINUTE);
     Pod {
-        phase: Phase::Running,
+        phase: PodPhase::Running,
         deleted: false,
         started: Some(started),
         ready: Some(Ready { is: true, since: started }),
@@ -47,7 +47,7 @@ fn hot(pod: Pod) -> Pod {
 }
 
 fn failed(pod: Pod) -> Pod {
-    Pod { phase: Phase::Failed, metric: None, ..unready(pod) }
+    Pod { phase: PodPhase::Failed, metric: None, ..unready(pod) }
 }
 
 fn deleted(pod: Pod) -> Pod {
@@ -55,7 +55,7 @@ fn deleted(pod: Pod) -> Pod {
 }
 
 fn pending(pod: Pod) -> Pod {
-    Pod { phase: Phase::Pending, metric: None, ..unready(pod) }
+    Pod { phase: PodPhase::Pending, metric: None, ..unready(pod) }
 }
 
 #[track_caller]
@@ -220,7 +220,7 @@ fn group_pods() {
         ..pod(1)
     };
     let (second, zero) = (Duration::from_secs(1), Duration::ZERO);
-    check("memory of a pod that succeeded", Pod { phase: Phase::Succeeded, ready: None, ..pod(1) }, Kind::Other, "ready");
+    check("memory of a pod that succeeded", Pod { phase: PodPhase::Succeeded, ready: None, ..pod(1) }, Kind::Other, "ready");
     check("no ready condition", Pod { ready: None, ..pod(1) }, Kind::Cpu, "unready");
     check("no start", Pod { started: None, ..pod(1) }, Kind::Cpu, "unready");
     check("fresh metrics during initialization", aged(MINUTE, true, 30 * second, zero, 30 * second), Kind::Cpu, "ready");

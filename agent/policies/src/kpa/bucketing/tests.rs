@@ -3,13 +3,13 @@
 
 use super::*;
 
-fn of(window: usize, records: impl IntoIterator<Item = (u64, f64)>) -> Buckets {
-    let mut buckets = Buckets::default();
+fn of(window: usize, records: impl IntoIterator<Item = (u64, f64)>) -> TimedBuckets {
+    let mut buckets = TimedBuckets::default();
     records.into_iter().for_each(|(second, value)| buckets.record(second, value, window));
     buckets
 }
 
-fn sum(buckets: &Buckets) -> f64 {
+fn sum(buckets: &TimedBuckets) -> f64 {
     buckets.values.iter().sum()
 }
 
@@ -22,7 +22,7 @@ fn compute_decay_multiplier() {
 
 #[test]
 fn simple() {
-    assert!(Buckets::default().is_empty(1000));
+    assert!(TimedBuckets::default().is_empty(1000));
     let buckets = of(120, [(1000, 1.0), (1000, 10.0), (1001, 1.0), (1003, 1.0)]);
     assert_eq!((buckets.values[1000 % 120], buckets.values[1001 % 120], buckets.values[1003 % 120], sum(&buckets)), (11.0, 1.0, 1.0, 13.0));
     assert!(!buckets.is_empty(1003));

@@ -15,20 +15,20 @@ fn spec() -> ZeroSpec {
 }
 
 fn active(ago: Duration) -> Activity {
-    Activity::since(Condition::Active, NOW.minus(ago), None)
+    Activity::since(RevisionCondition::Active, NOW.minus(ago), None)
 }
 
 fn inactive(ago: Duration, proxied: Option<Duration>) -> Activity {
-    Activity::since(Condition::Inactive, NOW.minus(ago), proxied.map(|ago| NOW.minus(ago)))
+    Activity::since(RevisionCondition::Inactive, NOW.minus(ago), proxied.map(|ago| NOW.minus(ago)))
 }
 
 fn activating(ago: Duration) -> Activity {
-    Activity::since(Condition::Activating, NOW.minus(ago), None)
+    Activity::since(RevisionCondition::Activating, NOW.minus(ago), None)
 }
 
 #[track_caller]
 fn check(name: &str, spec: ZeroSpec, mut activity: Activity, desired: u32, expected: Applied) {
-    let pods = Counted { ready: 1, needed: 1 };
+    let pods = PodCounts { ready: 1, needed: 1 };
     assert_eq!(activity.reconcile(&spec, Some(desired), pods, 0, NOW), expected, "{name}");
 }
 
@@ -41,7 +41,7 @@ fn waits_while_active() {
     check("scale to 1 waiting for idle expires", spec(), active(STABLE - SECOND), 0, Applied::Scale(1));
     check("waits to scale to zero after idle period", spec(), active(STABLE), 0, Applied::Keep);
     check("waits to scale to zero after idle period (custom PA window)", own, active(OWN), 0, Applied::Keep);
-    let proxied = Activity::since(Condition::Active, NOW.minus(STABLE), Some(NOW.minus(STABLE)));
+    let proxied = Activity::since(RevisionCondition::Active, NOW.minus(STABLE), Some(NOW.minus(STABLE)));
     check("waits to scale to zero after idle period; sks in proxy mode", spec(), proxied, 0, Applied::Keep);
 }
 
@@ -97,7 +97,7 @@ fn does_nothing_without_metrics() {
         ("negative scale does not scale", active(Duration::ZERO)),
     ] {
         let before = activity.condition();
-        assert_eq!(activity.reconcile(&spec(), None, Counted { ready: 1, needed: 1 }, 0, NOW), Applied::Keep, "{name}");
+        assert_eq!(activity.reconcile(&spec(), None, PodCounts { ready: 1, needed: 1 }, 0, NOW), Applied::Keep, "{name}");
         assert_eq!(activity.condition(), before, "{name}");
     }
 }
@@ -111,7 +111,7 @@ fn disable_scale_to_zero() {
 
 #[test]
 fn compute_active_condition() {
-    use Condition::{Activating, Active, Inactive};
+    use RevisionCondition::{Activating, Active, Inactive};
     let cases = [
         (Some(0), 5, Active, Inactive),
         (Some(0), 0, Activating, Inactive),
@@ -129,7 +129,7 @@ fn compute_active_condition() {
     ];
     for (want, ready, from, expected) in cases {
         let mut activity = Activity::since(from, NOW.minus(GRACE), None);
-        activity.settle(want, Counted { ready, needed: 2 }, NOW);
+        activity.settle(want, PodCounts { ready, needed: 2 }, NOW);
         assert_eq!(activity.condition(), expected, "{want:?} with {ready} of 2 from {from:?}");
     }
 }

@@ -7,7 +7,7 @@ use qscale_common::scrape::{
 };
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 
-use super::super::syntax::Format;
+use super::super::syntax::ExpositionFormat;
 use super::*;
 
 const AT: Timestamp = Timestamp(1_700_000_000_000);
@@ -17,7 +17,7 @@ fn read(body: &str) -> Reading {
 }
 
 fn read_with(config: &ExpositionConfig, body: &str) -> Reading {
-    Reader::new(config).read(Text::new(body.as_bytes()), AT)
+    ExpositionReader::new(config).read(ExpositionText::new(body.as_bytes()), AT)
 }
 
 #[track_caller]
@@ -483,10 +483,11 @@ fn a_sample_with_an_impossible_time_is_dropped() {
 #[test]
 fn the_format_decides_the_unit_of_times() {
     let body = b"qscale_gateway_requests_total{namespace=\"default\",function=\"fib\"} 120 1699999999.75\n# EOF\n";
-    let read = |format| Reader::new(&ExpositionConfig::default()).read(Text { format, ..Text::new(body) }, AT);
-    let ingress = function(&read(Format::OpenMetrics)).ingress.expect("arrivals were read");
+    let read =
+        |format| ExpositionReader::new(&ExpositionConfig::default()).read(ExpositionText { format, ..ExpositionText::new(body) }, AT);
+    let ingress = function(&read(ExpositionFormat::OpenMetrics)).ingress.expect("arrivals were read");
     assert_eq!((ingress.arrived, ingress.at), (120, Timestamp(1_699_999_999_750)));
-    let other = read(Format::Prometheus);
+    let other = read(ExpositionFormat::Prometheus);
     assert_eq!((other.malformed, other.unreadable), (1, true));
 }
 
@@ -520,7 +521,7 @@ proptest! {
     fn any_numbers_and_names_are_accepted(
         rows in prop::collection::vec((0usize..24, "[a-b\"\\\\]{0,2}", "[a-b]{0,1}|gateway", any::<f64>(), prop::option::of(any::<i64>())), 0..60),
     ) {
-        let mut names: Vec<Vec<u8>> = Reader::new(&ExpositionConfig::default()).metrics.keys().map(|name| name.to_vec()).collect();
+        let mut names: Vec<Vec<u8>> = ExpositionReader::new(&ExpositionConfig::default()).metrics.keys().map(|name| name.to_vec()).collect();
         names.sort();
         let body: String = rows
             .iter()

@@ -5,10 +5,10 @@ use super::*;
 type Read = (String, Vec<(String, String)>, f64, Option<i64>);
 
 fn read(body: &[u8]) -> Vec<Result<Read, Malformed>> {
-    read_text(Text::new(body))
+    read_text(ExpositionText::new(body))
 }
 
-fn read_text(text: Text<'_>) -> Vec<Result<Read, Malformed>> {
+fn read_text(text: ExpositionText<'_>) -> Vec<Result<Read, Malformed>> {
     let string = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Samples::new(text)
         .map(|sample| {
@@ -96,7 +96,7 @@ fn a_malformed_line_affects_only_itself() {
 fn a_body_that_may_be_truncated_loses_its_last_line() {
     let body = b"m 1\nm{a=\"b\"} 123456\n";
     for end in 0..body.len() {
-        let found = read_text(Text { complete: false, ..Text::new(&body[..end]) });
+        let found = read_text(ExpositionText { complete: false, ..ExpositionText::new(&body[..end]) });
         let whole = found.iter().filter(|line| line.is_ok()).count();
         assert_eq!(whole, usize::from(end >= 4), "{end}");
         assert!(found.iter().flatten().all(|(_, _, number, _)| *number == 1.0));
@@ -116,10 +116,10 @@ fn the_content_type_decides_the_format() {
     for openmetrics in
         ["application/openmetrics-text", "Application/OpenMetrics-Text; version=1.0.0; charset=utf-8", " application/openmetrics-text;v=1"]
     {
-        assert_eq!(Format::of(openmetrics.as_bytes()), Format::OpenMetrics, "{openmetrics}");
+        assert_eq!(ExpositionFormat::of(openmetrics.as_bytes()), ExpositionFormat::OpenMetrics, "{openmetrics}");
     }
     for other in ["", "text/plain", "text/plain; version=0.0.4", "application/json", "application/openmetrics"] {
-        assert_eq!(Format::of(other.as_bytes()), Format::Prometheus, "{other}");
+        assert_eq!(ExpositionFormat::of(other.as_bytes()), ExpositionFormat::Prometheus, "{other}");
     }
 }
 
@@ -127,7 +127,7 @@ fn the_content_type_decides_the_format() {
 fn times_of_openmetrics_are_seconds_with_fractions() {
     let at = |time: &str| {
         let body = format!("m 1 {time}\n# EOF\n");
-        let found = read_text(Text { format: Format::OpenMetrics, ..Text::new(body.as_bytes()) });
+        let found = read_text(ExpositionText { format: ExpositionFormat::OpenMetrics, ..ExpositionText::new(body.as_bytes()) });
         found[0].as_ref().map(|(.., at_ms)| at_ms.expect("a time")).map_err(|malformed| *malformed)
     };
     for (time, ms) in [
@@ -148,10 +148,10 @@ fn times_of_openmetrics_are_seconds_with_fractions() {
 #[test]
 fn the_mark_of_the_end_is_a_comment_in_one_format_and_the_end_in_the_other() {
     let body = b"m 1\n# EOF\nm 2\nm 3";
-    let in_format = |format| read_text(Text { format, ..Text::new(body) }).len();
-    assert_eq!((in_format(Format::Prometheus), in_format(Format::OpenMetrics)), (3, 1));
+    let in_format = |format| read_text(ExpositionText { format, ..ExpositionText::new(body) }).len();
+    assert_eq!((in_format(ExpositionFormat::Prometheus), in_format(ExpositionFormat::OpenMetrics)), (3, 1));
     // Without the mark the end may be missing, even if all bytes that were announced arrived.
-    let open = |body: &'static [u8]| read_text(Text { format: Format::OpenMetrics, ..Text::new(body) });
+    let open = |body: &'static [u8]| read_text(ExpositionText { format: ExpositionFormat::OpenMetrics, ..ExpositionText::new(body) });
     assert_eq!(open(b"m 1\nm 2"), [Ok(("m".into(), vec![], 1.0, None)), Err(Malformed)]);
     assert_eq!(open(b"m 1\n# EOF\r").len(), 1);
 }
@@ -165,8 +165,8 @@ fn bytes_that_are_not_text_are_accepted_as_labels() {
 
 #[test]
 fn a_line_that_differs_only_in_its_last_label_is_read_from_there() {
-    fn sample(line: &str) -> Sample<'_> {
-        Samples::new(Text::new(line.as_bytes())).next().expect("one line").expect("a sample")
+    fn sample(line: &str) -> ExpositionSample<'_> {
+        Samples::new(ExpositionText::new(line.as_bytes())).next().expect("one line").expect("a sample")
     }
     let mut labels = Labels::default();
     let first = sample("m{a=\"1\",le=\"0.1\"} 3\n");
@@ -195,8 +195,8 @@ fn a_line_that_differs_only_in_its_last_label_is_read_from_there() {
 proptest! {
     #[test]
     fn any_bytes_are_accepted(body in prop::collection::vec(any::<u8>(), 0..300)) {
-        for format in [Format::Prometheus, Format::OpenMetrics] {
-            read_text(Text { format, ..Text::new(&body) });
+        for format in [ExpositionFormat::Prometheus, ExpositionFormat::OpenMetrics] {
+            read_text(ExpositionText { format, ..ExpositionText::new(&body) });
         }
     }
 

@@ -14,11 +14,11 @@ struct Cell {
 }
 
 impl Cell {
-    fn execute(&mut self, step: &Step) -> Reply {
+    fn execute(&mut self, step: &ElectionStep) -> Reply {
         match step {
-            Step::Read => Reply::Found(self.entry.clone()),
-            Step::Write { expected, .. } if *expected != self.entry.as_ref().map_or(0, |entry| entry.revision) => Reply::Conflict,
-            Step::Write { lease, .. } => {
+            ElectionStep::Read => Reply::Found(self.entry.clone()),
+            ElectionStep::Write { expected, .. } if *expected != self.entry.as_ref().map_or(0, |entry| entry.revision) => Reply::Conflict,
+            ElectionStep::Write { lease, .. } => {
                 self.last += 1;
                 self.entry = Some(LeaseEntry { lease: lease.clone(), revision: self.last });
                 Reply::Written(self.last)
@@ -187,10 +187,10 @@ fn tokens_grow_even_if_the_bucket_was_lost() {
     let mut first = Election::new("a".into(), TTL);
     let step = |election: &mut Election, wall: u64| {
         election.step_down(0);
-        election.on_reply(&Step::Read, Reply::Found(None), seconds(0), seconds(0));
+        election.on_reply(&ElectionStep::Read, Reply::Found(None), seconds(0), seconds(0));
         match election.next_step(seconds(0), Timestamp(wall)) {
-            Step::Write { lease, .. } => lease.token,
-            Step::Read => panic!("it is free"),
+            ElectionStep::Write { lease, .. } => lease.token,
+            ElectionStep::Read => panic!("it is free"),
         }
     };
     assert!(step(&mut first, 2_000) > step(&mut first, 1_000));
@@ -201,8 +201,8 @@ fn the_next_token_is_higher_than_the_one_that_was_seen_elsewhere() {
     let mut election = Election::new("a".into(), TTL);
     election.step_down(9_000);
     election.step_down(0);
-    election.on_reply(&Step::Read, Reply::Found(None), seconds(0), seconds(0));
-    let Step::Write { lease, .. } = election.next_step(seconds(0), Timestamp(1_000)) else { panic!("it is free") };
+    election.on_reply(&ElectionStep::Read, Reply::Found(None), seconds(0), seconds(0));
+    let ElectionStep::Write { lease, .. } = election.next_step(seconds(0), Timestamp(1_000)) else { panic!("it is free") };
     assert_eq!(lease.token, 9_001);
 }
 
