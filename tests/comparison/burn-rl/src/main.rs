@@ -1,4 +1,4 @@
-//! Gradient updates and decisions a CPU second of burn-rl's DQN, in the lines that `agent/burn/examples/speed.rs` prints.
+//! Gradient updates and decisions a CPU second of burn-rl's DQN, in the lines that `agent/burn/examples/learner_speed.rs` prints.
 //! `RAYON_NUM_THREADS=1 MATMUL_NUM_THREADS=1 comparison-burn-rl`.
 //!
 //! Its `DQN::train` on its `Memory`, with burn's ndarray backend: two forward passes, a mean squared error, AdamW with

@@ -1,5 +1,5 @@
 //! Speed of the simulator: requests a second on one core for each implementation of a replica, and memory.
-//! `cargo run --release -p qscale-sim --example speed`.
+//! `cargo run --release -p qscale-sim --example simulator_speed`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

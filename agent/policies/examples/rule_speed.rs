@@ -1,4 +1,4 @@
-//! Decisions a second of CPU time on one core, by rule. `cargo run --release -p qscale-policies --example speed`.
+//! Decisions a second of CPU time on one core, by rule. `cargo run --release -p qscale-policies --example rule_speed`.
 
 use std::hint::black_box;
 

@@ -1,5 +1,5 @@
 //! Speed of learning and inference on one core: gradient updates and decisions per CPU second, by batch size.
-//! `RAYON_NUM_THREADS=1 cargo run --release -p qscale-burn --example speed [cpu|flex|gpu]`.
+//! `RAYON_NUM_THREADS=1 cargo run --release -p qscale-burn --example learner_speed [cpu|flex|gpu]`.
 //!
 //! CPU time is measured, so that other processes do not count; on a GPU wall-clock time is measured.
 
