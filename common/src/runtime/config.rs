@@ -74,9 +74,11 @@ pub fn resolve<T: Default + Serialize + DeserializeOwned>(
         texts.insert(key, text);
     }
     for pair in &args.set {
+        // Values may be secrets, so errors name the key alone; without `=` that is the text before the first other separator.
+        let key = pair.split(['=', ':', ' ']).next().unwrap_or_default();
         let (key, text) =
-            pair.split_once('=').with_context(|| format!("--set {pair}: write KEY=VALUE, such as nats.url=nats://127.0.0.1:4222"))?;
-        assign(&mut tree, &defaults, key, text).with_context(|| format!("--set {pair}"))?;
+            pair.split_once('=').with_context(|| format!("--set {key}: write KEY=VALUE, such as nats.url=nats://127.0.0.1:4222"))?;
+        assign(&mut tree, &defaults, key, text).with_context(|| format!("--set {key}"))?;
         texts.insert(key.to_owned(), text.to_owned());
     }
     from_tree(tree, texts).with_context(|| match &args.config {
@@ -181,9 +183,12 @@ mod tests {
     fn files_that_a_parser_would_misread_are_refused() {
         let deep = "[".repeat(100_000);
         let aliases = format!("name: &a x\nnested: [{}]", "*a, ".repeat(20));
-        for (text, part) in
-            [("name: \"a\0b\"", "zero byte"), (deep.as_str(), "nests more than"), (aliases.as_str(), "aliases"), ("- name", "map")]
-        {
+        for (text, part) in [
+            ("name: \"a\0b\"", "zero byte"),
+            (deep.as_str(), "nests more than"),
+            (aliases.as_str(), "aliases"),
+            ("- name", "map"),
+        ] {
             let error = format!("{:#}", resolve_with(Some(("c.yaml", text)), &[], &[]).expect_err("refused"));
             assert!(error.contains(part) && error.contains("c.yaml"), "`{part}` in {error}");
         }
@@ -226,6 +231,14 @@ mod tests {
         assert!(error.contains("depth") && error.contains("deep"), "{error}");
         let error = format!("{:#}", resolve_with(None, &[], &["depth"]).expect_err("no value"));
         assert!(error.contains("KEY=VALUE"), "{error}");
+    }
+
+    #[test]
+    fn errors_do_not_show_the_value_that_was_set() {
+        for (set, key) in [(".nested.label=SECRET", "--set .nested.label: "), ("nested.label:SECRET", "--set nested.label: ")] {
+            let error = format!("{:#}", resolve_with(None, &[], &[set]).expect_err("not a key"));
+            assert!(error.starts_with(key) && !error.contains("SECRET"), "{error}");
+        }
     }
 
     #[test]
