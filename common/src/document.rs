@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use config::{File, FileFormat};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 use thiserror::Error;
+use yaml_rust2::{Yaml, YamlLoader};
 
 /// Maximum length of a document, bytes: the limit of one key of the policy bucket.
 const MAX_TEXT: usize = 64 * 1024;
@@ -13,6 +14,10 @@ const MAX_TEXT: usize = 64 * 1024;
 const MAX_DEPTH: usize = 64;
 /// Maximum number of aliases in a YAML document: too few to exhaust memory by repetition.
 const MAX_ALIASES: usize = 8;
+/// Maximum number of sections without a value.
+const MAX_EMPTY_SECTIONS: usize = 64;
+/// Byte order mark. An editor puts one at the beginning of each file, and so of each document of files that are put together.
+const MARK: char = '\u{feff}';
 
 /// Format of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +97,7 @@ pub fn sections(text: &str, format: Format) -> Vec<DocumentSection<'_>> {
 
 /// Length of the marker with which a line begins or ends a YAML document, `---` or `...`; `None` if it does neither.
 fn marker(line: &str) -> Option<usize> {
-    let rest = line.trim_start_matches('\u{feff}').strip_prefix("---").or_else(|| line.strip_prefix("..."))?;
+    let rest = line.trim_start_matches(MARK).strip_prefix("---").or_else(|| line.strip_prefix("..."))?;
     let alone = rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']);
     alone.then_some(line.len() - rest.len())
 }
@@ -100,11 +105,11 @@ fn marker(line: &str) -> Option<usize> {
 /// Whether a YAML document consists of more than comments and directives.
 fn has_content(text: &str) -> bool {
     text.lines()
-        .map(|line| line.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}'))
+        .map(|line| line.trim_matches(|c: char| c.is_whitespace() || c == MARK))
         .any(|line| !line.is_empty() && !line.starts_with(['#', '%']))
 }
 
-/// Parses `text`; keys that `T` does not have are errors.
+/// Parses `text`; keys that `T` does not have are errors. A section without a value, such as one whose keys are all comments, has its defaults.
 ///
 /// # Errors
 /// Names the field and the error, or the unknown keys.
@@ -114,21 +119,19 @@ pub fn parse<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, Docum
     }
     let value = parse_value(text, format)?;
     // JSON is parsed again from the text, because the value no longer contains duplicate keys.
-    if format == Format::Json { read(&mut serde_json::Deserializer::from_str(text)) } else { from_value(value) }
+    let parsed = if format == Format::Json { read(&mut serde_json::Deserializer::from_str(text)) } else { read(&value) };
+    or_default_sections(parsed, value)
 }
 
 /// Parses `text`, keys with values, without a type.
 ///
 /// # Errors
 /// If it is not such a text, or nests too deep.
-pub fn parse_value(text: &str, format: Format) -> Result<serde_json::Value, DocumentError> {
+pub fn parse_value(text: &str, format: Format) -> Result<Value, DocumentError> {
     let value = match format {
         Format::Json => serde_json::from_str(text).map_err(|error| DocumentError::Syntax(error.to_string()))?,
-        Format::Toml => tree(text, FileFormat::Toml)?,
-        Format::Yaml => {
-            refuse_aliases(text)?;
-            tree(text, FileFormat::Yaml)?
-        }
+        Format::Toml => parse_toml(text)?,
+        Format::Yaml => parse_yaml(text)?,
     };
     require_keys(&value)?;
     Ok(value)
@@ -144,13 +147,13 @@ pub fn parse_json_lenient<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Docume
     serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes)).map_err(field_error)
 }
 
-/// Converts a parsed value; keys that `T` does not have are errors.
+/// Converts a parsed value; keys that `T` does not have are errors. A section without a value has its defaults.
 ///
 /// # Errors
 /// Names the field and the error, or the unknown keys.
-pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, DocumentError> {
+pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, DocumentError> {
     require_keys(&value)?;
-    read(value)
+    or_default_sections(read(&value), value)
 }
 
 /// Reads keys with values, of which `tag` says which variant of an enum they describe; without it they describe the variant `default`. For
@@ -158,14 +161,14 @@ pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Do
 ///
 /// # Errors
 /// If the value is not keys with values.
-pub fn with_default_tag<'de, D: Deserializer<'de>>(deserializer: D, tag: &str, default: &str) -> Result<serde_json::Value, D::Error> {
-    let mut tree = serde_json::Map::deserialize(deserializer)?;
+pub fn with_default_tag<'de, D: Deserializer<'de>>(deserializer: D, tag: &str, default: &str) -> Result<Value, D::Error> {
+    let mut tree = Map::deserialize(deserializer)?;
     tree.entry(tag).or_insert_with(|| default.into());
-    Ok(serde_json::Value::Object(tree))
+    Ok(Value::Object(tree))
 }
 
 /// Every document is a map; serde would also accept a list of a struct's field values.
-fn require_keys(value: &serde_json::Value) -> Result<(), DocumentError> {
+fn require_keys(value: &Value) -> Result<(), DocumentError> {
     if value.is_object() { Ok(()) } else { Err(DocumentError::Field { field: ".".into(), reason: "must be keys with values".into() }) }
 }
 
@@ -186,15 +189,125 @@ fn read<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Resu
     }
 }
 
-fn tree(text: &str, format: FileFormat) -> Result<serde_json::Value, DocumentError> {
+/// `parsed`, the result of reading `value`; or, while it is the error that a section has no value, the result of reading it with an empty section.
+fn or_default_sections<T: DeserializeOwned>(mut parsed: Result<T, DocumentError>, mut value: Value) -> Result<T, DocumentError> {
+    for _ in 0..MAX_EMPTY_SECTIONS {
+        let Err(DocumentError::Field { field, .. }) = &parsed else { break };
+        let pointer = format!("/{}", field.replace(['.', '['], "/").replace(']', ""));
+        let Some(section) = value.pointer_mut(&pointer).filter(|section| section.is_null()) else { break };
+        *section = Value::Object(Map::new());
+        let again = read(&value);
+        if matches!(&again, Err(DocumentError::Field { field: same, .. }) if same == field) {
+            break;
+        }
+        parsed = again;
+    }
+    parsed
+}
+
+fn parse_toml(text: &str) -> Result<Value, DocumentError> {
+    refuse_unreadable(text)?;
+    let table = text.parse::<toml::Table>().map_err(|error| DocumentError::Syntax(error.to_string()))?;
+    toml_value(toml::Value::Table(table), "")
+}
+
+/// The value at `path`.
+fn toml_value(value: toml::Value, path: &str) -> Result<Value, DocumentError> {
+    Ok(match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => finite(number, &number.to_string(), path)?,
+        toml::Value::Boolean(truth) => truth.into(),
+        toml::Value::Datetime(instant) => instant.to_string().into(),
+        toml::Value::Array(elements) => {
+            let elements = elements.into_iter().enumerate().map(|(index, element)| toml_value(element, &format!("{path}[{index}]")));
+            elements.collect::<Result<_, _>>()?
+        }
+        toml::Value::Table(table) => {
+            let entries = table.into_iter().map(|(key, value)| {
+                let value = toml_value(value, &below(path, &key))?;
+                Ok((key, value))
+            });
+            Value::Object(entries.collect::<Result<_, _>>()?)
+        }
+    })
+}
+
+/// The only document with content of a text; keys with values if it has none.
+fn parse_yaml(text: &str) -> Result<Value, DocumentError> {
+    refuse_aliases(text)?;
+    refuse_unreadable(text)?;
+    let text = text.trim_start_matches(MARK).replace("\n\u{feff}", "\n");
+    let mut documents = YamlLoader::load_from_str(&text).map_err(|error| DocumentError::Syntax(error.to_string()))?;
+    documents.retain(|document| !matches!(document, Yaml::Null | Yaml::BadValue));
+    match documents.as_slice() {
+        [] => Ok(Value::Object(Map::new())),
+        [only] => yaml_value(only, ""),
+        several => Err(DocumentError::Syntax(format!("{} YAML documents, expected 1; write each into a file of its own", several.len()))),
+    }
+}
+
+/// The value at `path`.
+fn yaml_value(value: &Yaml, path: &str) -> Result<Value, DocumentError> {
+    Ok(match value {
+        Yaml::String(text) => text.as_str().into(),
+        Yaml::Integer(number) => (*number).into(),
+        // The parser writes non-finite numbers with a point, `.nan`; those do not parse, and must not be accepted.
+        Yaml::Real(number) => finite(number.parse().unwrap_or(f64::NAN), number, path)?,
+        Yaml::Boolean(truth) => (*truth).into(),
+        Yaml::Array(elements) => {
+            let elements = elements.iter().enumerate().map(|(index, element)| yaml_value(element, &format!("{path}[{index}]")));
+            elements.collect::<Result<_, _>>()?
+        }
+        Yaml::Hash(entries) => {
+            let mut object = Map::new();
+            for (key, value) in entries {
+                let key = yaml_key(key, path)?;
+                let value = yaml_value(value, &below(path, &key))?;
+                if object.contains_key(&key) {
+                    return Err(DocumentError::Field { field: below(path, &key), reason: "duplicate key".to_owned() });
+                }
+                object.insert(key, value);
+            }
+            Value::Object(object)
+        }
+        Yaml::Null => Value::Null,
+        Yaml::Alias(_) | Yaml::BadValue => {
+            return Err(DocumentError::Field { field: path.to_owned(), reason: "its value does not fit its tag or alias".to_owned() });
+        }
+    })
+}
+
+/// A key of the section at `path`, as text.
+fn yaml_key(key: &Yaml, path: &str) -> Result<String, DocumentError> {
+    match key {
+        Yaml::String(key) | Yaml::Real(key) => Ok(key.clone()),
+        Yaml::Integer(key) => Ok(key.to_string()),
+        Yaml::Boolean(key) => Ok(key.to_string()),
+        Yaml::Array(_) | Yaml::Hash(_) | Yaml::Alias(_) | Yaml::Null | Yaml::BadValue => {
+            let field = if path.is_empty() { "." } else { path };
+            Err(DocumentError::Field { field: field.to_owned(), reason: "each key must be text".to_owned() })
+        }
+    }
+}
+
+fn below(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// A number written as `text`; JSON has no others.
+fn finite(number: f64, text: &str, path: &str) -> Result<Value, DocumentError> {
+    let error = || DocumentError::Field { field: path.to_owned(), reason: format!("{text}, must be a finite number") };
+    serde_json::Number::from_f64(number).map(Value::Number).ok_or_else(error)
+}
+
+/// Refuses text that the parsers of TOML and YAML would misread.
+fn refuse_unreadable(text: &str) -> Result<(), DocumentError> {
     // The YAML parser would take it for the end of the text.
     if let Some(line) = text.lines().position(|line| line.contains('\0')) {
         return Err(DocumentError::Syntax(format!("line {} contains a zero byte", line + 1)));
     }
-    refuse_depth(text)?;
-    let syntax = |error: config::ConfigError| DocumentError::Syntax(error.to_string());
-    let built = config::Config::builder().add_source(File::from_str(text, format)).build().map_err(syntax)?;
-    built.try_deserialize().map_err(syntax)
+    refuse_depth(text)
 }
 
 /// Refuses nested aliases, a few hundred bytes of which expand to more than the memory of a machine. A star within quotes counts as well: no document

@@ -315,6 +315,15 @@ mod tests {
     }
 
     #[test]
+    fn a_function_file_holds_one_function() {
+        let two = "name: f\ncommand: [x]\n---\nname: g\ncommand: [x]\n";
+        let error = FunctionSpec::parse(two, Format::Yaml).expect_err("two").to_string();
+        assert_eq!(error, "2 YAML documents, expected 1; write each into a file of its own");
+        let one = FunctionSpec::parse("---\nname: f\ncommand: [x]\nenvironment:\nallocation:\n  # replicas: 1\n---\n", Format::Yaml);
+        assert_eq!(one.expect("valid"), FunctionSpec::parse("name: f\ncommand: [x]", Format::Yaml).expect("valid"));
+    }
+
+    #[test]
     fn a_simulated_function_needs_no_command_and_survives_json() {
         let text = "name = \"f\"\n[simulated]\nload = \"step:1@0s,9@5s\"\nseed = 7";
         let spec = FunctionSpec::parse(text, Format::Toml).expect("valid");

@@ -84,9 +84,10 @@ fn a_key_that_stands_twice_is_refused() {
 #[test]
 fn a_document_without_keys_is_refused() {
     assert_eq!(refusal("[\"1.0\", \"default\", \"fib\"]", Format::Json).to_string(), "field `.`: must be keys with values");
-    assert!(refusal("- fib", Format::Yaml).to_string().contains("expected a map"));
+    assert_eq!(refusal("- fib", Format::Yaml).to_string(), "field `.`: must be keys with values");
     assert_eq!(refusal("", Format::Yaml).to_string(), "field `.`: missing field `name`");
-    assert!(refusal("name: fib\n---\nname: aes", Format::Yaml).to_string().contains("2 YAML documents"));
+    let several = "2 YAML documents, expected 1; write each into a file of its own";
+    assert_eq!(refusal("name: fib\n---\nname: aes", Format::Yaml).to_string(), several);
     assert!(refusal(&"x".repeat(70_000), Format::Yaml).to_string().contains("70000 bytes"));
 }
 
@@ -111,8 +112,42 @@ fn several_documents_are_read_in_order() {
     check_documents("name: a\nguard:\n  max_age: 1m ---\n", Err("max_age"));
     check_documents("name: b\n---\n\nname: a\ncolour: red\n", Err("document 2, which begins in line 2: unknown key `colour`"));
     check_documents("---\n---\n", Err("missing field `name`"));
+    check_documents("\u{feff}name: b\n---\n\u{feff}name: a\n\u{feff}---\n\u{feff}# the last\nname: c\n", Ok(&["b", "a", "c"]));
     let json = ScalingPolicy::from_documents("{\"name\": \"a\"}", Format::Json).expect("valid");
     assert_eq!(json.len(), 1);
+}
+
+#[test]
+fn a_number_that_is_not_finite_is_refused_with_its_field() {
+    for (text, format, expected) in [
+        ("name: fib\nobjective: {percentile: .nan}", Format::Yaml, "field `objective.percentile`: .nan, must be a finite number"),
+        ("name: fib\nguard: {max_age: -.inf}", Format::Yaml, "field `guard.max_age`: -.inf, must be a finite number"),
+        ("name: fib\nguard: {max_age: [1, 1e999]}", Format::Yaml, "field `guard.max_age[1]`: 1e999, must be a finite number"),
+        ("name = \"fib\"\n[objective]\npercentile = nan", Format::Toml, "field `objective.percentile`: NaN, must be a finite number"),
+        ("name = \"fib\"\n[guard]\nmax_age = nan", Format::Toml, "field `guard.max_age`: NaN, must be a finite number"),
+    ] {
+        assert_eq!(refusal(text, format).to_string(), expected);
+    }
+}
+
+#[test]
+fn a_section_without_a_value_has_its_defaults() {
+    let read = |text, format| ScalingPolicy::from_document(text, format).expect("valid");
+    let default = read("name: fib", Format::Yaml);
+    assert_eq!(read("name: fib\nobjective:\n  # percentile: 95\nguard: ~\n", Format::Yaml), default);
+    assert_eq!(read(r#"{"name": "fib", "objective": null}"#, Format::Json), default);
+    refused_field("objective: {percentile: }", "objective.percentile");
+    let unknown = refusal("name: fib\nobjective:\ncolour: red", Format::Yaml).to_string();
+    assert_eq!(unknown, "unknown key `colour`");
+}
+
+#[test]
+fn a_key_is_not_a_path() {
+    for key in ["objective.percentile", "x[0]", "x[200000000]", "x[-9223372036854775808]"] {
+        let expected = format!("unknown key `{key}`");
+        assert_eq!(refusal(&format!("name: fib\n\"{key}\": 1"), Format::Yaml).to_string(), expected);
+        assert_eq!(refusal(&format!("name = \"fib\"\n\"{key}\" = 1"), Format::Toml).to_string(), expected);
+    }
 }
 
 #[test]

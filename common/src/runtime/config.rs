@@ -187,7 +187,7 @@ mod tests {
             ("name: \"a\0b\"", "zero byte"),
             (deep.as_str(), "nests more than"),
             (aliases.as_str(), "aliases"),
-            ("- name", "map"),
+            ("- name", "keys with values"),
         ] {
             let error = format!("{:#}", resolve_with(Some(("c.yaml", text)), &[], &[]).expect_err("refused"));
             assert!(error.contains(part) && error.contains("c.yaml"), "`{part}` in {error}");
@@ -239,6 +239,29 @@ mod tests {
             let error = format!("{:#}", resolve_with(None, &[], &[set]).expect_err("not a key"));
             assert!(error.starts_with(key) && !error.contains("SECRET"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_key_of_a_file_is_not_a_path() {
+        for (key, value) in [("x[200000000]", "1"), ("x[-9223372036854775808]", "1"), ("nested.url", "b"), ("nested[0]", "1")] {
+            for file in
+                [("c.yaml", format!("nested: {{url: a}}\n\"{key}\": {value}")), ("c.toml", format!("\"{key}\" = \"{value}\"\n[nested]"))]
+            {
+                let error = format!("{:#}", resolve_with(Some((file.0, &file.1)), &[], &[]).expect_err("unknown"));
+                assert!(error.contains(&format!("unknown key `{key}`")), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_section_without_a_value_has_its_defaults() {
+        for file in [("c.yaml", "nested:\n  # url: x\n"), ("c.json", r#"{"nested": null}"#)] {
+            assert_eq!(resolve_with(Some(file), &[], &[]).expect("valid"), Sample::default());
+        }
+        assert!(
+            format!("{:#}", resolve_with(Some(("c.yaml", "depth:")), &[], &[]).expect_err("a number"))
+                .contains("field `depth`: invalid type: null")
+        );
     }
 
     #[test]
