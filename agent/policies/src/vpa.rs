@@ -248,22 +248,23 @@ impl Vpa {
         let Some(current) = state.allocation else {
             return Decision::hold(HoldReason::NoAllocation, "the current allocation is not known");
         };
-        if memory.aggregate.is_empty() {
-            return Decision::hold(HoldReason::NoMeasurement, "no CPU measurement yet");
+        let (enabled, measured) = (self.controlled.enabled(), memory.aggregate.measured());
+        let resized = [enabled[0] && measured[0], enabled[1] && measured[1]];
+        if resized == [false, false] {
+            let awaited = match self.controlled {
+                Controlled::Both => "no CPU or memory measurement yet",
+                Controlled::Cpu => "no CPU measurement yet",
+                Controlled::Memory => "no memory measurement yet",
+            };
+            return Decision::hold(HoldReason::NoMeasurement, awaited);
         }
         let requests =
             Amounts { cpu_millicores: i64::from(current.cpu_millicores.0), memory_bytes: bytes(f64::from(current.memory_mib.0)) };
         let recommendation = self.allowed(state, memory.aggregate.recommend(&self.recommender(), 1));
-        let priority = Priority::of(&[(requests, recommendation)], self.controlled.enabled());
-        let reason = format!(
-            "recommended {}m {}Mi, at least {}m {}Mi, at most {}m {}Mi",
-            recommendation.target.cpu_millicores,
-            mebibytes(recommendation.target.memory_bytes),
-            recommendation.lower.cpu_millicores,
-            mebibytes(recommendation.lower.memory_bytes),
-            recommendation.upper.cpu_millicores,
-            mebibytes(recommendation.upper.memory_bytes),
-        );
+        let priority = Priority::of(&[(requests, recommendation)], resized);
+        let Recommendation { target, lower, upper } = recommendation;
+        let [target_text, lower_text, upper_text] = [target, lower, upper].map(|amounts| described(amounts, measured));
+        let reason = format!("recommended {target_text}, at least {lower_text}, at most {upper_text}");
         let ready = inputs::counts(state).map_or(0, |counts| counts.ready.0);
         if ready < self.min_replicas {
             return Decision::hold(HoldReason::NotAllowed, format!("{reason}; {ready} replicas are too few to resize"));
@@ -278,16 +279,7 @@ impl Vpa {
         }
         memory.oom_after_ms = None;
         memory.resized = Some(now);
-        inputs::propose(state, current, self.resized(current, &recommendation), reason)
-    }
-
-    /// `current` with the recommendation for the controlled resources.
-    fn resized(&self, current: Allocation, recommendation: &Recommendation) -> Allocation {
-        let [cpu, memory] = self.controlled.enabled();
-        let target = recommendation.target;
-        let cpu = cpu.then(|| Millicores(u32::try_from(target.cpu_millicores).unwrap_or(u32::MAX)));
-        let memory = memory.then(|| Mebibytes(mebibytes(target.memory_bytes)));
-        Allocation { cpu_millicores: cpu.unwrap_or(current.cpu_millicores), memory_mib: memory.unwrap_or(current.memory_mib), ..current }
+        inputs::propose(state, current, with_target(current, target, resized), reason)
     }
 
     /// The recommendation within the State's bounds, the VPA's `minAllowed` and `maxAllowed`.
@@ -321,6 +313,20 @@ impl Vpa {
     fn updater(&self) -> Updater {
         Updater { lifetime: self.lifetime.0, min_change: self.min_change, min_replicas: self.min_replicas, ..Updater::default() }
     }
+}
+
+/// `current` with the target of CPU and memory, each if it is `resized`.
+fn with_target(current: Allocation, target: Amounts, resized: [bool; 2]) -> Allocation {
+    let cpu = resized[0].then(|| Millicores(u32::try_from(target.cpu_millicores).unwrap_or(u32::MAX)));
+    let memory = resized[1].then(|| Mebibytes(mebibytes(target.memory_bytes)));
+    Allocation { cpu_millicores: cpu.unwrap_or(current.cpu_millicores), memory_mib: memory.unwrap_or(current.memory_mib), ..current }
+}
+
+/// The amounts of the resources that were measured.
+fn described(amounts: Amounts, measured: [bool; 2]) -> String {
+    let cpu = measured[0].then(|| format!("{}m", amounts.cpu_millicores));
+    let memory = measured[1].then(|| format!("{}Mi", mebibytes(amounts.memory_bytes)));
+    [cpu, memory].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 fn bytes(mebibytes: f64) -> i64 {

@@ -88,6 +88,7 @@ pub struct Aggregate {
     memory: DecayingHistogram,
     first: Option<Timestamp>,
     last: Timestamp,
+    /// Number of CPU samples, with which confidence grows.
     samples: u64,
     peaks: Peaks,
 }
@@ -120,10 +121,10 @@ pub fn scaled(amount: i64, factor: f64) -> i64 {
 }
 
 impl Aggregate {
-    /// Whether there are no samples.
+    /// Whether there are samples of CPU and of memory. The recommendation for a resource without samples has no meaning.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.samples == 0
+    pub fn measured(&self) -> [bool; 2] {
+        [self.samples > 0, !self.memory.is_empty()]
     }
 
     /// Adds the CPU usage of each container, cores, at `at`. Returns false for a sample that is negative or not newer than the last.
@@ -191,7 +192,7 @@ impl Aggregate {
         (lifespan.as_secs_f64() / interval).min(self.samples as f64 / (interval / 60.0))
     }
 
-    /// Recommendation for a container in a pod of `containers`.
+    /// Recommendation for a container in a pod of `containers`; the least amounts for a resource without samples.
     #[must_use]
     pub fn recommend(&self, recommender: &Recommender, containers: u32) -> Recommendation {
         let at = |cpu, memory| Amounts {

@@ -495,3 +495,27 @@ fn holds_where_nothing_was_measured() {
     let kept = Allocation::new(2, 200, 256);
     assert!(run(&Vpa::default(), kept, |_| (None, 0.0), 60).iter().all(|allocation| *allocation == kept));
 }
+
+#[test]
+fn a_resource_without_measurements_keeps_its_request() {
+    let policy = Vpa { min_replicas: 1, interval: Span::seconds(60), min_memory_mib: Mebibytes(100), ..Vpa::default() };
+    let cpu_only = run(&policy, Allocation::new(1, 200, 256), |_| (Some(400.0), 0.0), 60);
+    assert!(cpu_only.iter().all(|allocation| allocation.memory_mib.0 == 256), "{cpu_only:?}");
+    assert!(cpu_only.last().expect("some").cpu_millicores.0 > 400, "{cpu_only:?}");
+    let memory_only = run(&policy, Allocation::new(1, 150, 64), |_| (None, 200.0), 60);
+    assert_eq!(memory_only.last().map(|allocation| (allocation.cpu_millicores.0, allocation.memory_mib.0 > 200)), Some((150, true)));
+    let cpu = Vpa { controlled: Controlled::Cpu, ..policy };
+    let mut memory = Memory::default();
+    let held = cpu.decide(&at(0, Allocation::new(1, 10, 64), None, 200.0), &mut memory, Timestamp(0), &mut fixtures::rng());
+    assert_eq!(held, Decision::hold(HoldReason::NoMeasurement, "no CPU measurement yet"));
+}
+
+#[test]
+fn an_out_of_memory_kill_raises_memory_without_measurements_of_cpu() {
+    let (mut memory, allocation) = (Memory::default(), Allocation::new(2, 200, 400));
+    let mut killed = at(0, allocation, None, 390.0);
+    killed.windows.tick.oom_kills = 3;
+    let decision = Vpa::default().decide(&killed, &mut memory, Timestamp(0), &mut fixtures::rng());
+    let wanted = decision.wanted().expect("more memory");
+    assert!(wanted.memory_mib.0 >= 500 && wanted.cpu_millicores.0 == 200, "{wanted}");
+}
