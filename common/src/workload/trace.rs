@@ -162,16 +162,34 @@ pub struct Omissions {
     pub without_durations: u64,
     /// Functions without memory, where there is a memory file.
     pub without_memory: u64,
-    /// Functions with durations or memory that cannot be: negative ones, or percentiles that fall.
+    /// Functions without the number of invocations of a minute.
+    pub without_counts: u64,
+    /// Functions with invocations, durations or memory that cannot be: negative ones, fractions of invocations, or percentiles that fall.
     pub invalid: u64,
-    /// Where the first invalid one is.
-    pub first_invalid: Option<TraceError>,
     /// Invocations without an end or a duration.
     pub invocations: u64,
+    /// Invocations with a negative duration.
+    pub invalid_invocations: u64,
+    /// Where the first invalid function or invocation is.
+    pub first_invalid: Option<TraceError>,
     /// Rows of a function or app that has an earlier one.
     pub repeated_rows: u64,
     /// Minutes without a column between others; they count as minutes without invocations.
     pub missing_minutes: u64,
+}
+
+impl Omissions {
+    /// Counts a function that cannot be.
+    fn add_invalid(&mut self, error: TraceError) {
+        self.invalid += 1;
+        self.first_invalid.get_or_insert(error);
+    }
+
+    /// Counts an invocation that cannot be.
+    fn add_invalid_invocation(&mut self, error: TraceError) {
+        self.invalid_invocations += 1;
+        self.first_invalid.get_or_insert(error);
+    }
 }
 
 impl fmt::Display for Omissions {
@@ -184,9 +202,11 @@ impl fmt::Display for Omissions {
         };
         add(self.without_durations, "function", " without durations");
         add(self.without_memory, "function", " without memory");
+        add(self.without_counts, "function", " without the invocations of a minute");
         let first = self.first_invalid.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
-        add(self.invalid, "function", &format!(" with invalid durations or memory{first}"));
+        add(self.invalid, "function", &format!(" with invalid durations, memory or invocations{first}"));
         add(self.invocations, "invocation", " without an end or a duration");
+        add(self.invalid_invocations, "invocation", &format!(" with an invalid duration{first}"));
         add(self.repeated_rows, "repeated row", "");
         add(self.missing_minutes, "minute", " without a column");
         f.write_str(&parts.join(", "))
@@ -251,6 +271,10 @@ impl TracedInvocation {
 
 /// Microseconds in a minute.
 const MINUTE_US: u64 = 60_000_000;
+/// Longest trace, minutes: a year. A longer one has a time in another unit than the others, and would take as long to play.
+const MAX_MINUTES: u32 = 366 * 24 * 60;
+/// The same, microseconds.
+const MAX_SPAN_US: u64 = MAX_MINUTES as u64 * MINUTE_US;
 
 #[cfg(test)]
 mod tests;

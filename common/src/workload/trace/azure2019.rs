@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use super::table::CsvTable;
-use super::{Keep, MAX_COUNTS, MAX_PER_MINUTE, MinuteTrace, Omissions, TraceError, TraceFunction};
+use super::{Keep, MAX_COUNTS, MAX_MINUTES, MAX_PER_MINUTE, MinuteTrace, Omissions, TraceError, TraceFunction};
 use crate::workload::{Demand, DurationQuantiles, MemoryQuantiles, MinuteCount, NotSorted};
 
 /// The three files of an Azure 2019 trace, open for reading.
@@ -49,7 +49,8 @@ const MEMORY: [&str; 8] = [
 
 /// Reads an Azure 2019 trace. `files` names the three files in errors.
 ///
-/// Functions without durations or memory, or with ones that cannot be, are left out and counted; of the rows of one function the first is used.
+/// Functions without durations, memory or the invocations of a minute, or with ones that cannot be, are left out and counted; of the rows of one function
+/// the first is used.
 ///
 /// # Errors
 /// The first malformed cell, a missing column, too many invocations, or no function with invocations, durations and memory.
@@ -68,7 +69,7 @@ pub fn read_azure2019<I: Read, D: Read, M: Read>(
     Ok((trace, omissions))
 }
 
-/// The cells of a row of durations or memory.
+/// The cells of a row of invocations, durations or memory.
 enum MeasuredRow<T> {
     Values(T),
     /// A cell is empty.
@@ -94,14 +95,10 @@ struct MemoryTable {
 impl DemandTables {
     /// The demand of a function; `None`, and counted, if it cannot be used.
     fn of(&self, key: &Key, omissions: &mut Omissions) -> Option<Demand> {
-        let mut invalid = |error: &TraceError| {
-            omissions.invalid += 1;
-            omissions.first_invalid.get_or_insert_with(|| error.clone());
-        };
         let duration = match self.durations.get(key) {
             Some(MeasuredRow::Values(duration)) => *duration,
             Some(MeasuredRow::Invalid(error)) => {
-                invalid(error);
+                omissions.add_invalid(error.clone());
                 return None;
             }
             Some(MeasuredRow::Missing) | None => {
@@ -116,7 +113,7 @@ impl DemandTables {
         match of.get(of_app.as_ref().unwrap_or(key)) {
             Some(MeasuredRow::Values(memory)) => Some(Demand::Quantiles { duration, memory: *memory }),
             Some(MeasuredRow::Invalid(error)) => {
-                invalid(error);
+                omissions.add_invalid(error.clone());
                 None
             }
             Some(MeasuredRow::Missing) | None => {
@@ -182,12 +179,17 @@ fn read_invocations<R: Read>(
             continue;
         }
         if let Some(demand) = demands.of(&key, omissions) {
-            let counts = read_counts(&table, &kept)?;
-            total += counts.len();
+            match read_counts(&table, &kept)? {
+                MeasuredRow::Values(counts) => {
+                    total += counts.len();
+                    functions.push(TraceFunction { hash: key.function.clone(), counts: counts.into(), demand });
+                }
+                MeasuredRow::Missing => omissions.without_counts += 1,
+                MeasuredRow::Invalid(error) => omissions.add_invalid(error),
+            }
             if total > MAX_COUNTS {
                 return Err(table.at_row(None, format!("more than {MAX_COUNTS} minutes with invocations; select fewer functions")));
             }
-            functions.push(TraceFunction { hash: key.function.clone(), counts: counts.into(), demand });
         }
         seen.insert(key);
     }
@@ -198,10 +200,16 @@ fn read_invocations<R: Read>(
     Ok(MinuteTrace { functions, minutes })
 }
 
-fn read_counts<R: Read>(table: &CsvTable<R>, kept: &[(u32, usize)]) -> Result<Vec<MinuteCount>, TraceError> {
+fn read_counts<R: Read>(table: &CsvTable<R>, kept: &[(u32, usize)]) -> Result<MeasuredRow<Vec<MinuteCount>>, TraceError> {
     let mut counts = Vec::new();
     for (bin, column) in kept {
-        let count = table.count(*column)?;
+        let count = match table.count(*column) {
+            Ok(count) => count,
+            Err(_) if table.is_missing(*column)? => return Ok(MeasuredRow::Missing),
+            // Text that is not a number at all is a damaged file, and a number above the limit is one of this program.
+            Err(error) if table.number(*column)? > f64::from(MAX_PER_MINUTE) => return Err(error),
+            Err(error) => return Ok(MeasuredRow::Invalid(error)),
+        };
         if count > MAX_PER_MINUTE {
             return Err(table.at_row(Some(*column), format!("{count} invocations in a minute, at most {MAX_PER_MINUTE} can be played")));
         }
@@ -209,12 +217,15 @@ fn read_counts<R: Read>(table: &CsvTable<R>, kept: &[(u32, usize)]) -> Result<Ve
             counts.push(MinuteCount { bin: *bin, count });
         }
     }
-    Ok(counts)
+    Ok(MeasuredRow::Values(counts))
 }
 
-/// Minutes and their columns, in rising order: columns named `17` or `minute_17`.
+/// Minutes and their columns, in rising order: columns named `17` or `minute_17`, or `17.0` as pandas writes them.
 fn minute_columns<R: Read>(table: &CsvTable<R>) -> Result<Vec<(u32, usize)>, TraceError> {
-    let minute = |name: &str| name.strip_prefix("minute_").unwrap_or(name).parse::<u32>().ok();
+    let minute = |name: &str| {
+        let name = name.strip_prefix("minute_").unwrap_or(name);
+        name.strip_suffix(".0").unwrap_or(name).parse::<u32>().ok()
+    };
     let mut minutes: Vec<(u32, usize)> =
         table.header().iter().enumerate().filter_map(|(index, name)| minute(name).map(|minute| (minute, index))).collect();
     minutes.sort_unstable();
@@ -224,9 +235,9 @@ fn minute_columns<R: Read>(table: &CsvTable<R>) -> Result<Vec<(u32, usize)>, Tra
     if let Some(pair) = minutes.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         return Err(table.at_header(format!("minute {} has two columns", pair[0].0)));
     }
-    // Bins are counted up to the last minute and must not overflow when they are.
-    if let Some((minute, _)) = minutes.iter().find(|(minute, _)| *minute >= u32::MAX / 2) {
-        return Err(table.at_header(format!("minute {minute} is too large")));
+    let first = minutes[0].0;
+    if let Some((minute, _)) = minutes.iter().find(|(minute, _)| minute - first >= MAX_MINUTES) {
+        return Err(table.at_header(format!("minute {minute} is more than 366 days after minute {first}, the first")));
     }
     Ok(minutes)
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use serde::Deserialize;
 
 use super::azure2021::select;
-use super::{Keep, MAX_ROWS, RowTrace, TraceError};
+use super::{Keep, MAX_ROWS, MAX_SPAN_US, RowTrace, TraceError};
 
 /// The inputs of one function.
 #[derive(Deserialize)]
@@ -20,9 +20,9 @@ struct GeneratedFile {
 
 #[derive(Deserialize)]
 struct InvocationDemand {
-    /// Milliseconds.
+    /// Milliseconds; the fraction is cut off, as InVitro does.
     #[serde(rename = "Runtime")]
-    duration_ms: u32,
+    duration_ms: f64,
 }
 
 /// Functions and invocations of the inputs that were read so far.
@@ -37,7 +37,8 @@ impl GeneratedInputs {
     /// Adds the function of the next file, such as `iat0.json`, which is also its name.
     ///
     /// # Errors
-    /// If it is not such an input, its gaps are negative or not as many as its durations, or the invocations are too many.
+    /// If it is not such an input, its gaps are negative, more than a year in total or not as many as its durations, a duration is negative, or the
+    /// invocations are too many.
     pub fn add<R: Read>(&mut self, file: &str, reader: R) -> Result<(), TraceError> {
         let error = |line: usize, problem: String| TraceError { file: file.to_owned(), line: line as u64, column: None, problem };
         let inputs: GeneratedFile = serde_json::from_reader(reader).map_err(|cause| {
@@ -51,15 +52,17 @@ impl GeneratedInputs {
             return Err(error(0, format!("more than {MAX_ROWS} invocations; select fewer functions")));
         }
         let number = u32::try_from(self.functions.len()).map_err(|_| error(0, "too many functions".to_owned()))?;
-        // A hundred years in microseconds keep far from where an i64 ends.
-        const LONGEST_US: f64 = 100.0 * 366.0 * 86_400e6;
         let mut at = 0.0;
         for (gap, demand) in inputs.gaps_us.into_iter().zip(inputs.demands) {
             at += gap;
-            if gap < 0.0 || at > LONGEST_US {
-                return Err(error(0, format!("`IAT` has the gap {gap}, must be at least 0 microseconds, and at most 100 years in total")));
+            if gap < 0.0 || at > MAX_SPAN_US as f64 {
+                return Err(error(0, format!("`IAT` has the gap {gap}, must be at least 0 microseconds, and at most 366 days in total")));
             }
-            self.rows.push((at.round() as i64, number, demand.duration_ms));
+            let duration = demand.duration_ms;
+            if !(0.0..=f64::from(u32::MAX)).contains(&duration) {
+                return Err(error(0, format!("`Runtime` is {duration}, must be 0 to {} milliseconds", u32::MAX)));
+            }
+            self.rows.push((at.round() as i64, number, duration as u32));
         }
         self.functions.push(file.to_owned());
         Ok(())

@@ -16,6 +16,8 @@ pub struct CsvTable<R> {
 
 /// Longest piece of a cell that an error repeats.
 const QUOTED: usize = 60;
+/// Words by which pandas, R, SQL and Python mark a missing value.
+const MISSING: [&str; 7] = ["nan", "-nan", "na", "n/a", "<na>", "null", "none"];
 
 impl<R: Read> CsvTable<R> {
     pub fn open(reader: R, file: &str) -> Result<Self, TraceError> {
@@ -76,10 +78,10 @@ impl<R: Read> CsvTable<R> {
             .map_err(|_| self.at_row(Some(column), format!("`{}` is not UTF-8", shown(&String::from_utf8_lossy(cell)))))
     }
 
-    /// Whether a cell holds nothing, or the NaN by which other tools mark a missing value.
+    /// Whether a cell holds nothing, or a word by which other tools mark a missing value.
     pub fn is_missing(&self, column: usize) -> Result<bool, TraceError> {
         let text = self.text(column)?;
-        Ok(text.is_empty() || text.eq_ignore_ascii_case("nan"))
+        Ok(text.is_empty() || MISSING.iter().any(|word| text.eq_ignore_ascii_case(word)))
     }
 
     /// A finite number.

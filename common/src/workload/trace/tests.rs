@@ -59,9 +59,10 @@ fn counts_durations_and_memory_are_joined_by_hash() {
 #[test]
 fn every_variant_of_columns_says_the_same() {
     let plain = plain(INVOCATIONS, DURATIONS, MEMORY).expect("well formed");
-    let variants: [(&str, String, String, String); 5] = [
+    let variants: [(&str, String, String, String); 6] = [
         ("minute_n", INVOCATIONS.replace(",1,2,3\n", ",minute_1,minute_2,minute_3\n"), DURATIONS.into(), MEMORY.into()),
         ("minutes of the day", INVOCATIONS.replace(",1,2,3\n", ",480,481,482\n"), DURATIONS.into(), MEMORY.into()),
+        ("minutes with a decimal", INVOCATIONS.replace(",1,2,3\n", ",1.0,2.0,3.0\n"), DURATIONS.into(), MEMORY.into()),
         (
             "no trigger, function first",
             "HashFunction,HashOwner,HashApp,1,2,3\nf,o,a,1,0,2\ng,o,a,0,3,0\n".into(),
@@ -112,9 +113,7 @@ fn a_minute_has_a_bounded_number_of_invocations_after_scaling() {
 #[test]
 fn errors_name_file_line_column_and_value() {
     let bad = |from: &str, to: &str| plain(&INVOCATIONS.replace(from, to), DURATIONS, MEMORY);
-    refused(bad("1,0,2", "1,-4,2"), "invocations.csv:2, column 2: `-4` is negative");
-    refused(bad("1,0,2", "1,,2"), "invocations.csv:2, column 2: `` is not a number");
-    refused(bad("1,0,2", "1,1.5,2"), "invocations.csv:2, column 2: `1.5` is not a whole number");
+    refused(bad("1,0,2", "1,x,2"), "invocations.csv:2, column 2: `x` is not a number");
     refused(bad("1,0,2", "1,99999999999,2"), "invocations.csv:2, column 2: `99999999999` is too large, at most 4294967295");
     let most = "invocations.csv:2, column 2: 60000001 invocations in a minute, at most 60000000 can be played";
     refused(bad("1,0,2", "1,60000001,2"), most);
@@ -132,6 +131,25 @@ fn errors_name_file_line_column_and_value() {
         bad(",1,2,3\n", ",a,b,c\n"),
         "invocations.csv:1: there is no column of a minute, named as `1` or `minute_1`; the columns are HashOwner, HashApp, HashFunction, Trigger, a, b, c",
     );
+}
+
+#[test]
+fn functions_without_a_number_of_invocations_are_left_out_and_counted() {
+    for missing in ["", "nan", "NA", "null"] {
+        let invocations = INVOCATIONS.replace("1,0,2", &format!("1,{missing},2"));
+        check_left_out(&invocations, DURATIONS, MEMORY, &["g"], "1 function without the invocations of a minute");
+    }
+    for (invalid, problem) in [("-4", "`-4` is negative"), ("1.5", "`1.5` is not a whole number")] {
+        let invocations = INVOCATIONS.replace("1,0,2", &format!("1,{invalid},2"));
+        let expected = format!("1 function with invalid durations, memory or invocations (invocations.csv:2, column 2: {problem})");
+        check_left_out(&invocations, DURATIONS, MEMORY, &["g"], &expected);
+    }
+}
+
+#[test]
+fn a_trace_of_more_than_a_year_of_minutes_is_refused() {
+    let error = plain(&INVOCATIONS.replace(",1,2,3\n", ",1,2,28333333\n"), DURATIONS, MEMORY).expect_err("refused").to_string();
+    assert!(error.starts_with("invocations.csv:1: minute 28333333 is more than 366 days after minute 1"), "{error}");
 }
 
 #[test]
@@ -158,6 +176,16 @@ fn a_trace_of_dates_begins_with_its_first_invocation() {
 }
 
 #[test]
+fn a_span_above_a_year_is_refused_with_its_rows() {
+    let rows = "app,func,end_timestamp,duration\na,f,1700000000,1\na,f,30,1\na,f,1700000061,1\n";
+    let read = |skip_minutes| read_azure2021("t.csv", rows.as_bytes(), Keep { skip_minutes, ..Keep::default() });
+    let error = read(0).expect_err("refused").to_string();
+    let start = "t.csv:4: this invocation is the last, and starts more than 366 days after the first, in line 3; correct";
+    assert!(error.starts_with(start) && error.ends_with("--skip-minutes 28333333"), "{error}");
+    assert_eq!(read(28_333_333).expect("the rest").0.rows.len(), 2);
+}
+
+#[test]
 fn empty_files_are_named() {
     refused(plain("", DURATIONS, MEMORY), "invocations.csv: the file is empty; its first line must name the columns");
     let header = INVOCATIONS.lines().next().expect("a header");
@@ -170,6 +198,10 @@ fn functions_without_durations_or_memory_are_left_out_and_counted() {
     let one = DURATIONS.split_inclusive('\n').take(2).collect::<String>();
     check_left_out(INVOCATIONS, &one, MEMORY, &["f"], "1 function without durations");
     check_left_out(INVOCATIONS, &DURATIONS.replace("o,a,f,1,1,1,1,10", "o,a,f,1,1,1,1,"), MEMORY, &["g"], "1 function without durations");
+    for missing in ["NaN", "NA", "N/A", "null", "None", "<NA>"] {
+        let durations = DURATIONS.replace("10,20,30,40", &format!("10,20,30,{missing}"));
+        check_left_out(INVOCATIONS, &durations, MEMORY, &["g"], "1 function without durations");
+    }
     let of_function = MEMORY.replace("HashApp,", "HashApp,HashFunction,").replace("o,a,9", "o,a,g,9");
     check_left_out(INVOCATIONS, DURATIONS, &of_function, &["g"], "1 function without memory");
     refused(
@@ -181,9 +213,10 @@ fn functions_without_durations_or_memory_are_left_out_and_counted() {
 #[test]
 fn durations_and_memory_that_cannot_be_are_left_out_and_the_first_is_named() {
     let place = "durations.csv:2, column percentile_Average_50: 25 is below the percentile before it, which is 30";
-    let expected = format!("1 function with invalid durations or memory ({place})");
+    let expected = format!("1 function with invalid durations, memory or invocations ({place})");
     check_left_out(INVOCATIONS, &DURATIONS.replace("10,20,30,40", "10,20,30,25"), MEMORY, &["g"], &expected);
-    let expected = "1 function with invalid durations or memory (durations.csv:2, column percentile_Average_0: `-41692` is negative)";
+    let expected =
+        "1 function with invalid durations, memory or invocations (durations.csv:2, column percentile_Average_0: `-41692` is negative)";
     check_left_out(INVOCATIONS, &DURATIONS.replace("10,20,30,40", "-41692,20,30,40"), MEMORY, &["g"], expected);
     refused(
         plain(INVOCATIONS, &DURATIONS.replace("10,20", "x,20"), MEMORY),
@@ -234,7 +267,10 @@ fn a_trace_that_starts_before_zero_is_moved() {
 #[test]
 fn malformed_single_invocations_are_named() {
     let error = |rows: &str| read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect_err("refused").to_string();
-    assert_eq!(error("app,func,end_timestamp,duration\na,f,1,-2\n"), "t.csv:2, column duration: `-2` is negative");
+    assert_eq!(
+        error("app,func,end_timestamp,duration\na,f,1,-2\n"),
+        "t.csv: there is no invocation in it, 1 invocation with an invalid duration (t.csv:2, column duration: `-2` is negative)"
+    );
     assert_eq!(error("app,func,end_timestamp,duration\na,f,inf,2\n"), "t.csv:2, column end_timestamp: `inf` is not a number");
     assert_eq!(
         error("app,func,end_timestamp,duration\na,f,1e300,2\n"),
@@ -246,9 +282,11 @@ fn malformed_single_invocations_are_named() {
 
 #[test]
 fn single_invocations_without_an_end_or_a_duration_are_left_out_and_counted() {
-    let rows = "app,func,end_timestamp,duration\na,f,,4.0\na,g,5.5,0.25\na,f,6.5,\na,f,7,NaN\n";
+    let rows = "app,func,end_timestamp,duration\na,f,,4.0\na,g,5.5,0.25\na,f,6.5,\na,f,7,NaN\na,f,8,-0.001\na,f,9,N/A\n";
     let (trace, omissions) = read_azure2021("t.csv", Cursor::new(rows), Keep::default()).expect("readable");
-    assert_eq!((trace.rows.len(), omissions.to_string().as_str()), (1, "3 invocations without an end or a duration"));
+    let expected = "4 invocations without an end or a duration, \
+                    1 invocation with an invalid duration (t.csv:6, column duration: `-0.001` is negative)";
+    assert_eq!((trace.rows.len(), omissions.to_string().as_str()), (1, expected));
     let error = read_azure2021("t.csv", Cursor::new("app,func,end_timestamp,duration\na,f,,4.0\n"), Keep::default());
     assert_eq!(
         error.expect_err("nothing is left").to_string(),
@@ -259,16 +297,18 @@ fn single_invocations_without_an_end_or_a_duration_are_left_out_and_counted() {
 #[test]
 fn generated_inputs_start_after_the_sum_of_their_gaps() {
     let mut inputs = GeneratedInputs::default();
-    let file = |gaps: &str, runtimes: &[u32]| {
+    let file = |gaps: &str, runtimes: &[f64]| {
         let demands: Vec<String> = runtimes.iter().map(|ms| format!("{{\"Runtime\": {ms}, \"Memory\": 120}}")).collect();
         format!("{{\"IAT\": {gaps}, \"PerMinuteCount\": [2], \"RuntimeSpecification\": [{}]}}", demands.join(","))
     };
-    inputs.add("iat0.json", file("[1000000, 2.5e6]", &[10, 20]).as_bytes()).expect("valid");
-    inputs.add("iat1.json", file("[0]", &[30]).as_bytes()).expect("valid");
-    for (gaps, part) in [("[1]", "1 gaps"), ("[1, -5]", "-5"), ("[[1], [2]]", "expected InVitro's list"), ("[1, 1e300]", "100 years")] {
-        let error = GeneratedInputs::default().add("iat2.json", file(gaps, &[1, 2]).as_bytes()).expect_err(gaps).to_string();
+    inputs.add("iat0.json", file("[1000000, 2.5e6]", &[10.5, 20.0]).as_bytes()).expect("valid");
+    inputs.add("iat1.json", file("[0]", &[30.0]).as_bytes()).expect("valid");
+    for (gaps, part) in [("[1]", "1 gaps"), ("[1, -5]", "-5"), ("[[1], [2]]", "expected InVitro's list"), ("[1, 1e300]", "366 days")] {
+        let error = GeneratedInputs::default().add("iat2.json", file(gaps, &[1.0, 2.0]).as_bytes()).expect_err(gaps).to_string();
         assert!(error.starts_with("iat2.json") && error.contains(part), "{error}");
     }
+    let negative = GeneratedInputs::default().add("iat2.json", file("[1]", &[-1.0]).as_bytes()).expect_err("negative").to_string();
+    assert_eq!(negative, "iat2.json: `Runtime` is -1, must be 0 to 4294967295 milliseconds");
     let trace = inputs.finish(Keep::default()).expect("invocations");
     let rows: Vec<_> = trace.rows.iter().map(|row| (row.start_us, row.function, row.duration_ms)).collect();
     assert_eq!(rows, [(0, 1, 30), (1_000_000, 0, 10), (3_500_000, 0, 20)]);
