@@ -190,8 +190,9 @@ fn open_single(folder: &Path, listed: &[PathBuf], keep: Keep) -> anyhow::Result<
     if let Some(published) = listed.iter().find(|path| name(path).starts_with(ROWS) && is_table(path)) {
         return open_rows(published, keep);
     }
-    if folder.join("iat0.json").exists() {
-        return open_generated(folder, keep);
+    let generated: BTreeMap<usize, &Path> = listed.iter().filter_map(|path| Some((generated_number(path)?, path.as_path()))).collect();
+    if !generated.is_empty() {
+        return open_generated(folder, &generated, keep);
     }
     let csv: Vec<&PathBuf> = listed.iter().filter(|path| name(path).ends_with(".csv")).collect();
     let text: Vec<&PathBuf> = listed.iter().filter(|path| name(path).ends_with(".txt")).collect();
@@ -210,10 +211,24 @@ fn open_single(folder: &Path, listed: &[PathBuf], keep: Keep) -> anyhow::Result<
     }
 }
 
-fn open_generated(folder: &Path, keep: Keep) -> anyhow::Result<OpenedTrace> {
+/// Number of the function whose inputs InVitro generated as this file.
+fn generated_number(path: &Path) -> Option<usize> {
+    let number = path.file_name()?.to_str()?.strip_prefix("iat")?.strip_suffix(".json")?;
+    number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
+}
+
+/// The trace of the inputs of the functions from 0 on.
+fn open_generated(folder: &Path, generated: &BTreeMap<usize, &Path>, keep: Keep) -> anyhow::Result<OpenedTrace> {
     let mut inputs = GeneratedInputs::default();
-    for path in (0..keep.functions).map(|index| folder.join(format!("iat{index}.json"))).take_while(|path| path.exists()) {
-        inputs.add(&path.display().to_string(), BufReader::new(files::open_text(&path, MAX_FILE)?))?;
+    for ((number, path), expected) in generated.iter().zip(0..keep.functions) {
+        if *number != expected {
+            bail!(
+                "{}: no iat{expected}.json, but {}; generate it, or number the files of the functions to use from 0",
+                folder.display(),
+                file_name(path)
+            );
+        }
+        inputs.add(&path.display().to_string(), BufReader::new(files::open_text(path, MAX_FILE)?))?;
     }
     Ok(opened(folder, "inputs that InVitro generated", Trace::Rows(inputs.finish(keep)?), &Omissions::default()))
 }

@@ -97,6 +97,12 @@ fn single_invocations_are_found_by_their_names() {
     let generated = "{\"IAT\": [5], \"RuntimeSpecification\": [{\"Runtime\": 3, \"Memory\": 1}]}";
     check(&[("iat0.json", generated), ("iat1.json", generated)], "", Ok(2), &["2 functions"]);
     check(&[("iat0.json", "[]")], "", Err(()), &["iat0.json"]);
+    let gap = [("iat0.json", generated), ("iat1.json", generated), ("iat3.json", generated), ("iat10.json", generated)];
+    check(&gap, "", Err(()), &["no iat2.json, but iat3.json"]);
+    check(&gap[2..], "", Err(()), &["no iat0.json, but iat3.json"]);
+    let many: Vec<(String, &str)> = (0..12).map(|number| (format!("iat{number}.json"), generated)).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(name, text)| (name.as_str(), *text)).collect();
+    check(&many, "", Ok(12), &["12 functions"]);
 }
 
 #[test]
