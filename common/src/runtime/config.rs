@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use config::builder::{ConfigBuilder, DefaultState};
+use config::FileFormat;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -60,9 +62,9 @@ pub fn resolve<T: Default + Serialize + DeserializeOwned>(
     let defaults = serde_json::to_value(T::default()).context("the defaults of the configuration")?;
     // Keys that are not set are left out: the types know their defaults, and a default must not collide with a key's former name or with the keys of
     // another variant.
-    let mut tree = match &args.config {
-        Some(path) => read_file(path)?,
-        None => Value::Object(Map::new()),
+    let mut layers = match &args.config {
+        Some(path) => Layers::new(read_file(path)?, defaults).with_context(|| format!("configuration file {}", path.display()))?,
+        None => Layers::new(Value::Object(Map::new()), defaults)?,
     };
     let prefix = format!("QSCALE_{}__", service.to_uppercase().replace('-', "_"));
     let mut variables: Vec<_> = environment.filter(|(name, _)| name.starts_with(&prefix)).collect();
@@ -70,7 +72,7 @@ pub fn resolve<T: Default + Serialize + DeserializeOwned>(
     let mut texts = BTreeMap::new();
     for (name, text) in variables {
         let key = name[prefix.len()..].to_lowercase().replace("__", ".");
-        assign(&mut tree, &defaults, &key, &text).with_context(|| format!("environment variable {name}"))?;
+        layers.set(&key, &text).with_context(|| format!("environment variable {name}"))?;
         texts.insert(key, text);
     }
     for pair in &args.set {
@@ -78,10 +80,10 @@ pub fn resolve<T: Default + Serialize + DeserializeOwned>(
         let key = pair.split(['=', ':', ' ']).next().unwrap_or_default();
         let (key, text) =
             pair.split_once('=').with_context(|| format!("--set {key}: write KEY=VALUE, such as nats.url=nats://127.0.0.1:4222"))?;
-        assign(&mut tree, &defaults, key, text).with_context(|| format!("--set {key}"))?;
+        layers.set(key, text).with_context(|| format!("--set {key}"))?;
         texts.insert(key.to_owned(), text.to_owned());
     }
-    from_tree(tree, texts).with_context(|| match &args.config {
+    from_tree(layers.merge()?, texts).with_context(|| match &args.config {
         Some(path) => format!("configuration of {service} (file {}, environment {prefix}*, --set)", path.display()),
         None => format!("configuration of {service} (environment {prefix}*, --set)"),
     })
@@ -113,17 +115,53 @@ fn read_file(path: &Path) -> anyhow::Result<Value> {
     document::parse_value(&text, format).with_context(|| format!("configuration file {}", path.display()))
 }
 
-/// Sets `key` (levels separated by dots) to `text`. The value is parsed as JSON unless the default, or the value set before, is a string.
-fn assign(tree: &mut Value, defaults: &Value, key: &str, text: &str) -> anyhow::Result<()> {
-    anyhow::ensure!(!key.is_empty() && key.split('.').all(|part| !part.is_empty()), "`{key}` is not a key such as nats.url");
-    let place = place(tree, key);
-    let text_expected = key.split('.').try_fold(defaults, |level, part| level.get(part)).is_some_and(Value::is_string);
-    *place = if place.is_string() || text_expected {
-        Value::String(text.to_owned())
-    } else {
-        serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
-    };
-    Ok(())
+/// The layers of a configuration: a file, then keys that were set one by one, of which later ones win.
+struct Layers {
+    defaults: Value,
+    /// The file with the keys that were set so far.
+    tree: Value,
+    merged: ConfigBuilder<DefaultState>,
+}
+
+impl Layers {
+    fn new(file: Value, defaults: Value) -> anyhow::Result<Self> {
+        // The layers below take a key for a path.
+        if let Some(key) = file.as_object().and_then(|keys| keys.keys().find(|key| !is_word(key))) {
+            anyhow::bail!("unknown key `{key}`; write the levels of a key below each other");
+        }
+        let merged = config::Config::builder().add_source(layer(&file));
+        Ok(Self { defaults, tree: file, merged })
+    }
+
+    /// Sets `key` (levels separated by dots) to `text`. The value is parsed as JSON unless the default, or the value set before, is a string.
+    fn set(&mut self, key: &str, text: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(key.split('.').all(is_word), "`{key}` is not a key such as nats.url");
+        let default = key.split('.').try_fold(&self.defaults, |level, part| level.get(part));
+        let current = place(&mut self.tree, key);
+        let value = if current.is_string() || default.is_some_and(Value::is_string) {
+            Value::String(text.to_owned())
+        } else {
+            serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+        };
+        current.clone_from(&value);
+        let mut set = Value::Object(Map::new());
+        *place(&mut set, key) = value;
+        self.merged = std::mem::take(&mut self.merged).add_source(layer(&set));
+        Ok(())
+    }
+
+    fn merge(self) -> anyhow::Result<Value> {
+        Ok(self.merged.build()?.try_deserialize()?)
+    }
+}
+
+/// Whether `key` is one level of a key.
+fn is_word(key: &str) -> bool {
+    !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+}
+
+fn layer(value: &Value) -> config::File<config::FileSourceString, FileFormat> {
+    config::File::from_str(&value.to_string(), FileFormat::Json)
 }
 
 /// The value of `key` in `tree`, which is created if it is missing.

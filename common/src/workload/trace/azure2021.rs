@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 
 use super::table::CsvTable;
-use super::{Keep, MAX_ROWS, MAX_SPAN_US, MINUTE_US, Omissions, TracedInvocation, RowTrace, TraceError};
+use super::{Keep, MAX_ROWS, MAX_SPAN_US, MINUTE_US, Omissions, RowTrace, TraceError, TracedInvocation};
 
 /// Reads an Azure 2021 trace: columns `app`, `func`, `end_timestamp` and `duration`, rows in any order. `file` names it in errors.
 ///
@@ -98,7 +98,7 @@ impl Extent {
 }
 
 /// Minute of the first invocation after the longest gap.
-fn after_longest_gap(rows: &[Row]) -> u32 {
+fn after_longest_gap(rows: &[TracedInvocation]) -> u32 {
     let beginning = rows.first().map(|first| (first.start_us, *first));
     let between = rows.windows(2).map(|pair| (pair[1].start_us - pair[0].start_us, pair[1]));
     beginning.into_iter().chain(between).max_by_key(|(gap, _)| *gap).map_or(0, |(_, row)| row.minute())
