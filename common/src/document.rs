@@ -65,6 +65,21 @@ pub enum DocumentError {
     UnknownKeys(Vec<String>),
 }
 
+/// Format of a compressed file or an archive that begins with `head`.
+#[must_use]
+pub fn compression(head: &[u8]) -> Option<&'static str> {
+    match head {
+        [0x1f, 0x8b, ..] => Some("gzip"),
+        [b'P', b'K', 3, 4, ..] => Some("zip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Some("xz"),
+        [b'7', b'z', 0xbc, 0xaf, ..] => Some("7z"),
+        [b'R', b'a', b'r', b'!', 0x1a, 7] => Some("rar"),
+        _ => None,
+    }
+}
+
 /// One document of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DocumentSection<'a> {

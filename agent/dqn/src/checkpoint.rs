@@ -10,6 +10,7 @@
 use std::io::Read;
 
 use half::f16;
+use qscale_common::document::compression;
 use qscale_common::hash::fnv1a;
 use qscale_rl::adam::Moments;
 use qscale_rl::learner::{Hyperparameters, LearnerState};
@@ -24,6 +25,12 @@ use crate::tasks::{Split, TaskDistribution};
 
 /// First line of every checkpoint.
 const MAGIC: &[u8] = b"qscale-dqn 1\n";
+/// Beginning of that line in every version.
+const NAME: &[u8] = b"qscale-dqn ";
+/// Beginning of the text that stands for a file that Git LFS has not fetched.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/";
+/// Byte order mark of UTF-8, which editors put before a text.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Largest accepted checkpoint, bytes. The widest network of the default depth with its training state has about 25 MB.
 pub const MAX_BYTES: usize = 64 << 20;
@@ -295,7 +302,7 @@ impl Checkpoint {
             return Err(CheckpointError::Oversized(bytes.len()));
         }
         let form = |reason: &str| CheckpointError::Form(reason.to_owned());
-        let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| form("it does not start with the line `qscale-dqn 1`"))?;
+        let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| CheckpointError::Form(other_content(bytes)))?;
         let line = rest.iter().take(10).position(|byte| *byte == b'\n').ok_or_else(|| form("the length of the header is missing"))?;
         let length = std::str::from_utf8(&rest[..line]).ok().and_then(|digits| digits.parse::<usize>().ok());
         let length = length.ok_or_else(|| form("the length of the header is not a number"))?;
@@ -410,6 +417,25 @@ impl Header {
 }
 
 /// The first difference between two lists of names.
+/// The reason why a file that does not begin with [`MAGIC`] is not a checkpoint of this version, and the remedy.
+fn other_content(bytes: &[u8]) -> String {
+    if bytes.starts_with(LFS_POINTER) {
+        return "it is a pointer of Git LFS; fetch the file with `git lfs pull`".to_owned();
+    }
+    if let Some(format) = compression(bytes) {
+        return format!("it is compressed ({format}); decompress it first");
+    }
+    if bytes.starts_with(MARK) {
+        return "it begins with a byte order mark, so an editor has saved it as text; copy the original file again".to_owned();
+    }
+    let version = bytes.strip_prefix(NAME).and_then(|rest| rest.iter().take(10).position(|byte| *byte == b'\n').map(|end| &rest[..end]));
+    match version.map(|version| String::from_utf8_lossy(version)) {
+        Some(version) if version == "1\r" => "its line ends were converted, as if it were text; copy the original file again".to_owned(),
+        Some(version) => format!("its version is `{}`, this program reads version 1", version.escape_debug()),
+        None => "it does not start with the line `qscale-dqn 1`".to_owned(),
+    }
+}
+
 fn difference(what: &str, found: &[String], expected: &[String]) -> Option<String> {
     if found == expected {
         return None;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
-use crate::document::Format;
+use crate::document::{Format, compression};
 
 /// Maximum size of a document, bytes: above that of any profile.
 pub const MAX_DOCUMENT: u64 = 1 << 20;
@@ -159,20 +159,6 @@ fn text<R: Read>(mut source: R) -> io::Result<TextReader<R>> {
         head.drain(..MARK.len());
     }
     Ok(Cursor::new(head).chain(source))
-}
-
-/// Format of a compressed file or an archive that begins with `head`.
-fn compression(head: &[u8]) -> Option<&'static str> {
-    match head {
-        [0x1f, 0x8b, ..] => Some("gzip"),
-        [b'P', b'K', 3, 4, ..] => Some("zip"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
-        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Some("xz"),
-        [b'7', b'z', 0xbc, 0xaf, ..] => Some("7z"),
-        [b'R', b'a', b'r', b'!', 0x1a, 7] => Some("rar"),
-        _ => None,
-    }
 }
 
 /// Encoding of a text that begins with `head`, by its byte order mark, or by the zero bytes of its ASCII letters.

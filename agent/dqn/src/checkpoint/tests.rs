@@ -88,6 +88,22 @@ fn truncated_corrupted_and_oversized_bytes_are_rejected() {
 }
 
 #[test]
+fn another_kind_of_file_is_named() {
+    for (bytes, expected) in [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n" as &[u8], "a pointer of Git LFS"),
+        (b"\x1f\x8b\x08\0\0\0", "compressed (gzip)"),
+        (b"\xef\xbb\xbfqscale-dqn 1\n2\n{}", "a byte order mark"),
+        (b"qscale-dqn 2\n2\n{}", "its version is `2`, this program reads version 1"),
+        (b"qscale-dqn 1\r\n2\r\n{}", "line ends were converted"),
+        (b"qscale-dqn 1", "does not start with the line"),
+        (b"", "does not start with the line"),
+    ] {
+        let error = Checkpoint::from_bytes(bytes).expect_err(expected).to_string();
+        assert!(error.contains(expected), "`{expected}` in {error}");
+    }
+}
+
+#[test]
 fn nan_is_rejected_although_the_checksum_is_right() {
     let good = checkpoint();
     let mut bytes = good.to_bytes();
