@@ -57,7 +57,7 @@ pub struct LoadConfig {
     /// HTTP method
     #[arg(long, value_name = "METHOD", default_value_t = Self::default().method, help_heading = "What")]
     pub method: String,
-    /// HTTP path and query
+    /// HTTP path and query, beginning with /
     #[arg(long, value_name = "PATH", default_value_t = Self::default().path, help_heading = "What")]
     pub path: String,
     /// HTTP body
@@ -216,6 +216,12 @@ impl LoadConfig {
                 return Err(format!("{name} = {span}, must be greater than 0s"));
             }
         }
+        if !self.path.starts_with('/') || self.path.contains(|character: char| character.is_whitespace() || character.is_control()) {
+            return Err(format!(
+                "path = \"{}\", must begin with / and have no white space; write a space as %20",
+                self.path.escape_debug()
+            ));
+        }
         // Instants are computed by adding these to the start; a thousand years keep them far from overflow.
         let longest = Span::seconds(1_000 * 366 * 86_400);
         for (name, span) in [("timeout", self.timeout), ("drain", self.drain), ("for", self.length.unwrap_or_default())] {
@@ -242,6 +248,16 @@ mod tests {
         assert_eq!(threads.check(), Err("threads = 0, must be 1 to 256".to_owned()));
         let timeout = LoadConfig { timeout: Span::seconds(0), ..LoadConfig::default() };
         assert_eq!(timeout.check(), Err("timeout = 0s, must be greater than 0s".to_owned()));
+    }
+
+    #[test]
+    fn a_path_begins_with_a_slash() {
+        let check = |path: &str| LoadConfig { path: path.to_owned(), ..LoadConfig::default() }.check();
+        assert_eq!(check("/a?b=c%20d"), Ok(()));
+        for path in ["foo", "", "?a=1", "http://a/", "*", "/a b", "/a\r\nb"] {
+            let error = check(path).expect_err(path);
+            assert!(error.starts_with(&format!("path = \"{}\", must begin with /", path.escape_debug())), "{error}");
+        }
     }
 
     #[test]
