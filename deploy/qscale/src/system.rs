@@ -1,11 +1,13 @@
 //! Address of a running system: the state folder of `qscale up`, or command-line options. Owns these options; the
 //! layout of the folder belongs to `qscale_up`.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use percent_encoding::percent_decode_str;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::nats_accounts::User;
@@ -137,14 +139,38 @@ impl Locate {
     }
 }
 
-/// Separates user and password from an address.
-fn split_url(url: &str) -> anyhow::Result<BusConfig> {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
-    let Some((credentials, host)) = rest.rsplit_once('@') else {
-        return Ok(BusConfig { url: format!("{scheme}://{rest}"), ..Default::default() });
-    };
-    let (user, password) = credentials.split_once(':').context("--nats must be nats://user:password@host:port")?;
-    Ok(BusConfig { url: format!("{scheme}://{host}"), user: user.into(), password: password.into(), ..BusConfig::default() })
+/// Separates user and password from an address, or from a list of addresses separated by commas. As for other clients of NATS, `%2F` in user or password
+/// is a slash.
+fn split_url(urls: &str) -> anyhow::Result<BusConfig> {
+    let mut config = BusConfig::default();
+    let (mut servers, mut common) = (Vec::new(), None);
+    for url in urls.split(',').map(str::trim) {
+        let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+        let Some((credentials, host)) = rest.rsplit_once('@') else {
+            servers.push(format!("{scheme}://{rest}"));
+            continue;
+        };
+        let (user, password) = credentials
+            .split_once(':')
+            .with_context(|| format!("--nats must be nats://user:password@host:port, with a comma as %2C; that of {host} has no `:`"))?;
+        let credentials = (decoded(user), decoded(password));
+        anyhow::ensure!(
+            common.as_ref().is_none_or(|common| *common == credentials),
+            "--nats has another user or password for {host} than for the servers before it; all must have the same"
+        );
+        servers.push(format!("{scheme}://{host}"));
+        common = Some(credentials);
+    }
+    config.url = servers.join(",");
+    if let Some((user, password)) = common {
+        (config.user, config.password) = (user, password);
+    }
+    Ok(config)
+}
+
+/// Text in which a byte may be written as `%2F`; the text itself if the result is not UTF-8.
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8().map_or_else(|_| text.to_owned(), Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -157,5 +183,22 @@ mod tests {
         assert_eq!((config.url.as_str(), config.user.as_str(), config.password.as_str()), ("nats://127.0.0.1:4222", "operator", "a@b"));
         assert_eq!(split_url("127.0.0.1:4222").expect("valid").url, "nats://127.0.0.1:4222");
         assert!(split_url("nats://operator@host").is_err());
+    }
+
+    #[test]
+    fn credentials_are_decoded_and_belong_to_all_servers_of_a_list() {
+        let check = |url: &str, expected: [&str; 3]| {
+            let config = split_url(url).expect(url);
+            assert_eq!([config.url.as_str(), config.user.as_str(), config.password.as_str()], expected, "{url}");
+        };
+        check("nats://op:p%40ss%2F1@host", ["nats://host", "op", "p@ss/1"]);
+        check("nats://op:100%@host", ["nats://host", "op", "100%"]);
+        check("nats://op:a%ff@host", ["nats://host", "op", "a%ff"]);
+        check("nats://op:pw@h1,nats://op:pw@h2", ["nats://h1,nats://h2", "op", "pw"]);
+        check("nats://op:pw@h1, tls://h2:4223", ["nats://h1,tls://h2:4223", "op", "pw"]);
+        let error = split_url("nats://op:pw@h1,nats://op:SECRET@h2").expect_err("two passwords").to_string();
+        assert!(error.contains("h2") && !error.contains("SECRET"), "{error}");
+        let error = format!("{:#}", split_url("nats://op:p,SECRET@h1").expect_err("a comma"));
+        assert!(error.contains("%2C") && !error.contains("SECRET"), "{error}");
     }
 }
