@@ -48,6 +48,30 @@ fn every_form_of_a_sample_is_read() {
 }
 
 #[test]
+fn names_in_quotes_stand_among_the_labels() {
+    check("{\"m\"} 1", &[], 1.0, None);
+    check("{\"m\",a=\"b\"} 1 7", &[("a", "b")], 1.0, Some(7));
+    check("{ \"m\" , a = \"b\" , \"k8s.node\" = \"n\" , } 1", &[("a", "b"), ("k8s.node", "n")], 1.0, None);
+    check("m{\"k8s.node\"=\"n\",\"b}\"=\"c\"} 1", &[("k8s.node", "n"), ("b}", "c")], 1.0, None);
+    for line in ["{\"m\"", "{\"m\",", "{\"m\" 1", "{\"m\"=\"a\"} 1", "{\"m} 1", "{} 1", "m{\"\"=\"a\"} 1", "m{\"a\"} 1"] {
+        refused(line);
+    }
+}
+
+#[test]
+fn a_text_without_its_end_is_truncated() {
+    let truncated = |format, complete, body: &str| Text { body: body.as_bytes(), format, complete }.is_truncated();
+    for (body, expected) in
+        [("m 1\n# EOF\n", false), ("m 1\n# EOF", false), ("# EOF\r\n", false), ("m 1\n", true), ("m 1\n# EO", true), ("", true)]
+    {
+        assert_eq!(truncated(Format::OpenMetrics, true, body), expected, "{body:?}");
+    }
+    for (body, expected) in [("m 1\n", false), ("m 1", true), ("", false)] {
+        assert_eq!((truncated(Format::Prometheus, false, body), truncated(Format::Prometheus, true, body)), (expected, false), "{body:?}");
+    }
+}
+
+#[test]
 fn escapes_and_braces_within_a_value_do_not_end_it() {
     check(r#"m{a="x\"} 5,\\",b="y\\\"z"} 1"#, &[("a", r#"x\"} 5,\\"#), ("b", r#"y\\\"z"#)], 1.0, None);
     check("m{a=\"\u{e4}\u{1f980}\"} 1", &[("a", "\u{e4}\u{1f980}")], 1.0, None);
