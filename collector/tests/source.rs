@@ -61,8 +61,8 @@ async fn every_failure_has_its_own_error() {
 
 /// Number of requests that arrived, and the time at which it was read.
 fn arrived(reading: &Reading) -> Option<(u64, Timestamp)> {
-    let ingress = reading.functions.get("a/b")?.ingress?;
-    Some((ingress.arrived, ingress.at))
+    let ingress = reading.functions.get("a/b")?.ingress.as_ref()?;
+    Some((ingress.arrived.sum(), ingress.at))
 }
 
 #[tokio::test]
