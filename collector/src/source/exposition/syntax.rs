@@ -78,7 +78,7 @@ pub struct Sample<'a> {
     /// Name of the metric.
     pub name: &'a [u8],
     rest: &'a [u8],
-    /// Whether the name stands in quotes among the labels, so that `rest` begins within the braces.
+    /// Whether the name stands in quotes among the labels, so that `rest` begins after it, with a comma or the closing brace.
     quoted: bool,
     format: Format,
 }
@@ -174,11 +174,11 @@ fn sample(line: &[u8], format: Format) -> Result<Sample<'_>, Malformed> {
     // A name with other characters is quoted and stands among the labels: `{"my.metric",label="value"}`.
     if let Some(inner) = line.strip_prefix(b"{") {
         let (name, rest) = quoted(skip_blanks(inner))?;
-        let (first, after) = skip_blanks(rest).split_first().ok_or(Malformed)?;
-        return match first {
-            b',' => Ok(Sample { name, rest: after, quoted: true, format }),
-            b'}' => Ok(Sample { name, rest: skip_blanks(rest), quoted: true, format }),
-            _ => Err(Malformed),
+        let rest = skip_blanks(rest);
+        return if rest.starts_with(b",") || rest.starts_with(b"}") {
+            Ok(Sample { name, rest, quoted: true, format })
+        } else {
+            Err(Malformed)
         };
     }
     let end = line.iter().position(|byte| !is_name(*byte)).ok_or(Malformed)?;
@@ -195,7 +195,7 @@ impl<'a> Sample<'a> {
         labels.entries.clear();
         labels.complete = false;
         let mut rest = skip_blanks(self.rest);
-        let inner = if self.quoted { Some(rest) } else { rest.strip_prefix(b"{") };
+        let inner = if self.quoted { Some(rest.strip_prefix(b",").unwrap_or(rest)) } else { rest.strip_prefix(b"{") };
         if let Some(inner) = inner {
             rest = read_labels(inner, labels)?;
         } else if rest.len() == self.rest.len() {

@@ -206,6 +206,8 @@ fn a_line_that_differs_only_in_its_last_label_is_read_from_there() {
         "m{a=\"1\",le=\"x\\\"\"} 4\n",
         "m{a=\"1\",le=\"1\"} x\n",
         "m{a=\"1\",le=\"1\n",
+        "{\"m\",{a=\"1\",le=\"0.25\"} 4\n",
+        "{\"m\",a=\"1\",le=\"0.25\"} 4\n",
     ] {
         assert_eq!(read(other), None, "{other}");
     }
