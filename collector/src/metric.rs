@@ -56,8 +56,8 @@ metrics! {
         CpuPeriods = 0.0..=MAX_COUNT,
         /// CFS periods in which a container was throttled.
         CpuThrottledPeriods = 0.0..=MAX_COUNT,
-        /// Working set of a container, bytes.
-        WorkingSet = 0.0..=Mebibytes::MAX.bytes() as f64,
+        /// Working set of a container, bytes. A process has one.
+        WorkingSet = 1.0..=Mebibytes::MAX.bytes() as f64,
         /// Kills of a container because it ran out of memory.
         OomEvents = 0.0..=MAX_EVENTS,
         /// Restarts of a container.
@@ -267,13 +267,13 @@ mod tests {
         }
         check(CPU, &[wrapped_nanoseconds, i64::MAX as f64 / 1e9], false);
         check(READY, &[1_000_001.0], false);
-        check(MEMORY, &[7.1e13], false);
+        check(MEMORY, &[0.0, 7.1e13], false);
         check(Metric::Function(FunctionMetric::DesiredCpu), &[0.0], false);
     }
 
     #[test]
     fn what_large_systems_measure_is_taken() {
-        check(MEMORY, &[0.0, 4096.0, f64::from(1u32 << 31), 4_294_963_200.0, 1e13], true);
+        check(MEMORY, &[1.0, 4096.0, f64::from(1u32 << 31), 4_294_963_200.0, 1e13], true);
         check(CPU, &[0.0, 1e-9, 1e9], true);
         check(READY, &[0.0, 1_000_000.0], true);
         check(ARRIVED, &[0.0, 5e9, 1e15], true);
@@ -284,8 +284,8 @@ mod tests {
     fn an_impossible_value_is_named_with_its_range() {
         let text = |metric: Metric, number| metric.check(number, None).expect_err("impossible").to_string();
         assert_eq!(text(READY, f64::INFINITY), "value inf, must be 0 to 1000000");
-        assert_eq!(text(MEMORY, -4096.0), "value -4096, must be 0 to 70368744177664");
-        assert_eq!(text(MEMORY, 1e300), "value 1e300, must be 0 to 70368744177664");
+        assert_eq!(text(MEMORY, -4096.0), "value -4096, must be 1 to 70368744177664");
+        assert_eq!(text(MEMORY, 1e300), "value 1e300, must be 1 to 70368744177664");
         assert_eq!(text(MEMORY, f64::from(u32::MAX)), "value 4294967295, the largest of an integer type, stands for none or unlimited");
     }
 

@@ -289,7 +289,7 @@ fn merge(shown: &[(usize, &FunctionScrape)], extra: &[(usize, Scrape)]) -> Funct
     let of_replicas = shown.iter().flat_map(|(_, scrape)| &scrape.replicas);
     FunctionScrape {
         platform: shown.iter().find_map(|(_, scrape)| scrape.platform),
-        ingress: shown.iter().find_map(|(_, scrape)| scrape.ingress),
+        ingress: shown.iter().find_map(|(_, scrape)| scrape.ingress.clone()),
         replicas: of_replicas.chain(extra.iter().map(|(_, replica)| replica)).cloned().collect(),
         node_cores: shown.iter().find_map(|(_, scrape)| scrape.node_cores),
     }

@@ -2,33 +2,28 @@
 //! impossible value means. Every source brings its samples here; must not know how they were read.
 //!
 //! - An impossible value is dropped, and so is every sum that lacks it: a sum of counters without one of them looks like a reset.
+//!   A line that does not say which of the counters it shows is missing in all of them.
 //! - A container counts once: of several that have its name in the same pod, the one that started last; where that is
 //!   unknown, the one with the highest number of attempts in its runtime's name, then the one that was sampled last,
 //!   then the one with the larger counter of CPU time. A container that a newer one replaced does not count, even if
 //!   the newer one shows fewer metrics.
-//! - The sum over a pod counts only where no container of the pod shows the same metric.
+//! - The sum over a pod counts only where no container of the pod shows the same metric. A container without memory does
+//!   not run, and shows none.
+//! - Counters of containers and of gateways stay apart, because each of them is reset for itself.
 
 mod histogram;
+mod replica;
 
 use std::collections::HashMap;
 
 use qscale_common::contract::Headroom;
-use qscale_common::hash::fnv1a;
-use qscale_common::scrape::{
-    CpuCounters, CpuPeriods, FunctionScrape, IngressReading, PlatformReading, PlatformReplicas, RequestCounters, Scrape,
-};
+use qscale_common::scrape::{Count, FunctionScrape, IngressReading, Parts, PlatformReading, PlatformReplicas};
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 
-use self::histogram::CumulativeHistogram;
-use crate::metric::{FunctionMetric, Metric, NodeMetric, ReplicaMetric};
+use self::replica::{ContainerRow, ReplicaRow};
+use crate::metric::{FunctionMetric, Impossible, Metric, NodeMetric, ReplicaMetric};
 use crate::reading::{Dropped, NodeLimits, Reading};
-
-/// Difference between the clocks of a node and of the collector up to which a start in the future is taken as now.
-const CLOCK_DIFFERENCE_MS: u64 = 60_000;
-/// Difference between the times that two exporters show as the start of one container, seconds: whole or not, of its
-/// cgroup or of its process.
-const START_DIFFERENCE: f64 = 2.0;
 
 /// Namespace and name, as written in the source.
 pub(crate) type Key<'a> = (&'a [u8], &'a [u8]);
@@ -56,6 +51,12 @@ pub(crate) struct Container<'a> {
 /// All rows of a reading.
 #[derive(Default)]
 pub(crate) struct Rows<'a> {
+    /// Time at which samples without a time were taken.
+    at: Timestamp,
+    /// Metrics of replicas of which a line does not say whose it is, one bit each.
+    incomplete: u16,
+    /// The same of functions.
+    incomplete_of_functions: u16,
     functions: Vec<FunctionRow<'a>>,
     function_index: HashMap<Key<'a>, usize>,
     last_function: usize,
@@ -75,8 +76,13 @@ pub(crate) struct Rows<'a> {
 struct Slot {
     number: f64,
     /// Newest time.
-    at_ms: Option<i64>,
+    at: Timestamp,
+    /// Newest time that a sample has itself.
+    own_at: Option<Timestamp>,
 }
+
+/// A counter of which nothing is known but that it exists.
+const UNKNOWN: Slot = Slot { number: f64::NAN, at: Timestamp(0), own_at: None };
 
 /// A metric of the nodes.
 #[derive(Debug, Clone, Copy)]
@@ -90,41 +96,25 @@ struct NodeSlot {
 struct FunctionRow<'a> {
     key: Key<'a>,
     slots: [Option<Slot>; FunctionMetric::COUNT],
-    /// Requests that failed before they reached a replica.
-    refused: f64,
-    /// Fingerprint of the gateways that count arrivals.
-    gateways: u64,
+    /// Requests that arrived, with the fingerprint of the gateway that counted them.
+    arrived: Vec<(u64, Slot)>,
+    /// The same of requests that failed before they reached a replica.
+    refused: Vec<(u64, Slot)>,
 }
 
-/// Samples of one replica.
-#[derive(Default)]
-struct ReplicaRow<'a> {
-    key: Key<'a>,
-    /// Place of the replica's function among the rows.
-    owner: Option<usize>,
-    containers: Vec<ContainerRow<'a>>,
-    /// Place of the container that is expected next: samples of every metric arrive in the same order.
-    expected: usize,
-    /// Metrics that containers show which do not count, one bit each.
-    shown_by_others: u16,
-    in_flight: Option<Slot>,
-    /// Whether requests were counted.
-    answered: bool,
-    completed: f64,
-    failed: f64,
-    durations: CumulativeHistogram,
-    answered_at_ms: Option<i64>,
-}
-
-/// Samples of one container.
-struct ContainerRow<'a> {
-    container: Container<'a>,
-    slots: [Option<Slot>; ReplicaMetric::COUNT],
-}
-
-const _: () = assert!(ReplicaMetric::COUNT <= u16::BITS as usize, "one bit for each metric");
+const _: () = assert!(ReplicaMetric::COUNT <= u16::BITS as usize && FunctionMetric::COUNT <= u16::BITS as usize, "one bit for each metric");
 
 impl<'a> Rows<'a> {
+    /// No rows. Samples without a time were taken at `at`.
+    pub(crate) fn new(at: Timestamp) -> Self {
+        Self { at, ..Self::default() }
+    }
+
+    /// Time of a sample: its own, unless that lies in the future.
+    pub(crate) fn taken(&self, at_ms: Option<i64>) -> Timestamp {
+        at_ms.and_then(|ms| u64::try_from(ms).ok()).map_or(self.at, |ms| Timestamp(ms).min(self.at))
+    }
+
     /// Place of a function.
     pub(crate) fn function(&mut self, key: Key<'a>) -> usize {
         let functions = &mut self.functions;
@@ -166,22 +156,23 @@ impl<'a> Rows<'a> {
         let mut slot = self.functions[place].slots[metric as usize];
         add(&mut slot, sample);
         // What is possible of each part may not be of their sum.
-        if let Some(Slot { number, at_ms }) = slot.filter(|sum| !sum.number.is_nan()) {
-            slot = Some(self.possible(Metric::Function(metric), SourceSample { number: Some(number), at_ms }, key));
+        if let Some(sum) = slot.as_mut().filter(|sum| !sum.number.is_nan()) {
+            let possible = self.possible(Metric::Function(metric), SourceSample { number: Some(sum.number), at_ms: None }, key);
+            sum.number = possible.number;
         }
         self.functions[place].slots[metric as usize] = slot;
     }
 
-    /// Notes that a gateway of this fingerprint counts arrivals of the function at `place`.
-    pub(crate) fn add_gateway(&mut self, place: usize, fingerprint: u64) {
-        let gateways = &mut self.functions[place].gateways;
-        *gateways = gateways.wrapping_add(fingerprint);
+    /// Adds requests that arrived for the function at `place` at the gateway of this fingerprint.
+    pub(crate) fn add_arrived(&mut self, place: usize, gateway: u64, sample: SourceSample) {
+        let sample = self.possible(Metric::Function(FunctionMetric::Arrived), sample, self.functions[place].key);
+        self.functions[place].arrived.push((gateway, sample));
     }
 
-    /// Adds requests of the function at `place` that failed before they reached a replica.
-    pub(crate) fn add_refused(&mut self, place: usize, sample: SourceSample) {
+    /// Adds requests of the function at `place` that failed at the gateway of this fingerprint, before they reached a replica.
+    pub(crate) fn add_refused(&mut self, place: usize, gateway: u64, sample: SourceSample) {
         let sample = self.possible(Metric::Replica(ReplicaMetric::DurationCount), sample, self.functions[place].key);
-        self.functions[place].refused += sample.number;
+        self.functions[place].refused.push((gateway, sample));
     }
 
     /// Adds requests in flight at the replica at `place`.
@@ -194,58 +185,115 @@ impl<'a> Rows<'a> {
     pub(crate) fn add_requests(&mut self, place: usize, failed: bool, sample: SourceSample) {
         let sample = self.possible(Metric::Replica(ReplicaMetric::DurationCount), sample, self.replicas[place].key);
         let row = &mut self.replicas[place];
-        row.answered = true;
-        row.answered_at_ms = row.answered_at_ms.max(sample.at_ms);
-        *if failed { &mut row.failed } else { &mut row.completed } += sample.number;
+        row.answered_at = row.answered_at.max(Some(sample.at));
+        row.counted.get_or_insert_default().add(failed, sample.number);
     }
 
-    /// Adds a cumulative bucket of the durations of requests that the replica at `place` completed.
-    pub(crate) fn add_bucket(&mut self, place: usize, bound_seconds: f64, sample: SourceSample) {
+    /// Adds a cumulative bucket of the durations of requests that the replica at `place` completed or failed. Of failed ones only the number counts.
+    pub(crate) fn add_bucket(&mut self, place: usize, failed: bool, bound_seconds: f64, sample: SourceSample) {
         let sample = self.possible(Metric::Replica(ReplicaMetric::DurationBucket), sample, self.replicas[place].key);
         let row = &mut self.replicas[place];
-        row.answered_at_ms = row.answered_at_ms.max(sample.at_ms);
-        row.durations.add(bound_seconds, sample.number);
+        row.answered_at = row.answered_at.max(Some(sample.at));
+        if bound_seconds == f64::INFINITY {
+            row.unbounded.get_or_insert_default().add(failed, sample.number);
+        }
+        if !failed {
+            row.durations.add(bound_seconds, sample.number);
+        }
     }
 
     /// Adds a sample of a container of the replica at `place`.
     pub(crate) fn add_to_container(&mut self, place: usize, container: Container<'a>, metric: ReplicaMetric, sample: SourceSample) {
-        let sample = self.possible(Metric::Replica(metric), sample, self.replicas[place].key);
+        // A container without memory is not an error: it does not run.
+        let idle = metric == ReplicaMetric::WorkingSet && sample.number == Some(0.0);
+        let at = self.taken(sample.at_ms);
+        let sample = if idle {
+            Slot { number: 0.0, at, own_at: sample.at_ms.map(|_| at) }
+        } else {
+            self.possible(Metric::Replica(metric), sample, self.replicas[place].key)
+        };
+        let slot = &mut self.container(place, container).slots[metric as usize];
+        match slot {
+            // One container has one start; sources show it to different precision.
+            Some(start) if metric == ReplicaMetric::StartTime => start.number = start.number.max(sample.number),
+            _ => add(slot, sample),
+        }
+    }
+
+    /// Adds CPU time of a container of the replica at `place`: that of all processors, or a part of it, which does not count beside the former.
+    pub(crate) fn add_cpu(&mut self, place: usize, container: Container<'a>, all_processors: bool, sample: SourceSample) {
+        let sample = self.possible(Metric::Replica(ReplicaMetric::CpuSeconds), sample, self.replicas[place].key);
+        let row = self.container(place, container);
+        let slot = &mut row.slots[ReplicaMetric::CpuSeconds as usize];
+        if all_processors && !row.all_processors {
+            (row.all_processors, *slot) = (true, None);
+        }
+        if all_processors == row.all_processors {
+            add(slot, sample);
+        }
+    }
+
+    fn container(&mut self, place: usize, container: Container<'a>) -> &mut ContainerRow<'a> {
         let ReplicaRow { containers, expected, .. } = &mut self.replicas[place];
         if containers.get(*expected).is_none_or(|row| row.container != container) {
             *expected = *self.container_index.entry((place, container)).or_insert_with(|| {
-                containers.push(ContainerRow { container, slots: [None; ReplicaMetric::COUNT] });
+                containers.push(ContainerRow { container, slots: [None; ReplicaMetric::COUNT], all_processors: false });
                 containers.len() - 1
             });
         }
-        add(&mut containers[*expected].slots[metric as usize], sample);
-        *expected = (*expected + 1) % containers.len();
+        let index = *expected;
+        *expected = (index + 1) % containers.len();
+        &mut containers[index]
+    }
+
+    /// Notes a line of `metric` that does not say of which replica it is, or of which container of the replica at `place`.
+    pub(crate) fn lacks(&mut self, place: Option<usize>, metric: ReplicaMetric) {
+        *place.map_or(&mut self.incomplete, |place| &mut self.replicas[place].incomplete) |= bit(metric);
+    }
+
+    /// Notes a line of `metric` that does not say of which function it is.
+    pub(crate) fn lacks_of_functions(&mut self, metric: FunctionMetric) {
+        self.incomplete_of_functions |= 1 << metric as usize;
     }
 
     /// Notes that a container which does not count shows `metric`, so that the sum over its pod does not count either.
     pub(crate) fn shown_by_other(&mut self, place: usize, metric: ReplicaMetric) {
-        self.replicas[place].shown_by_others |= 1 << metric as usize;
+        self.replicas[place].shown_by_others |= bit(metric);
     }
 
     /// The value of `sample`, NaN if it could not be read or cannot be true.
     fn possible(&mut self, metric: Metric, SourceSample { number, at_ms }: SourceSample, of: Key<'a>) -> Slot {
-        const UNKNOWN: Slot = Slot { number: f64::NAN, at_ms: None };
         let Some(number) = number else { return UNKNOWN };
         match metric.check(number, at_ms) {
-            Ok(()) => Slot { number, at_ms },
+            Ok(()) => {
+                let at = self.taken(at_ms);
+                Slot { number, at, own_at: at_ms.map(|_| at) }
+            }
             Err(why) => {
-                let of = || format!("{}/{}", String::from_utf8_lossy(of.0), String::from_utf8_lossy(of.1));
-                self.dropped.add(metric, of, why);
+                self.dropped.add(metric, || text(of), why);
                 UNKNOWN
             }
         }
     }
 
-    /// The Scrapes, where samples without a time were taken at `at`.
-    pub(crate) fn into_reading(mut self, at: Timestamp) -> Reading {
+    /// The Scrapes.
+    pub(crate) fn into_reading(mut self) -> Reading {
+        let at = self.at;
+        for (index, row) in self.functions.iter_mut().flat_map(|row| row.slots.iter_mut().enumerate()) {
+            if self.incomplete_of_functions & 1 << index != 0 {
+                *row = Some(UNKNOWN);
+            }
+        }
         let mut reading = Reading { headroom: self.headroom(), node: self.node_limits(), ..Reading::default() };
-        let mut scrapes: Vec<FunctionScrape> = self.functions.iter().map(|row| row.scrape(at)).collect();
+        let refusals_known = self.incomplete & bit(ReplicaMetric::DurationCount) == 0;
+        let mut scrapes: Vec<FunctionScrape> = self.functions.iter().map(|row| row.scrape(refusals_known)).collect();
         for row in &mut self.replicas {
+            row.incomplete |= self.incomplete;
             row.drop_replaced_containers();
+            if row.shows_no_memory() {
+                let metric = Metric::Replica(ReplicaMetric::WorkingSet);
+                self.dropped.add(metric, || text(row.key), Impossible::Value { number: 0.0, range: metric.range() });
+            }
             match (std::str::from_utf8(row.key.1), row.owner, path(row.key)) {
                 (Ok(name), Some(owner), _) => scrapes[owner].replicas.extend(row.scrapes(name, at)),
                 (Ok(name), None, Some(path)) => {
@@ -296,23 +344,28 @@ impl FunctionRow<'_> {
         self.slots[metric as usize].map(|slot| slot.number).filter(|number| !number.is_nan())
     }
 
-    fn scrape(&self, at: Timestamp) -> FunctionScrape {
-        let at = taken(self.slots.iter().flatten().filter_map(|slot| slot.at_ms).max(), at);
-        let arrived = self.get(FunctionMetric::Arrived).filter(|_| !self.refused.is_nan());
-        let ingress = arrived.map(|arrived| IngressReading {
-            at,
-            arrived: whole(arrived),
-            failed: whole(self.refused),
-            // NaN if the queue is not measured.
-            queued: self.get(FunctionMetric::Queued).unwrap_or(f64::NAN),
-            of: self.gateways,
+    fn scrape(&self, refusals_known: bool) -> FunctionScrape {
+        let whose = self.slots[FunctionMetric::Arrived as usize].is_none() && refusals_known;
+        let arrived = self.arrived.iter().map(|(_, slot)| slot.at).max().filter(|_| whose);
+        let ingress = arrived.and_then(|at| {
+            Some(IngressReading {
+                at,
+                arrived: by_gateway(&self.arrived)?,
+                failed: by_gateway(&self.refused)?,
+                // NaN if the queue is not measured.
+                queued: self.get(FunctionMetric::Queued).unwrap_or(f64::NAN),
+            })
         });
-        FunctionScrape { platform: self.platform(at), ingress, ..FunctionScrape::default() }
+        FunctionScrape { platform: self.platform(), ingress, ..FunctionScrape::default() }
     }
 
-    fn platform(&self, at: Timestamp) -> Option<PlatformReading> {
+    /// The platform's part, as old as the oldest of the numbers of replicas. Limits change rarely, and may be read less often.
+    fn platform(&self) -> Option<PlatformReading> {
         let (allocation, replicas) = (self.allocation(), self.replicas());
         let startups = self.get(FunctionMetric::StartupCount).zip(self.get(FunctionMetric::StartupSum));
+        let numbers = [FunctionMetric::Desired, FunctionMetric::Ready, FunctionMetric::Pending];
+        let known = |metric: FunctionMetric| self.slots[metric as usize].filter(|slot| !slot.number.is_nan());
+        let at = numbers.into_iter().filter_map(|metric| Some(known(metric)?.at)).min()?;
         (allocation.is_some() || replicas.is_some()).then(|| PlatformReading {
             at,
             allocation,
@@ -339,141 +392,35 @@ impl FunctionRow<'_> {
     }
 }
 
-impl ContainerRow<'_> {
-    fn get(&self, metric: ReplicaMetric) -> Option<f64> {
-        self.slots[metric as usize].map(|slot| slot.number).filter(|number| !number.is_nan())
-    }
-
-    /// Rank among the containers of the same name: sums over pods before containers without a name, then by time of
-    /// start, number of attempts, time of the newest sample, CPU time.
-    fn rank(&self) -> [f64; 5] {
-        let Container { name, runtime_name, .. } = self.container;
-        let is_sum = f64::from(name.is_empty() && runtime_name.is_empty());
-        // A runtime's name ends with the number of restarts: `k8s_user-container_pod_namespace_uid_2`.
-        let attempts = runtime_name.rsplit(|byte| *byte == b'_').next().and_then(|digits| std::str::from_utf8(digits).ok());
-        let attempts = attempts.and_then(|digits| digits.parse::<u32>().ok()).map(f64::from);
-        let newest = self.slots.iter().flatten().filter_map(|slot| slot.at_ms).max().map(|at_ms| at_ms as f64);
-        [Some(is_sum), self.get(ReplicaMetric::StartTime), attempts, newest, self.get(ReplicaMetric::CpuSeconds)]
-            .map(|part| part.unwrap_or(-1.0))
-    }
-}
-
-impl ReplicaRow<'_> {
-    /// Sorts the containers by name, and drops those that a newer one of the same name replaced. Sums over the pod have no name and stay.
-    fn drop_replaced_containers(&mut self) {
-        let start = |row: &ContainerRow<'_>| row.get(ReplicaMetric::StartTime).unwrap_or(f64::NEG_INFINITY);
-        // The newest one first.
-        self.containers.sort_by(|one, other| one.container.name.cmp(other.container.name).then(start(other).total_cmp(&start(one))));
-        let mut newest = (&b""[..], f64::NEG_INFINITY);
-        self.containers.retain(|row| {
-            if row.container.name != newest.0 {
-                newest = (row.container.name, start(row));
-            }
-            row.container.name.is_empty() || row.get(ReplicaMetric::StartTime).is_none_or(|start| start >= newest.1 - START_DIFFERENCE)
-        });
-    }
-
-    /// The containers of which `metric` counts: one of each name; the sum over the pod only where nothing else shows the metric.
-    fn counted(&self, metric: ReplicaMetric) -> Vec<&ContainerRow<'_>> {
-        let shown = || self.containers.iter().filter(|row| row.slots[metric as usize].is_some());
-        let named = self.shown_by_others & 1 << metric as usize != 0 || shown().any(|row| !row.container.name.is_empty());
-        let mut counted: Vec<&ContainerRow<'_>> = Vec::new();
-        for row in shown().filter(|row| row.container.name.is_empty() != named) {
-            match counted.last_mut().filter(|other| other.container.name == row.container.name) {
-                Some(other) if row.rank() > other.rank() => *other = row,
-                Some(_) => {}
-                None => counted.push(row),
-            }
-        }
-        counted
-    }
-
-    /// Sum of `metric` over the containers that count; absent if a part of it was dropped.
-    fn sum(&self, metric: ReplicaMetric) -> Option<Slot> {
-        let mut sum = None;
-        for slot in self.counted(metric).iter().filter_map(|row| row.slots[metric as usize]) {
-            add(&mut sum, slot);
-        }
-        sum.filter(|sum| !sum.number.is_nan())
-    }
-
-    /// Start of the oldest container that counts, if all say when they started.
-    fn started(&self, at: Timestamp) -> Option<Timestamp> {
-        let of_cpu = self.counted(ReplicaMetric::CpuSeconds);
-        let rows = if of_cpu.is_empty() { self.counted(ReplicaMetric::StartTime) } else { of_cpu };
-        let starts = rows.iter().map(|row| row.get(ReplicaMetric::StartTime));
-        let oldest = starts.reduce(|one, other| Some(one?.min(other?)))??;
-        let oldest = Timestamp((oldest * 1000.0) as u64);
-        (oldest.0 <= at.0.saturating_add(CLOCK_DIFFERENCE_MS)).then(|| oldest.min(at))
-    }
-
-    /// The Scrapes of the replica called `name`: one for each time at which something was measured, so that every
-    /// measurement keeps its age.
-    fn scrapes(&self, name: &str, at: Timestamp) -> Vec<Scrape> {
-        let number = |slot: Option<Slot>| slot.map(|slot| slot.number);
-        let count = |metric: ReplicaMetric| self.sum(metric).map_or(0, |slot| whole(slot.number));
-        let (requests, in_flight) = (self.requests(), self.in_flight.filter(|slot| !slot.number.is_nan()));
-        let (cpu, memory) = (self.sum(ReplicaMetric::CpuSeconds), self.sum(ReplicaMetric::WorkingSet));
-        let (restarts, oom_kills) = (count(ReplicaMetric::Restarts), count(ReplicaMetric::OomEvents));
-        let requests_at = taken(self.answered_at_ms.max(in_flight.and_then(|slot| slot.at_ms)), at);
-        let at_of = |slot: Option<Slot>| slot.map(|slot| taken(slot.at_ms, at));
-        let times = [(requests.is_some() || in_flight.is_some()).then_some(requests_at), at_of(cpu), at_of(memory)];
-        let scrape_at = |at: Timestamp| {
-            let [with_requests, with_cpu, with_memory] = times.map(|time| time == Some(at));
-            Scrape {
-                started: self.started(at),
-                requests: requests.filter(|_| with_requests),
-                in_flight: number(in_flight).filter(|_| with_requests),
-                cpu: cpu.filter(|_| with_cpu).map(|cpu| self.cpu(cpu.number)),
-                working_set_bytes: number(memory).filter(|_| with_memory).map(whole),
-                restarts,
-                oom_kills,
-                ..Scrape::new(name, at)
-            }
-        };
-        if times == [None; 3] {
-            return vec![scrape_at(at_of(self.sum(ReplicaMetric::Restarts)).unwrap_or(at))];
-        }
-        let distinct = times.into_iter().enumerate().filter(|(index, time)| !times[..*index].contains(time));
-        distinct.filter_map(|(_, time)| time.map(scrape_at)).collect()
-    }
-
-    fn cpu(&self, seconds: f64) -> CpuCounters {
-        let periods = self.sum(ReplicaMetric::CpuPeriods).zip(self.sum(ReplicaMetric::CpuThrottledPeriods));
-        let containers = self.counted(ReplicaMetric::CpuSeconds).into_iter().map(|row| fnv1a(row.container.name.iter().copied()));
-        CpuCounters {
-            of: containers.fold(0, u64::wrapping_add),
-            usage_us: whole(seconds * 1e6),
-            periods: periods
-                .map(|(runnable, throttled)| CpuPeriods { runnable: whole(runnable.number), throttled: whole(throttled.number) }),
-        }
-    }
-
-    /// The requests. A replica that shows requests in flight has a histogram from its first request on; until then it has answered none.
-    fn requests(&self) -> Option<RequestCounters> {
-        if !self.answered {
-            return self.in_flight.filter(|_| self.durations.is_empty()).map(|_| RequestCounters::default());
-        }
-        let latency = self.durations.buckets()?;
-        let measured = !self.completed.is_nan() && !self.failed.is_nan();
-        measured.then(|| RequestCounters { completed: whole(self.completed), failed: whole(self.failed), latency })
-    }
-}
-
-/// The time at which a sample was taken that was requested at `at`: its own, unless that lies in the future.
-fn taken(at_ms: Option<i64>, at: Timestamp) -> Timestamp {
-    at_ms.and_then(|ms| u64::try_from(ms).ok()).map_or(at, |ms| Timestamp(ms).min(at))
-}
-
 fn add(slot: &mut Option<Slot>, sample: Slot) {
-    let slot = slot.get_or_insert(Slot { number: 0.0, at_ms: None });
-    slot.number += sample.number;
-    slot.at_ms = slot.at_ms.max(sample.at_ms);
+    let Slot { number, at, own_at } = slot.get_or_insert(Slot { number: 0.0, ..UNKNOWN });
+    *number += sample.number;
+    (*at, *own_at) = ((*at).max(sample.at), (*own_at).max(sample.own_at));
+}
+
+fn bit(metric: ReplicaMetric) -> u16 {
+    1 << metric as usize
+}
+
+/// Requests by gateway; `None` if a part of them was dropped.
+fn by_gateway(samples: &[(u64, Slot)]) -> Option<Parts<Count>> {
+    let mut samples = samples.to_vec();
+    samples.sort_by_key(|(gateway, _)| *gateway);
+    let of_one = |samples: &[(u64, Slot)]| {
+        let sum: f64 = samples.iter().map(|(_, slot)| slot.number).sum();
+        (!sum.is_nan()).then(|| Count { of: samples[0].0, value: whole(sum) })
+    };
+    samples.chunk_by(|(one, _), (other, _)| one == other).map(of_one).collect()
 }
 
 /// The nearest integer that fits.
 fn whole(number: f64) -> u64 {
     number.round() as u64
+}
+
+/// The name for a reader, whatever bytes it has.
+fn text((namespace, name): Key<'_>) -> String {
+    format!("{}/{}", String::from_utf8_lossy(namespace), String::from_utf8_lossy(name))
 }
 
 fn path((namespace, name): Key<'_>) -> Option<String> {

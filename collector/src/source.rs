@@ -67,6 +67,30 @@ pub enum SourceError {
     /// An answer with a status other than success.
     #[error("HTTP status {0}, must be 200")]
     Status(u16),
+    /// An answer that refers to another address.
+    #[error("HTTP status {status}, redirected to {location}; set `url` to an address that answers with status 200")]
+    Redirected {
+        /// The status.
+        status: u16,
+        /// The other address.
+        location: String,
+    },
+    /// An answer that requires credentials.
+    #[error(
+        "HTTP status {0}: the endpoint requires authorisation, which the collector does not send; let it read without, or through a proxy that adds it"
+    )]
+    Unauthorized(u16),
+    /// A compressed answer.
+    #[error("content-encoding {0}, must be identity; `url` must be served without compression")]
+    Encoded(String),
+    /// An answer in a binary format.
+    #[error(
+        "content-type {0}, must be text/plain or application/openmetrics-text; `url` must show Prometheus's text format or OpenMetrics"
+    )]
+    Binary(String),
+    /// An answer whose end is missing.
+    #[error("answer is truncated: OpenMetrics must end with `# EOF`, and the last line with a newline")]
+    Truncated,
     /// An answer beyond the size limit.
     #[error("answer too large")]
     TooLarge,

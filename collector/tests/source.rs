@@ -12,6 +12,7 @@ use qscale_common::time::{Span, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PROTOBUF: &str = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
 /// A sample of 2023-11-14, with its time in seconds.
 const TIMED: &str = "qscale_gateway_requests_total{namespace=\"a\",function=\"b\"} 5 1700000000.5\n# EOF\n";
 
@@ -23,6 +24,11 @@ async fn serve() -> SocketAddr {
         .route("/openmetrics", get(async || ([(header::CONTENT_TYPE, OPEN_METRICS)], TIMED)))
         .route("/prometheus", get(async || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], TIMED)))
         .route("/page", get(async || ([(header::CONTENT_TYPE, "text/html")], "<html>\n<p>Sign in</p>\n</html>\n")))
+        .route("/endless", get(async || ([(header::CONTENT_TYPE, OPEN_METRICS)], TIMED.replace("# EOF\n", ""))))
+        .route("/compressed", get(async || ([(header::CONTENT_ENCODING, "gzip")], TIMED)))
+        .route("/binary", get(async || ([(header::CONTENT_TYPE, PROTOBUF)], TIMED)))
+        .route("/moved", get(async || (StatusCode::FOUND, [(header::LOCATION, "/metrics")])))
+        .route("/closed", get(async || StatusCode::UNAUTHORIZED))
         .route("/broken", get(async || StatusCode::SERVICE_UNAVAILABLE))
         .route("/large", get(async move || ballast()))
         .route("/silent", get(async || std::future::pending::<()>().await));
@@ -55,8 +61,8 @@ async fn every_failure_has_its_own_error() {
 
 /// Number of requests that arrived, and the time at which it was read.
 fn arrived(reading: &Reading) -> Option<(u64, Timestamp)> {
-    let ingress = reading.functions.get("a/b")?.ingress?;
-    Some((ingress.arrived, ingress.at))
+    let ingress = reading.functions.get("a/b")?.ingress.as_ref()?;
+    Some((ingress.arrived.sum(), ingress.at))
 }
 
 #[tokio::test]
@@ -91,6 +97,16 @@ async fn the_last_line_counts_if_it_is_known_to_be_whole() {
         let body = "qscale_gateway_requests_total{namespace=\"a\",function=\"b\"} 123";
         stream.write_all(format!("HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\n{body}").as_bytes()).await.expect("it is written");
     });
-    let reading = read(address, "/metrics", Span::seconds(60)).await.expect("it is read");
-    assert_eq!((arrived(&reading), reading.malformed), (None, 1));
+    assert_eq!(read(address, "/metrics", Span::seconds(60)).await.err(), Some(SourceError::Truncated));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_text_names_the_remedy() {
+    let address = serve().await;
+    let error = async |path| read(address, path, Span::seconds(60)).await.err();
+    assert_eq!(error("/endless").await, Some(SourceError::Truncated));
+    assert_eq!(error("/compressed").await, Some(SourceError::Encoded("gzip".into())));
+    assert_eq!(error("/binary").await, Some(SourceError::Binary(PROTOBUF.into())));
+    assert_eq!(error("/moved").await, Some(SourceError::Redirected { status: 302, location: "/metrics".into() }));
+    assert_eq!(error("/closed").await, Some(SourceError::Unauthorized(401)));
 }

@@ -6,7 +6,8 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Prices, ScalingPolicy};
 use qscale_common::reward::measure;
 use qscale_common::scrape::{
-    CpuCounters, CpuPeriods, FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, PlatformReplicas, RequestCounters, Scrape,
+    CpuCounters, CpuPeriods, FunctionScrape, IngressReading, LATENCY_BUCKETS, Parts, PlatformReading, PlatformReplicas, RequestCounters,
+    Scrape,
 };
 use qscale_common::time::{Tick, TickLength, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
@@ -28,14 +29,14 @@ fn scrape(replicas: u32, tick: u64) -> FunctionScrape {
         requests: Some(RequestCounters {
             completed: tick * 500,
             failed: tick,
-            latency: std::array::from_fn(|bucket| if (8..16).contains(&bucket) { tick * 62 } else { 0 }),
+            latency: Some(std::array::from_fn(|bucket| if (8..16).contains(&bucket) { tick * 62 } else { 0 })),
         }),
         in_flight: Some(3.0),
-        cpu: Some(CpuCounters {
+        cpu: Some(Parts::One(CpuCounters {
             usage_us: tick * 1_234_567,
             periods: Some(CpuPeriods { runnable: tick * 50, throttled: tick * 3 }),
-            of: 0,
-        }),
+            ..CpuCounters::default()
+        })),
         working_set_bytes: Some(77 << 20),
         ..Scrape::new(format!("fibonacci-python-{index}"), at)
     };
@@ -46,7 +47,7 @@ fn scrape(replicas: u32, tick: u64) -> FunctionScrape {
             startups: Some((4, 2000)),
             ..PlatformReading::new(at)
         }),
-        ingress: Some(IngressReading { at, arrived: tick * 500 * u64::from(replicas), failed: 0, queued: 1.0, of: 0 }),
+        ingress: Some(IngressReading { at, arrived: (tick * 500 * u64::from(replicas)).into(), failed: 0.into(), queued: 1.0 }),
         replicas: (0..replicas).map(replica).collect(),
         node_cores: Some(64.0),
     }

@@ -1,6 +1,8 @@
 //! Scrape: counters and gauges of one replica at an instant. Owns the interface between sources of measurements (an endpoint, a simulator)
 //! and their consumers; must not know where a reading came from.
 
+use std::ops::Deref;
+
 use crate::time::Timestamp;
 use crate::units::{Allocation, Replicas};
 
@@ -35,20 +37,22 @@ pub struct Scrape {
     pub replica: String,
     /// Time of the reading.
     pub at: Timestamp,
-    /// Start of its process; absent if unknown.
+    /// Start of its oldest process; absent if unknown.
     pub started: Option<Timestamp>,
+    /// Start of its newest process; absent if unknown, or if it has one.
+    pub last_started: Option<Timestamp>,
     /// Completed requests; absent if not read.
     pub requests: Option<RequestCounters>,
     /// Requests in flight; absent if not read.
     pub in_flight: Option<f64>,
     /// CPU; absent if not read.
-    pub cpu: Option<CpuCounters>,
+    pub cpu: Option<Parts<CpuCounters>>,
     /// Working set, bytes; absent if not read.
     pub working_set_bytes: Option<u64>,
-    /// Restarts after a crash since the replica was created.
-    pub restarts: u64,
-    /// Kills for memory since the replica was created.
-    pub oom_kills: u64,
+    /// Restarts after a crash since the replica was created, by container; absent if not read.
+    pub restarts: Option<Parts<Count>>,
+    /// Kills for memory since the replica was created, by container; absent if not read.
+    pub oom_kills: Option<Parts<Count>>,
 }
 
 impl Scrape {
@@ -59,14 +63,97 @@ impl Scrape {
             replica: replica.into(),
             at,
             started: None,
+            last_started: None,
             requests: None,
             in_flight: None,
             cpu: None,
             working_set_bytes: None,
-            restarts: 0,
-            oom_kills: 0,
+            restarts: None,
+            oom_kills: None,
         }
     }
+}
+
+/// Counters that belong together, such as those of the containers of a replica: one, or several in the order of their
+/// fingerprints. Each of them is reset for itself, so growths are added up, never the counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parts<T> {
+    /// One counter.
+    One(T),
+    /// Any number of counters.
+    Many(Box<[T]>),
+}
+
+impl<T> Deref for Parts<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Self::One(part) => std::slice::from_ref(part),
+            Self::Many(parts) => parts,
+        }
+    }
+}
+
+impl<T> FromIterator<T> for Parts<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(parts: I) -> Self {
+        let mut parts: Vec<T> = parts.into_iter().collect();
+        match (parts.pop(), parts.is_empty()) {
+            (Some(part), true) => Self::One(part),
+            (last, _) => {
+                parts.extend(last);
+                Self::Many(parts.into())
+            }
+        }
+    }
+}
+
+impl<T> Parts<T> {
+    /// Memory that it takes in addition to its own size, bytes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::One(_) => 0,
+            Self::Many(parts) => size_of_val::<[T]>(parts),
+        }
+    }
+}
+
+impl From<CpuCounters> for Parts<CpuCounters> {
+    fn from(counters: CpuCounters) -> Self {
+        Self::One(counters)
+    }
+}
+
+impl Parts<CpuCounters> {
+    /// CPU time used by all of them, microseconds, up to the largest number.
+    #[must_use]
+    pub fn usage_us(&self) -> u64 {
+        self.iter().fold(0, |sum, part| sum.saturating_add(part.usage_us))
+    }
+}
+
+impl From<u64> for Parts<Count> {
+    fn from(value: u64) -> Self {
+        Self::One(Count { of: 0, value })
+    }
+}
+
+impl Parts<Count> {
+    /// Sum of the counters, up to the largest number.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.iter().fold(0, |sum, count| sum.saturating_add(count.value))
+    }
+}
+
+/// A counter of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Count {
+    /// Fingerprint of the container or gateway that counts.
+    pub of: u64,
+    /// Events since the start of the counter.
+    pub value: u64,
 }
 
 /// Completed requests since the start of the counter.
@@ -76,25 +163,27 @@ pub struct RequestCounters {
     pub completed: u64,
     /// Failed, or timed out.
     pub failed: u64,
-    /// Requests answered well, by latency: non-cumulative counts of the buckets of [`LATENCY_BOUNDS_MS`].
-    pub latency: [u64; LATENCY_BUCKETS],
+    /// Requests answered well, by latency: non-cumulative counts of the buckets of [`LATENCY_BOUNDS_MS`]; absent if not read.
+    pub latency: Option<[u64; LATENCY_BUCKETS]>,
 }
 
 impl Default for RequestCounters {
     fn default() -> Self {
-        Self { completed: 0, failed: 0, latency: [0; LATENCY_BUCKETS] }
+        Self { completed: 0, failed: 0, latency: Some([0; LATENCY_BUCKETS]) }
     }
 }
 
-/// CPU time since the start of the counter.
+/// CPU time of a container since the start of the counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CpuCounters {
     /// CPU time used, microseconds.
     pub usage_us: u64,
     /// CFS periods; absent if not read.
     pub periods: Option<CpuPeriods>,
-    /// Fingerprint of the containers whose counters were added up; with others counting starts again.
+    /// Fingerprint of the container's name. If another set of containers is read, counting starts again.
     pub of: u64,
+    /// Start of the container, with which the counter began; absent if unknown.
+    pub started: Option<Timestamp>,
 }
 
 /// CFS periods since the start of the counter.
@@ -107,18 +196,17 @@ pub struct CpuPeriods {
 }
 
 /// Reading of the ingress of a function, which also counts requests that never reached a replica.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct IngressReading {
     /// Time of the reading.
     pub at: Timestamp,
-    /// Arrived requests since the start of the counter.
-    pub arrived: u64,
-    /// Requests that failed before reaching a replica (queue full, no replica in time) since the start of the counter.
-    pub failed: u64,
-    /// Requests queued.
+    /// Arrived requests since the start of the counter, by gateway. If another set of gateways is read, counting starts again.
+    pub arrived: Parts<Count>,
+    /// Requests that failed before reaching a replica (queue full, no replica in time) since the start of the counter, by
+    /// gateway. A gateway that counted none has no counter.
+    pub failed: Parts<Count>,
+    /// Requests queued; NaN if not read.
     pub queued: f64,
-    /// Fingerprint of the gateways whose counters were added up; with others counting starts again.
-    pub of: u64,
 }
 
 /// Reading of the platform about a whole function.

@@ -3,7 +3,8 @@
 //!
 //! Semantics of readings:
 //! - A counter grows from one reading to the next. After a restart of its process the growth is the new value, so rates are never negative. If the time of
-//!   the restart is unknown, a fall by a tenth or more is one. A counter that adds up other parts than before has no rate before its next reading.
+//!   the restart is unknown, a fall by a tenth or more is one. Containers and gateways are restarted one by one, so each grows for itself. Where other
+//!   ones are counted than before, there is no rate before the next reading.
 //! - Counting starts at the first reading of a counter. Only a replica that is known to have started after its function was last read counts from
 //!   zero: by its time of start, or because the function had no replica then.
 //! - A reading is dropped if its growth is impossible: more CPU time than cores x time, more requests than a process or an ingress can answer, or a fall
@@ -15,12 +16,12 @@
 //! - A reading that is not newer than the previous one of the same kind and replica is ignored.
 //! - With no ready replicas, CPU, memory and responses count as measured when the replica count was.
 //!
-//! Memory per function: about 2.6 KiB, 20 to 60 bytes for each of 60 ticks (less without load), and about 400 bytes per replica.
+//! Memory per function: about 2.6 KiB, 20 to 60 bytes for each of 60 ticks (less without load), and about 500 bytes per replica.
 
 use crate::contract::Windows as WireWindows;
 use crate::contract::{Ages, Changes, Latency, ReplicaCounts, Usage, Window};
 use crate::policy::Prices;
-use crate::scrape::{LATENCY_BUCKETS, PlatformReading, PlatformReplicas};
+use crate::scrape::{Count, LATENCY_BUCKETS, Parts, PlatformReading, PlatformReplicas};
 use crate::time::{Tick, TickLength, Timestamp};
 use crate::units::Allocation;
 
@@ -96,12 +97,18 @@ pub struct ClosedTick {
     pub answers_read: bool,
 }
 
-/// Counters of the ingress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Counters of the ingress, by gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Arrivals {
+    arrived: Parts<Count>,
+    failed: Parts<Count>,
+}
+
+/// Requests at all gateways between two readings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct ArrivalGrowth {
     arrived: u64,
     failed: u64,
-    of: u64,
 }
 
 impl FunctionWindows {

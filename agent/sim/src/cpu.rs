@@ -245,7 +245,7 @@ impl Cpu {
     #[must_use]
     pub fn counters(&self) -> CpuCounters {
         let periods = CpuPeriods { runnable: self.periods, throttled: self.throttled };
-        CpuCounters { usage_us: self.usage / 1000, periods: Some(periods), of: 0 }
+        CpuCounters { usage_us: self.usage / 1000, periods: Some(periods), ..CpuCounters::default() }
     }
 }
 
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(cpu.run(end, cores), ms(work_ms));
         assert_eq!(
             cpu.counters(),
-            CpuCounters { usage_us: work_ms * 1000, periods: Some(CpuPeriods { runnable: periods, throttled }), of: 0 }
+            CpuCounters { usage_us: work_ms * 1000, periods: Some(CpuPeriods { runnable: periods, throttled }), ..CpuCounters::default() }
         );
     }
 

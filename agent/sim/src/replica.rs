@@ -289,7 +289,9 @@ impl SimulatedReplica {
             Ending::Completed { latency, place } => {
                 self.answered_in += latency;
                 self.requests.completed += 1;
-                self.requests.latency[place.bucket] += 1;
+                if let Some(latency) = &mut self.requests.latency {
+                    latency[place.bucket] += 1;
+                }
             }
             Ending::TimedOut => self.requests.failed += 1,
         }

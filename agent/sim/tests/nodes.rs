@@ -73,7 +73,7 @@ fn a_quota_that_is_just_spent_holds_back_only_who_wants_more() {
     let mut reading = ScrapeBuffer::default();
     let mut throttled = |function: &mut Function, at| {
         function.scrape(ms(at), Timestamp(at), &mut reading);
-        reading.scrape.replicas[0].cpu.and_then(|cpu| cpu.periods).expect("read").throttled
+        reading.scrape.replicas[0].cpu.as_ref().and_then(|cpu| cpu[0].periods).expect("read").throttled
     };
     arrive(&mut function, &[(0, 30), (30, 0), (50, 31)]);
     assert_eq!((throttled(&mut function, 30), function.totals(ms(30)).completed), (0, 2));
@@ -92,7 +92,7 @@ fn no_quota_is_spent_where_the_share_is_smaller() {
     let mut reading = ScrapeBuffer::default();
     function.scrape(ms(400), Timestamp(400), &mut reading);
     for replica in &reading.scrape.replicas {
-        let cpu = replica.cpu.expect("read");
+        let cpu = replica.cpu.as_ref().expect("read")[0];
         assert_eq!((cpu.usage_us, cpu.periods), (100_000, Some(CpuPeriods { runnable: 4, throttled: 0 })));
     }
 }
@@ -140,7 +140,7 @@ proptest! {
             arrive(&mut function, &[(at, cpu)]);
             asked += cpu;
             function.scrape(ms(at), Timestamp(at), &mut reading);
-            let used: u64 = reading.scrape.replicas.iter().map(|replica| replica.cpu.expect("read").usage_us).sum();
+            let used: u64 = reading.scrape.replicas.iter().map(|replica| replica.cpu.as_ref().expect("read").usage_us()).sum();
             prop_assert!(used <= at * u64::from(cores) * 1000 + 1, "{} us by {} ms", used, at);
         }
         // After the last arrival every request is done by when the slowest of them could be: one replica after the
@@ -148,7 +148,7 @@ proptest! {
         let slowest = f64::from(limit.min(1000)).min(1000.0 / f64::from(REPLICAS)) / 1000.0;
         let end = at + (asked as f64 / slowest) as u64 + 1000;
         function.scrape(ms(end), Timestamp(end), &mut reading);
-        let used: u64 = reading.scrape.replicas.iter().map(|replica| replica.cpu.expect("read").usage_us).sum();
+        let used: u64 = reading.scrape.replicas.iter().map(|replica| replica.cpu.as_ref().expect("read").usage_us()).sum();
         prop_assert!(used.abs_diff(asked * 1000) <= u64::from(REPLICAS), "{} us used, {} ms asked", used, asked);
         prop_assert_eq!(function.totals(ms(end)).completed, function.totals(ms(end)).arrived);
     }

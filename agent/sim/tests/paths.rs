@@ -116,7 +116,7 @@ proptest! {
             let cpu: Vec<_> = {
                 let mut reading = ScrapeBuffer::default();
                 function.scrape(Nanos::millis(1_000_000), Timestamp(1_000_000), &mut reading);
-                reading.scrape.replicas.iter().map(|replica| replica.cpu.expect("read").usage_us).collect()
+                reading.scrape.replicas.iter().map(|replica| replica.cpu.as_ref().expect("read").usage_us()).collect()
             };
             (function.totals(Nanos::millis(1_000_000)).clone(), cpu)
         });

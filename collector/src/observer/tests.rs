@@ -1,12 +1,14 @@
 use std::num::NonZeroU32;
 
-use qscale_common::contract::{Message, Provenance, parse};
+use qscale_common::contract::{Message, Provenance, Window, parse};
 use qscale_common::fixtures::name;
 use qscale_common::name::FunctionId;
 use qscale_common::scrape::{CpuCounters, IngressReading, PlatformReading, PlatformReplicas, RequestCounters};
 use qscale_common::units::{Allocation, Replicas};
 
 use super::*;
+use crate::source::exposition::syntax::ExpositionText;
+use crate::source::exposition::{ExpositionConfig, ExpositionReader};
 
 const TICK: u64 = 5000;
 const TRACE: TraceParent = TraceParent { trace: 1, span: 1 };
@@ -36,14 +38,14 @@ fn scrape(at: u64, completed: u64) -> FunctionScrape {
             oom_kills: Some(0),
             ..PlatformReading::new(at)
         }),
-        ingress: Some(IngressReading { at, arrived: completed, failed: 0, queued: 0.0, of: 0 }),
-        replicas: vec![replica("a", at, Some(RequestCounters { completed, failed: 0, latency }))],
+        ingress: Some(IngressReading { at, arrived: completed.into(), failed: 0.into(), queued: 0.0 }),
+        replicas: vec![replica("a", at, Some(RequestCounters { completed, failed: 0, latency: Some(latency) }))],
         node_cores: None,
     }
 }
 
 fn replica(replica: &str, at: Timestamp, requests: Option<RequestCounters>) -> Scrape {
-    let cpu = requests.map(|requests| CpuCounters { usage_us: requests.completed * 1000, ..CpuCounters::default() });
+    let cpu = requests.map(|requests| CpuCounters { usage_us: requests.completed * 1000, ..CpuCounters::default() }.into());
     Scrape { requests, cpu, ..Scrape::new(replica, at) }
 }
 
@@ -304,7 +306,7 @@ fn measurements_beyond_the_node_are_dropped_from_the_reading_that_shows_them() {
     };
     let feed = |observer: &mut Observer, number: u64, usage_us: u64, working_set: u64| {
         let mut shown = scrape(number * TICK, number);
-        shown.replicas[0].cpu = Some(CpuCounters { usage_us, ..CpuCounters::default() });
+        shown.replicas[0].cpu = Some(CpuCounters { usage_us, ..CpuCounters::default() }.into());
         shown.replicas[0].working_set_bytes = Some(working_set);
         let mut readings = [source_reading("local", &[("fib", shown)]), machine()];
         observer.record(&mut readings);
@@ -320,4 +322,95 @@ fn measurements_beyond_the_node_are_dropped_from_the_reading_that_shows_them() {
     let (dropped, window) = feed(&mut observer, 4, 10_000_000, 1 << 20);
     assert_eq!(dropped, (vec![], vec![]));
     assert_eq!(window.cpu_millicores.map(|cpu| cpu.mean), Some(1000.0), "10 s of CPU time within two ticks");
+}
+
+/// Measurements of `default/fib` in each tick of which a source shows one of `texts`, and the warnings.
+fn measured(texts: &[String]) -> (Vec<Window>, usize) {
+    const BEGIN: u64 = 1_700_000_000_000;
+    let mut observer = observer(&["fib"], BEGIN);
+    let reader = ExpositionReader::new(&ExpositionConfig::default());
+    let mut dropped = 0;
+    let tick = |(text, number): (&String, u64)| {
+        let now = BEGIN + number * TICK;
+        let mut readings =
+            [SourceReading { source: name("local"), reading: reader.read(ExpositionText::new(text.as_bytes()), Timestamp(now)) }];
+        observer.record(&mut readings);
+        dropped += readings[0].reading.dropped.iter().count();
+        tick(&mut observer, now).remove(0).state.windows.tick
+    };
+    let windows = texts.iter().zip(1..).map(tick).collect();
+    (windows, dropped)
+}
+
+fn sample(metric: &str, labels: &str, value: impl std::fmt::Display) -> String {
+    format!("{metric}{{namespace=\"default\",function=\"fib\",{labels}}} {value}\n")
+}
+
+#[test]
+fn a_container_that_restarts_leaves_no_gap_and_no_peak() {
+    const CPU: &str = "container_cpu_usage_seconds_total";
+    const START: &str = "container_start_time_seconds";
+    let of = |name: &str| format!("pod=\"fib-1\",container=\"{name}\"");
+    let text = |tick: u32, with_starts: bool| {
+        // 10m, and 100m. The second container restarts in the third tick.
+        let user = if tick < 3 { 300.0 + 0.5 * f64::from(tick) } else { 0.5 * f64::from(tick - 2) };
+        let start = if tick < 3 { 1_699_999_000 } else { 1_700_000_011 };
+        let usage = sample(CPU, &of("queue-proxy"), 60.0 + 0.05 * f64::from(tick)) + &sample(CPU, &of("user-container"), user);
+        let starts = sample(START, &of("queue-proxy"), 1_699_999_000) + &sample(START, &of("user-container"), start);
+        if with_starts { usage + &starts } else { usage }
+    };
+    for with_starts in [false, true] {
+        let texts: Vec<String> = (0..6).map(|tick| text(tick, with_starts)).collect();
+        let (windows, dropped) = measured(&texts);
+        let cpu: Vec<Option<u32>> = windows.iter().map(|window| window.cpu_millicores.map(|cpu| cpu.mean.round() as u32)).collect();
+        assert_eq!((cpu, dropped), (vec![None, Some(110), Some(110), Some(110), Some(110), Some(110)], 0), "start times: {with_starts}");
+    }
+}
+
+#[test]
+fn a_gateway_that_restarts_leaves_no_gap_and_no_peak() {
+    let text = |tick: u64| {
+        let second = if tick < 3 { 90_000 + 25 * tick } else { 25 * (tick - 2) };
+        sample("qscale_gateway_requests_total", "instance=\"a\"", 100_000 + 25 * tick)
+            + &sample("qscale_gateway_requests_total", "instance=\"b\"", second)
+    };
+    let (windows, _) = measured(&(0..5).map(text).collect::<Vec<_>>());
+    assert_eq!(windows.iter().map(|window| window.rate_rps).collect::<Vec<_>>(), [None, Some(10.0), Some(10.0), Some(10.0), Some(10.0)]);
+}
+
+#[test]
+fn a_broken_line_is_a_gap_and_no_peak() {
+    const COUNT: &str = "kn_serving_invocation_duration_seconds_count";
+    let of = |status: &str| format!("pod=\"fib-1\",http_response_status_code=\"{status}\"");
+    let text = |tick: u64| {
+        let good = sample(COUNT, &of("200"), 10_000 + 50 * tick);
+        let good = if tick == 2 { good.replace("200\"}", "200") } else { good };
+        good + &sample(COUNT, &of("404"), 5_000)
+    };
+    let (windows, dropped) = measured(&(0..5).map(text).collect::<Vec<_>>());
+    let completed: Vec<_> = windows.iter().map(|window| window.completed_rps).collect();
+    assert_eq!((completed, dropped), (vec![None, Some(10.0), None, Some(10.0), Some(10.0)], 0));
+}
+
+#[test]
+fn every_kill_of_a_container_that_is_replaced_counts() {
+    let text = |tick: u64| {
+        let labels = format!("pod=\"fib-1\",container=\"u\",id=\"/k/{}\"", tick / 2);
+        let restarts = [5, 0, 1, 2, 3, 3][tick as usize];
+        sample("container_oom_events_total", &labels, tick % 2)
+            + &sample("kube_pod_container_status_restarts_total", "pod=\"fib-1\",container=\"u\"", restarts)
+    };
+    let (windows, _) = measured(&(0..6).map(text).collect::<Vec<_>>());
+    assert_eq!(windows.iter().map(|window| window.oom_kills).collect::<Vec<_>>(), [0, 1, 0, 1, 0, 1]);
+    assert_eq!(windows.iter().map(|window| window.restarts).collect::<Vec<_>>(), [0, 0, 1, 1, 1, 0]);
+}
+
+#[test]
+fn a_new_container_grows_by_its_new_value() {
+    let text = |usage: f64, start: u64| {
+        let labels = "pod=\"fib-1\",container=\"u\"";
+        sample("container_cpu_usage_seconds_total", labels, usage) + &sample("container_start_time_seconds", labels, start)
+    };
+    let (windows, _) = measured(&[text(2.0, 1_699_999_000), text(5.0, 1_700_000_006)]);
+    assert_eq!(windows[1].cpu_millicores.map(|cpu| cpu.mean), Some(1000.0));
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use qscale_common::range::{check_number, check_span};
 use qscale_common::runtime::clock;
@@ -109,7 +109,8 @@ impl Exposition {
         // A body of unknown length ends where the connection does, which may be too early.
         let complete = header(header::CONTENT_LENGTH).is_some() || header(header::TRANSFER_ENCODING).is_some();
         let format = ExpositionFormat::of(header(header::CONTENT_TYPE).map_or(b"", HeaderValue::as_bytes));
-        Ok(self.reader.read(ExpositionText { body: response.body(), format, complete }, requested_at))
+        let text = ExpositionText { body: response.body(), format, complete };
+        if text.is_truncated() { Err(SourceError::Truncated) } else { Ok(self.reader.read(text, requested_at)) }
     }
 
     async fn fetch(&self) -> Result<Response<Bytes>, SourceError> {
@@ -119,9 +120,29 @@ impl Exposition {
             .body(Full::default())
             .map_err(|error| SourceError::Connection(error.to_string()))?;
         let response = self.client.exchange(request, self.max_body).await?;
-        if response.status() != StatusCode::OK {
-            return Err(SourceError::Status(response.status().as_u16()));
-        }
+        check(response.status(), response.headers())?;
         Ok(response)
+    }
+}
+
+/// Checks that an answer with this status and these headers is a text that can be read.
+fn check(status: StatusCode, headers: &HeaderMap) -> Result<(), SourceError> {
+    let text = |name: HeaderName| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
+    match status {
+        StatusCode::OK => {}
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(SourceError::Unauthorized(status.as_u16())),
+        _ => {
+            return Err(match text(header::LOCATION).filter(|_| status.is_redirection()) {
+                Some(location) => SourceError::Redirected { status: status.as_u16(), location },
+                None => SourceError::Status(status.as_u16()),
+            });
+        }
+    }
+    if let Some(coding) = text(header::CONTENT_ENCODING).filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")) {
+        return Err(SourceError::Encoded(coding));
+    }
+    match text(header::CONTENT_TYPE).filter(|media_type| media_type.to_ascii_lowercase().contains("protobuf")) {
+        Some(media_type) => Err(SourceError::Binary(media_type)),
+        None => Ok(()),
     }
 }

@@ -66,7 +66,7 @@ pub struct ReplicaView {
     pub cpu: Option<Millicores>,
     /// Current memory limit.
     pub memory: Option<Mebibytes>,
-    /// Time of its start.
+    /// Start of its counters of CPU and memory, which go on over restarts where those are limited.
     pub started: Option<Timestamp>,
     /// Restarts.
     pub restarts: u64,
@@ -255,9 +255,12 @@ fn of_replicas(text: &mut TextBuffer, functions: &[Labelled<'_>]) {
         "Current memory limit.",
         &|replica| Some(replica.memory?.bytes() as f64),
     );
-    family(metric_names::START_TIME, MetricKind::Gauge, "When the replica's process was started, unix time.", &|replica| {
-        Some(replica.started?.0 as f64 / 1_000.0)
-    });
+    family(
+        metric_names::START_TIME,
+        MetricKind::Gauge,
+        "When the replica was started, unix time. Restarts under limits do not change it.",
+        &|replica| Some(replica.started?.0 as f64 / 1_000.0),
+    );
     family(metric_names::RESTARTS, MetricKind::Counter, "Times the replica was restarted.", &|replica| Some(replica.restarts as f64));
     family("kube_pod_status_ready", MetricKind::Gauge, "1 while the replica takes requests, else 0.", &|replica| {
         Some(f64::from(u8::from(replica.state == ReplicaState::Ready)))

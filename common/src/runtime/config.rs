@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use config::builder::{ConfigBuilder, DefaultState};
 use config::FileFormat;
+use config::builder::{ConfigBuilder, DefaultState};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};

@@ -1,11 +1,11 @@
 //! Readings into the open tick: what each kind of reading adds, and which readings are late or impossible. Must not close a tick.
 
 use super::counts::{Counts, Field};
-use super::replica::{KnownReplica, cpu_between, growth, requests_between};
+use super::replica::{KnownReplica, cpu_between, find, growth, requests_between};
 use super::ring::LONG;
 use super::tracked::{Continuity, CounterProgress, Growth};
-use super::{Arrivals, FunctionWindows};
-use crate::scrape::{CpuCounters, CpuPeriods, FunctionScrape, IngressReading, PlatformReading, RequestCounters, Scrape};
+use super::{ArrivalGrowth, Arrivals, FunctionWindows};
+use crate::scrape::{Count, CpuCounters, CpuPeriods, FunctionScrape, IngressReading, Parts, PlatformReading, RequestCounters, Scrape};
 use crate::time::Timestamp;
 use crate::units::Millicores;
 
@@ -52,7 +52,7 @@ impl FunctionWindows {
     /// Adds a scrape; any number of them per tick. Returns the counters whose readings were dropped.
     pub fn record(&mut self, scrape: &FunctionScrape) -> Vec<ImpossibleGrowth> {
         let mut impossible = Vec::new();
-        if let Some(ingress) = scrape.ingress {
+        if let Some(ingress) = &scrape.ingress {
             impossible.extend(self.take_ingress(ingress));
         }
         let empty_before = self.empty_at;
@@ -63,13 +63,13 @@ impl FunctionWindows {
         let none_ready = |platform: &PlatformReading| platform.replicas.is_some_and(|replicas| replicas.ready.0 == 0);
         if let Some(platform) = scrape.platform.filter(none_ready) {
             // The platform may be read before the ingress: completions in between are not known yet.
-            let at = scrape.ingress.map_or(platform.at, |entry| entry.at.min(platform.at));
+            let at = scrape.ingress.as_ref().map_or(platform.at, |entry| entry.at.min(platform.at));
             self.take_absence(at, &read);
         }
         impossible
     }
 
-    fn take_ingress(&mut self, now: IngressReading) -> Option<ImpossibleGrowth> {
+    fn take_ingress(&mut self, now: &IngressReading) -> Option<ImpossibleGrowth> {
         if let Passed::Late = self.passed(self.ingress.at(), now.at) {
             return None;
         }
@@ -79,15 +79,12 @@ impl FunctionWindows {
             self.open.counts.add(Field::QueuedReadings, 1);
         }
         let limits = Growth {
-            between: |before: &Arrivals, now: &Arrivals| match now.arrived.checked_sub(before.arrived) {
-                _ if before.of != now.of => (*now, Continuity::Replaced),
-                Some(arrived) => (Arrivals { arrived, failed: now.failed.saturating_sub(before.failed), ..*now }, Continuity::Continued),
-                None => (*now, Continuity::after_fall(before.arrived, now.arrived, None)),
-            },
-            possible: |grown: &Arrivals, ms| grown.arrived.max(grown.failed) / INGRESS_REQUESTS_PER_MS <= ms,
+            between: arrivals_between,
+            possible: |grown: &ArrivalGrowth, ms| grown.arrived.max(grown.failed) / INGRESS_REQUESTS_PER_MS <= ms,
             longest_gap: self.longest_gap(),
         };
-        match self.ingress.read(now.at, Arrivals { arrived: now.arrived, failed: now.failed, of: now.of }, None, &limits) {
+        let arrivals = Arrivals { arrived: now.arrived.clone(), failed: now.failed.clone() };
+        match self.ingress.read(now.at, &arrivals, None, &limits) {
             CounterProgress::Grown { by, ms, .. } => {
                 let counts = &mut self.open.counts;
                 counts.add(Field::Arrived, by.arrived);
@@ -137,7 +134,7 @@ impl FunctionWindows {
             let (known, unseen) = replicas.of(reading);
             // A replica that started while there was none started after the platform said so.
             let started = reading.started.or(empty_at);
-            self.take_kills(known, unseen && counts_from(started, self.replicas_at).is_none(), reading);
+            self.take_kills(known, unseen && counts_from(started, self.replicas_at).is_some(), reading);
             let requests = self.take_requests(known, reading, started, &mut read.requests);
             let cpu = self.take_cpu(known, reading, started, scrape.node_cores, &mut read.cpu);
             impossible.extend([requests, cpu].into_iter().flatten().map(|growth| ImpossibleGrowth { replica: Some(place), ..growth }));
@@ -156,16 +153,10 @@ impl FunctionWindows {
     }
 
     /// The platform's counters win over those of the replicas, because they include terminated replicas. What happened to a replica before it was first
-    /// seen counts only if it is new (not `may_be_old`).
-    fn take_kills(&mut self, known: &mut KnownReplica, may_be_old: bool, reading: &Scrape) {
-        // Neither counter decreases while a replica lives, so a lower value is an older reading, or from a source without the counter.
-        let restarts = reading.restarts.saturating_sub(known.restarts);
-        let oom_kills = reading.oom_kills.saturating_sub(known.oom_kills);
-        known.restarts += restarts;
-        known.oom_kills += oom_kills;
-        if may_be_old {
-            return;
-        }
+    /// seen counts only if it is `new`.
+    fn take_kills(&mut self, known: &mut KnownReplica, new: bool, reading: &Scrape) {
+        let restarts = known.restarts.read(reading.at, reading.restarts.as_ref(), new);
+        let oom_kills = known.oom_kills.read(reading.at, reading.oom_kills.as_ref(), new);
         self.open.restarted = self.open.restarted.saturating_add(u32::from(restarts > 0 || oom_kills > 0));
         let platform_counts = |counter: fn(&PlatformReading) -> Option<u64>| self.platform.as_ref().and_then(counter).is_some();
         if !platform_counts(|reading| reading.crashes) {
@@ -183,7 +174,7 @@ impl FunctionWindows {
         started: Option<Timestamp>,
         read: &mut KindRead,
     ) -> Option<ImpossibleGrowth> {
-        let now = reading.requests?;
+        let now = &reading.requests?;
         let begin = counts_from(started, self.requests_at).map(|at| (at, RequestCounters::default()));
         let restarted = restarted_since(reading, known.requests.at());
         let answered = |grown: &RequestCounters| grown.completed.saturating_add(grown.failed);
@@ -198,7 +189,7 @@ impl FunctionWindows {
                 counts.add(Field::Completed, by.completed);
                 counts.add(Field::AnsweredReplicaMs, ms);
                 counts.add(Field::Failed, by.failed);
-                counts.add_latency(by.latency);
+                counts.add_latency(by.latency.into_iter().flatten());
                 self.count_reset(continuity);
                 read.saw(reading.at, true);
             }
@@ -217,14 +208,15 @@ impl FunctionWindows {
         cores: Option<f64>,
         read: &mut KindRead,
     ) -> Option<ImpossibleGrowth> {
-        let now = reading.cpu?;
-        let begin = counts_from(started, self.cpu_at)
-            .map(|at| (at, CpuCounters { periods: now.periods.map(|_| CpuPeriods::default()), usage_us: 0, ..now }));
-        let restarted = restarted_since(reading, known.cpu.at());
+        let now = reading.cpu.as_ref()?;
+        let zero = |of: &CpuCounters| CpuCounters { periods: of.periods.map(|_| CpuPeriods::default()), usage_us: 0, ..*of };
+        let begin = counts_from(started, self.cpu_at).map(|at| (at, now.iter().map(zero).collect::<Parts<_>>()));
+        let last = known.cpu.at();
+        let restarted = restarted_since(reading, last);
         // Microseconds per millisecond are thousandths of a core.
         let most = cores.map_or(f64::from(Millicores::MAX.0), |cores| cores * 1000.0);
         let limits = Growth {
-            between: |before: &CpuCounters, now: &CpuCounters| cpu_between(before, now, restarted),
+            between: |before: &Parts<CpuCounters>, now: &Parts<CpuCounters>| cpu_between(before, now, last, restarted),
             possible: |grown: &CpuCounters, ms| grown.usage_us as f64 <= most * (ms + READING_UNCERTAINTY_MS) as f64,
             longest_gap: self.longest_gap(),
         };
@@ -235,7 +227,11 @@ impl FunctionWindows {
                 let counts = &mut self.open.counts;
                 counts.add(Field::CpuUs, by.usage_us);
                 counts.add(Field::CpuReplicaMs, ms);
-                let periods = by.periods.unwrap_or_default();
+                // A period counts as throttled after it counted as runnable, perhaps in the next reading, and again after each
+                // change of the limit, at most one a tick.
+                let uncertain = (2 + ms / self.tick.millis()).saturating_mul(now.len() as u64);
+                let possible = |periods: &CpuPeriods| periods.throttled <= periods.runnable.saturating_add(uncertain);
+                let periods = by.periods.filter(possible).unwrap_or_default();
                 counts.add(Field::Periods, periods.runnable);
                 counts.add(Field::Throttled, periods.throttled);
                 self.open.peaks.cpu = self.open.peaks.cpu.max(by.usage_us as f32 / ms as f32);
@@ -318,9 +314,40 @@ fn counts_from(started: Option<Timestamp>, last_read: Option<Timestamp>) -> Opti
     last_read.filter(|last_read| started >= Some(*last_read))
 }
 
-/// Whether the process of a replica was restarted after its `last` reading; `None` if that is unknown.
+/// Whether the process of a replica was restarted after its `last` reading; `None` if that is unknown, or if one of several was.
 fn restarted_since(reading: &Scrape, last: Option<Timestamp>) -> Option<bool> {
-    Some(reading.started? >= last?)
+    let (oldest, last) = (reading.started?, last?);
+    let newest = reading.last_started.unwrap_or(oldest);
+    ((oldest >= last) == (newest >= last)).then_some(oldest >= last)
+}
+
+/// Requests that arrived between two readings, at all gateways, and those of them that failed before they reached a replica. If the
+/// arrivals at a gateway fell, all its counters were reset.
+fn arrivals_between(before: &Arrivals, now: &Arrivals) -> (ArrivalGrowth, Continuity) {
+    let same =
+        before.arrived.len() == now.arrived.len() && before.arrived.iter().zip(&*now.arrived).all(|(before, now)| before.of == now.of);
+    let of_gateway = |before: u64, now: u64| match now.checked_sub(before) {
+        Some(by) => (by, Continuity::Continued),
+        None => (now, Continuity::after_fall(before, now, None)),
+    };
+    let mut grown = ArrivalGrowth::default();
+    let mut continuity = if same { Continuity::Continued } else { Continuity::Replaced };
+    for (before, now) in before.arrived.iter().zip(&*now.arrived) {
+        let (by, of_one) = of_gateway(before.value, now.value);
+        grown.arrived = grown.arrived.saturating_add(by);
+        continuity = continuity.max(of_one);
+    }
+    let reset = |of: u64| match find(&before.arrived, of).zip(find(&now.arrived, of)) {
+        Some((before, now)) => now.value < before.value,
+        None => continuity == Continuity::Reset,
+    };
+    let failed = |now: &Count| match find(&before.failed, now.of) {
+        Some(before) if !reset(now.of) => now.value.saturating_sub(before.value),
+        // A gateway shows failures from the first one on.
+        _ => now.value,
+    };
+    grown.failed = now.failed.iter().map(failed).fold(0, u64::saturating_add);
+    (grown, continuity)
 }
 
 /// Readings of one kind within a scrape.

@@ -1,12 +1,14 @@
 //! Last readings of each replica, and the growth of counters since.
 
 use super::tracked::{Continuity, Tracked};
-use crate::scrape::{CpuCounters, CpuPeriods, LATENCY_BUCKETS, RequestCounters, Scrape};
+use crate::scrape::{Count, CpuCounters, CpuPeriods, Parts, RequestCounters, Scrape};
 use crate::time::Timestamp;
 use crate::units::Replicas;
 
 /// Consecutive readings without a replica after which it is forgotten.
 const MISSED_READINGS: u8 = 12;
+/// Difference between two readings of the start of one process, milliseconds: exporters show it to different precision.
+const START_DIFFERENCE_MS: u64 = 2_000;
 
 /// The last readings of one replica.
 #[derive(Debug, Clone)]
@@ -14,12 +16,12 @@ pub(super) struct KnownReplica {
     pub name: Box<str>,
     missed: u8,
     pub requests: Tracked<RequestCounters>,
-    pub cpu: Tracked<CpuCounters>,
+    pub cpu: Tracked<Parts<CpuCounters>>,
     pub memory_at: Option<Timestamp>,
     /// Whether its requests in flight were read in this scrape.
     pub in_flight_read: bool,
-    pub restarts: u64,
-    pub oom_kills: u64,
+    pub restarts: KnownEvents,
+    pub oom_kills: KnownEvents,
 }
 
 impl KnownReplica {
@@ -31,8 +33,8 @@ impl KnownReplica {
             cpu: Tracked::default(),
             memory_at: None,
             in_flight_read: false,
-            restarts: 0,
-            oom_kills: 0,
+            restarts: KnownEvents::default(),
+            oom_kills: KnownEvents::default(),
         }
     }
 }
@@ -105,7 +107,12 @@ impl KnownReplicas {
 
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
-        self.sorted.capacity() * size_of::<KnownReplica>() + self.sorted.iter().map(|known| known.name.len()).sum::<usize>()
+        let of_parts = |known: &KnownReplica| {
+            let events = [&known.restarts, &known.oom_kills].map(|events| events.last.as_ref().map_or(0, |(_, last)| last.heap_bytes()));
+            known.cpu.last().map_or(0, Parts::heap_bytes) + events.iter().sum::<usize>()
+        };
+        let of_replicas = self.sorted.iter().map(|known| known.name.len() + of_parts(known));
+        self.sorted.capacity() * size_of::<KnownReplica>() + of_replicas.sum::<usize>()
     }
 }
 
@@ -120,9 +127,38 @@ pub(super) struct Reporting {
     pub without_memory: Replicas,
 }
 
+/// Rare events of a replica, such as restarts.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KnownEvents {
+    last: Option<(Timestamp, Parts<Count>)>,
+}
+
+impl KnownEvents {
+    /// Events since the last reading. A reading that is older, and one of nothing, change nothing. Without an earlier reading
+    /// the counters were zero if they are `new`; otherwise counting starts here.
+    pub fn read(&mut self, at: Timestamp, now: Option<&Parts<Count>>, new: bool) -> u64 {
+        let Some(now) = now.filter(|_| self.last.as_ref().is_none_or(|(last, _)| at >= *last)) else { return 0 };
+        let grown = match &self.last {
+            None if new => now.sum(),
+            None => 0,
+            Some((_, before)) => {
+                let of_one = |count: &Count| find(before, count.of).map_or(0, |before| growth(before.value, count.value));
+                now.iter().map(of_one).fold(0, u64::saturating_add)
+            }
+        };
+        self.last = Some((at, now.clone()));
+        grown
+    }
+}
+
 /// Growth of a counter from `before` to `now`; after a reset, its new value.
 pub(super) fn growth(before: u64, now: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
+}
+
+/// The counter of the fingerprint `of`.
+pub(super) fn find(counts: &[Count], of: u64) -> Option<&Count> {
+    counts.binary_search_by_key(&of, |count| count.of).ok().map(|index| &counts[index])
 }
 
 /// Requests completed between two readings. If the completed requests fell, all counters of the replica were reset. `restarted` says whether its process
@@ -132,16 +168,51 @@ pub(super) fn requests_between(before: &RequestCounters, now: &RequestCounters, 
         return (*now, Continuity::after_fall(before.completed, now.completed, restarted));
     };
     // Buckets converted from other bounds are rounded, so one may decrease by a request without a reset of the counter.
-    let latency: [u64; LATENCY_BUCKETS] = std::array::from_fn(|index| now.latency[index].saturating_sub(before.latency[index]));
+    let latency =
+        before.latency.zip(now.latency).map(|(before, now)| std::array::from_fn(|index| now[index].saturating_sub(before[index])));
     (RequestCounters { completed, failed: now.failed.saturating_sub(before.failed), latency }, Continuity::Continued)
 }
 
-/// CPU time used between two readings. If it fell, all counters of the replica were reset. `restarted` says whether its process was restarted in between,
-/// if that is known.
-pub(super) fn cpu_between(before: &CpuCounters, now: &CpuCounters, restarted: Option<bool>) -> (CpuCounters, Continuity) {
-    if before.of != now.of {
-        return (*now, Continuity::Replaced);
+/// CPU time used by all containers between two readings, of which the one before was taken at `last`. `restarted` says of
+/// a container without a time of start whether it was restarted in between, if that is known.
+pub(super) fn cpu_between(
+    before: &[CpuCounters],
+    now: &[CpuCounters],
+    last: Option<Timestamp>,
+    restarted: Option<bool>,
+) -> (CpuCounters, Continuity) {
+    let same = before.len() == now.len() && before.iter().zip(now).all(|(before, now)| before.of == now.of);
+    let mut sum = (CpuCounters::default(), if same { Continuity::Continued } else { Continuity::Replaced });
+    for (before, now) in before.iter().zip(now) {
+        let (grown, continuity) = container_cpu_between(before, now, last, restarted);
+        sum.0.usage_us = sum.0.usage_us.saturating_add(grown.usage_us);
+        sum.0.periods = match (sum.0.periods, grown.periods) {
+            (Some(sum), Some(grown)) => Some(CpuPeriods {
+                runnable: sum.runnable.saturating_add(grown.runnable),
+                throttled: sum.throttled.saturating_add(grown.throttled),
+            }),
+            (sum, grown) => sum.or(grown),
+        };
+        sum.1 = sum.1.max(continuity);
     }
+    sum
+}
+
+/// CPU time used by one container between two readings. If it fell, or if another container of the name was started, all
+/// counters of the container were reset.
+fn container_cpu_between(
+    before: &CpuCounters,
+    now: &CpuCounters,
+    last: Option<Timestamp>,
+    restarted: Option<bool>,
+) -> (CpuCounters, Continuity) {
+    let is_another = |before: Timestamp, now: Timestamp| now.0.saturating_sub(before.0) > START_DIFFERENCE_MS;
+    let restarted = match (before.started, now.started) {
+        (Some(before), Some(started)) if is_another(before, started) => return (*now, Continuity::Reset),
+        (Some(before), Some(started)) => Some(started != before && Some(started) >= last),
+        (None, Some(started)) => Some(Some(started) >= last),
+        (_, None) => restarted,
+    };
     let Some(usage_us) = now.usage_us.checked_sub(before.usage_us) else {
         return (*now, Continuity::after_fall(before.usage_us, now.usage_us, restarted));
     };
@@ -149,5 +220,5 @@ pub(super) fn cpu_between(before: &CpuCounters, now: &CpuCounters, restarted: Op
         runnable: now.runnable.saturating_sub(before.runnable),
         throttled: now.throttled.saturating_sub(before.throttled),
     });
-    (CpuCounters { usage_us, periods, of: now.of }, Continuity::Continued)
+    (CpuCounters { usage_us, periods, ..*now }, Continuity::Continued)
 }

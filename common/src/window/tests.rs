@@ -15,20 +15,20 @@ fn replica(name: &str, at: u64, completed: u64, failed: u64) -> Scrape {
     let mut latency = [0; LATENCY_BUCKETS];
     latency[11] = completed;
     Scrape {
-        requests: Some(RequestCounters { completed, failed, latency }),
+        requests: Some(RequestCounters { completed, failed, latency: Some(latency) }),
         in_flight: Some(2.0),
-        cpu: Some(CpuCounters {
+        cpu: Some(Parts::One(CpuCounters {
             usage_us: completed * 2000,
             periods: Some(CpuPeriods { runnable: at / 100, throttled: at / 400 }),
             ..CpuCounters::default()
-        }),
+        })),
         working_set_bytes: Some(64 << 20),
         ..Scrape::new(name, Timestamp(at))
     }
 }
 
 fn ingress(at: u64, arrived: u64, failed: u64) -> IngressReading {
-    IngressReading { at: Timestamp(at), arrived, failed, queued: 3.0, of: 0 }
+    IngressReading { at: Timestamp(at), arrived: arrived.into(), failed: failed.into(), queued: 3.0 }
 }
 
 fn platform(at: u64, replicas: u32) -> PlatformReading {
@@ -173,7 +173,7 @@ fn a_replica_that_may_be_older_than_the_last_reading_has_no_rate_before_its_seco
         let mut feed = Feed::new();
         feed.replicas(&[("a", 1000, 0)]);
         let late = |at| {
-            let late = Scrape { restarts: 3, ..replica("b", at, 9000, 7) };
+            let late = Scrape { restarts: Some(3.into()), ..replica("b", at, 9000, 7) };
             replicas_only(vec![replica("a", at, 1010, 0), age.map_or(late.clone(), |ms| started(late, ms))])
         };
         let window = feed.tick(&[&late]);
@@ -190,7 +190,7 @@ fn more_cpu_than_the_node_has_is_dropped_and_reported() {
     let mut feed = Feed::new();
     let scrape = |usage_us| {
         move |at: u64| {
-            let cpu = Some(CpuCounters { usage_us, ..CpuCounters::default() });
+            let cpu = Some(CpuCounters { usage_us, ..CpuCounters::default() }.into());
             FunctionScrape { node_cores: Some(2.0), ..replicas_only(vec![Scrape { cpu, ..replica("a", at, 0, 0) }]) }
         }
     };
@@ -249,8 +249,8 @@ fn a_counter_that_adds_up_other_parts_starts_again() {
     let mut feed = Feed::new();
     let read = |usage_us, arrived, of| {
         move |at| {
-            let cpu = Some(CpuCounters { usage_us, of, ..CpuCounters::default() });
-            let ingress = Some(IngressReading { of, ..ingress(at, arrived, 0) });
+            let cpu = Some(CpuCounters { usage_us, of, ..CpuCounters::default() }.into());
+            let ingress = Some(IngressReading { arrived: Parts::One(Count { of, value: arrived }), ..ingress(at, arrived, 0) });
             FunctionScrape { ingress, ..replicas_only(vec![Scrape { cpu, ..replica("a", at, 0, 0) }]) }
         }
     };
@@ -261,6 +261,154 @@ fn a_counter_that_adds_up_other_parts_starts_again() {
     let window = feed.tick(&[&read(2_500_000, 5100, 2)]);
     close_to(window.cpu_millicores.map(|cpu| cpu.mean), 100.0);
     close_to(window.rate_rps, 20.0);
+}
+
+/// CPU time of containers, milliseconds, each with the time of its start, seconds.
+fn containers(usage: &[(u64, Option<u64>)]) -> Parts<CpuCounters> {
+    let one = |((usage_ms, started), of): (&(u64, Option<u64>), u64)| {
+        let started = started.map(|seconds| Timestamp(seconds * SECOND));
+        CpuCounters { usage_us: usage_ms * 1000, periods: None, of, started }
+    };
+    usage.iter().zip(1..).map(one).collect()
+}
+
+#[test]
+fn each_container_grows_for_itself() {
+    // CPU of the containers of a replica at the ends of two ticks, 5 and 10 seconds after the epoch, and the mean between them.
+    type Containers<'a> = &'a [(u64, Option<u64>)];
+    let cases: [(Containers<'_>, Containers<'_>, Option<f64>); 10] = [
+        // One of two is reset: its growth is the new value, and the other one grew by 50 ms.
+        (&[(60_000, None), (300_000, None)], &[(60_050, None), (500, None)], Some(110.0)),
+        (&[(60_000, Some(1)), (300_000, Some(1))], &[(60_050, Some(1)), (500, Some(7))], Some(110.0)),
+        (&[(60_000, Some(1)), (300_000, Some(1))], &[(60_050, Some(1)), (500, None)], Some(110.0)),
+        // One that is known to be another container is reset even if it shows more.
+        (&[(400, Some(1))], &[(3000, Some(6))], Some(600.0)),
+        (&[(400, Some(1))], &[(3400, Some(1))], Some(600.0)),
+        // Its start was read later than it was; more precisely; or lies ahead, because the clocks differ.
+        (&[(300_000, Some(1))], &[(500, Some(4))], Some(100.0)),
+        (&[(400, Some(1))], &[(3400, Some(2))], Some(600.0)),
+        (&[(400, Some(20))], &[(3400, Some(20))], Some(600.0)),
+        // The last reading was one of a container that had just started, and its start is not exact.
+        (&[(400, Some(5))], &[(3400, Some(6))], Some(600.0)),
+        // The container did not start again, so its counter is wrong.
+        (&[(60_000, Some(1)), (300_000, Some(1))], &[(60_050, Some(1)), (500, Some(1))], None),
+    ];
+    for (before, after, expected) in cases {
+        let mut feed = Feed::new();
+        let read = |usage| move |at| replicas_only(vec![Scrape { cpu: Some(containers(usage)), ..Scrape::new("a", Timestamp(at)) }]);
+        feed.tick(&[&read(before)]);
+        let window = feed.tick(&[&read(after)]);
+        assert_eq!(window.cpu_millicores.map(|cpu| cpu.mean), expected, "{before:?} to {after:?}");
+    }
+}
+
+#[test]
+fn another_set_of_containers_has_no_rate_before_its_next_reading() {
+    let mut feed = Feed::new();
+    let read = |usage| move |at| replicas_only(vec![Scrape { cpu: Some(containers(usage)), ..Scrape::new("a", Timestamp(at)) }]);
+    let (one, two) = (&[(60_000, None)][..], &[(60_000, None), (300_000, None)][..]);
+    for (usage, expected) in [(two, None), (one, None), (one, Some(0.0)), (two, None), (two, Some(0.0)), (&[], None)] {
+        assert_eq!(feed.tick(&[&read(usage)]).cpu_millicores.map(|cpu| cpu.mean), expected, "{usage:?}");
+    }
+}
+
+#[test]
+fn each_gateway_grows_for_itself() {
+    let mut feed = Feed::new();
+    let counts = |values: &[u64]| values.iter().zip(1..).map(|(&value, of)| Count { of, value }).collect::<Parts<_>>();
+    let read = |arrived, failed| {
+        move |at| FunctionScrape {
+            ingress: Some(IngressReading { arrived: counts(arrived), failed: counts(failed), ..ingress(at, 0, 0) }),
+            ..replicas_only(vec![replica("a", at, 0, 0)])
+        }
+    };
+    feed.tick(&[&read(&[100_000, 90_000], &[10, 20])]);
+    let window = feed.tick(&[&read(&[100_025, 25], &[11, 1])]);
+    close_to(window.rate_rps, 10.0);
+    close_to(window.failed_share, 1.0);
+    assert_eq!(feed.windows.ring.last().get(Field::Failed), 2);
+    // A gateway shows failures from the first one on.
+    feed.tick(&[&read(&[100_025, 25], &[11])]);
+    feed.tick(&[&read(&[100_025, 25], &[11, 3])]);
+    assert_eq!(feed.windows.ring.last().get(Field::Failed), 3);
+}
+
+#[test]
+fn requests_may_belong_to_any_of_several_processes() {
+    // Start of the oldest and of the newest process, seconds, and whether the counter was reset.
+    for (oldest, newest, reset) in [(1, 1, false), (1, 7, true), (7, 8, true)] {
+        let mut feed = Feed::new();
+        feed.replicas(&[("a", 1000, 0)]);
+        let restarted = |at| {
+            let starts = [oldest, newest].map(|seconds| Some(Timestamp(seconds * SECOND)));
+            let [started, last_started] = starts;
+            replicas_only(vec![Scrape { started, last_started, cpu: None, ..replica("a", at, 50, 0) }])
+        };
+        assert_eq!(feed.tick(&[&restarted]).completed_rps, reset.then_some(10.0), "{oldest} {newest}");
+    }
+}
+
+#[test]
+fn kills_are_counted_for_each_container_and_after_a_reset_from_zero() {
+    let mut feed = Feed::new();
+    let counts = |values: &[u64]| values.iter().zip(1..).map(|(&value, of)| Count { of, value }).collect::<Parts<_>>();
+    let mut read = |kills: Option<&[u64]>| {
+        let oom_kills = kills.map(counts);
+        feed.tick(&[&|at| replicas_only(vec![Scrape { oom_kills: oom_kills.clone(), ..replica("a", at, 0, 0) }])]).oom_kills
+    };
+    // The container is replaced after each kill, and the one beside it is not.
+    let cases = [
+        (Some(&[4, 7][..]), 0),
+        (Some(&[0, 7]), 0),
+        (Some(&[1, 7]), 1),
+        (Some(&[0, 7]), 0),
+        (None, 0),
+        (Some(&[2, 7]), 2),
+        (Some(&[1, 7]), 1),
+        (Some(&[1, 9]), 2),
+    ];
+    for (kills, expected) in cases {
+        assert_eq!(read(kills), expected, "{kills:?}");
+    }
+}
+
+#[test]
+fn an_older_reading_of_kills_is_no_reset() {
+    let mut feed = Feed::new();
+    let read = |ago: u64, restarts: u64| {
+        move |at: u64| replicas_only(vec![Scrape { restarts: Some(restarts.into()), ..Scrape::new("a", Timestamp(at - ago)) }])
+    };
+    feed.tick(&[&read(0, 3)]);
+    assert_eq!(feed.tick(&[&read(0, 5), &read(TICK + 1, 2), &read(0, 5)]).restarts, 2);
+}
+
+#[test]
+fn more_throttled_periods_than_periods_are_dropped() {
+    let mut feed = Feed::new();
+    let read = |runnable, throttled| {
+        let cpu = CpuCounters { periods: Some(CpuPeriods { runnable, throttled }), ..CpuCounters::default() };
+        move |at| replicas_only(vec![Scrape { cpu: Some(cpu.into()), ..replica("a", at, 0, 0) }])
+    };
+    feed.tick(&[&read(1000, 0)]);
+    assert_eq!(feed.tick(&[&read(1001, 400)]).throttled_share, None);
+    assert_eq!(feed.tick(&[&read(1051, 425)]).throttled_share, Some(0.5));
+    assert_eq!(feed.tick(&[&read(1101, 476)]).throttled_share, Some(1.0), "one of them began before the reading");
+}
+
+#[test]
+fn latencies_that_are_not_read_for_a_tick_leave_the_requests() {
+    let mut feed = Feed::new();
+    let without = |at| {
+        let mut one = replica("a", at, 150, 2);
+        one.requests.as_mut().expect("given").latency = None;
+        replicas_only(vec![one])
+    };
+    feed.replicas(&[("a", 100, 0)]);
+    let window = feed.tick(&[&without]);
+    assert_eq!((window.completed_rps, window.latency), (Some(10.0), None));
+    let window = feed.replicas(&[("a", 200, 2)]);
+    assert_eq!((window.completed_rps, window.latency), (Some(10.0), None), "no two readings in a row");
+    assert!(feed.replicas(&[("a", 250, 2)]).latency.is_some());
 }
 
 #[test]
@@ -282,7 +430,9 @@ fn a_counter_that_fell_was_reset_if_its_process_started_since() {
 fn a_counter_that_falls_a_little_is_dropped_and_reported() {
     let mut feed = Feed::new();
     let read = |usage_us| {
-        move |at| replicas_only(vec![Scrape { cpu: Some(CpuCounters { usage_us, ..CpuCounters::default() }), ..replica("a", at, 0, 0) }])
+        move |at| {
+            replicas_only(vec![Scrape { cpu: Some(CpuCounters { usage_us, ..CpuCounters::default() }.into()), ..replica("a", at, 0, 0) }])
+        }
     };
     feed.tick(&[&read(100_000_000)]);
     feed.tick += 1;
@@ -297,7 +447,12 @@ fn a_counter_that_falls_a_little_is_dropped_and_reported() {
 fn periods_that_are_not_read_for_a_tick_are_no_reset() {
     let mut feed = Feed::new();
     let read = |usage_us, periods| {
-        move |at| replicas_only(vec![Scrape { cpu: Some(CpuCounters { usage_us, periods, of: 0 }), ..replica("a", at, 0, 0) }])
+        move |at| {
+            replicas_only(vec![Scrape {
+                cpu: Some(CpuCounters { usage_us, periods, ..CpuCounters::default() }.into()),
+                ..replica("a", at, 0, 0)
+            }])
+        }
     };
     feed.tick(&[&read(90_000_000, Some(CpuPeriods { runnable: 900, throttled: 800 }))]);
     let window = feed.tick(&[&read(90_500_000, None)]);
@@ -430,23 +585,23 @@ fn failures_are_unknown_while_the_entry_is_not_read() {
 #[test]
 fn kills_come_from_the_platform_where_it_counts_them() {
     let mut feed = Feed::new();
-    let scrape = |crashes, oom_kills, restarts| {
+    let scrape = |crashes, oom_kills, restarts: Option<u64>| {
         move |at| FunctionScrape {
             platform: Some(PlatformReading { crashes, oom_kills, ..platform(at, 1) }),
-            replicas: vec![Scrape { restarts, oom_kills: 0, ..replica("a", at, 0, 0) }],
+            replicas: vec![Scrape { restarts: restarts.map(Parts::from), ..replica("a", at, 0, 0) }],
             ..FunctionScrape::default()
         }
     };
-    feed.tick(&[&scrape(Some(7), Some(1), 4)]);
-    let window = feed.tick(&[&scrape(Some(9), Some(2), 7)]);
+    feed.tick(&[&scrape(Some(7), Some(1), Some(4))]);
+    let window = feed.tick(&[&scrape(Some(9), Some(2), Some(7))]);
     assert_eq!((window.restarts, window.oom_kills), (2, 1));
     assert_eq!(feed.windows.closed().and_then(|closed| closed.kills), Some(3));
 
     let mut feed = Feed::new();
-    feed.tick(&[&scrape(None, None, 4)]);
-    assert_eq!(feed.tick(&[&scrape(None, None, 7)]).restarts, 3);
-    assert_eq!(feed.tick(&[&scrape(None, None, 0)]).restarts, 0, "a source that does not know restarts takes none away");
-    assert_eq!(feed.tick(&[&scrape(None, None, 7)]).restarts, 0);
+    for (restarts, counted) in [(Some(4), 0), (Some(7), 3), (None, 0), (Some(7), 0), (Some(0), 0), (Some(1), 1), (Some(3), 2), (Some(2), 2)]
+    {
+        assert_eq!(feed.tick(&[&scrape(None, None, restarts)]).restarts, counted, "a lower value is a reset");
+    }
 }
 
 #[test]
@@ -541,7 +696,7 @@ fn full_state() -> State {
     for index in 0..80u64 {
         let scrape = |at: u64| {
             let mut one = replica("image-classification-python-7f9c-1", at, index * 1713, index * 37);
-            one.requests.as_mut().expect("given").latency = std::array::from_fn(|bucket| index * (bucket as u64 + 7));
+            one.requests.as_mut().expect("given").latency = Some(std::array::from_fn(|bucket| index * (bucket as u64 + 7)));
             FunctionScrape {
                 platform: Some(PlatformReading {
                     allocation: Some(Allocation::new(3 + (index % 2) as u32, 333 + (index % 3) as u32, 257)),
@@ -602,28 +757,40 @@ fn a_busy_function_takes_few_kibibytes() {
     assert!(feed.windows.memory_bytes() < 8 * 1024, "{}", feed.windows.memory_bytes());
 }
 
+/// Counters of some containers or gateways.
+fn any_counts() -> impl Strategy<Value = Parts<Count>> {
+    let counter = prop_oneof![4 => 0u64..100_000, 1 => any::<u64>()];
+    prop::collection::btree_map(0u64..3, counter, 1..3).prop_map(|parts| parts.into_iter().map(|(of, value)| Count { of, value }).collect())
+}
+
 /// Readings of one replica: anything, most of it plausible.
 fn any_reading() -> impl Strategy<Value = (u8, Scrape)> {
     let counter = || prop_oneof![4 => 0u64..100_000, 1 => any::<u64>()];
     let gauge = prop_oneof![0.0f64..100.0, Just(f64::NAN), Just(f64::NEG_INFINITY), Just(f64::INFINITY)];
-    let requests = (counter(), counter(), prop::collection::vec(counter(), LATENCY_BUCKETS)).prop_map(|(completed, failed, latency)| {
-        RequestCounters { completed, failed, latency: latency.try_into().expect("as many as there are") }
+    let latency = prop::option::of(prop::collection::vec(counter(), LATENCY_BUCKETS));
+    let requests = (counter(), counter(), latency).prop_map(|(completed, failed, latency)| {
+        let latency = latency.map(|latency| latency.try_into().expect("as many as there are"));
+        RequestCounters { completed, failed, latency }
     });
     let periods = (counter(), counter()).prop_map(|(runnable, throttled)| CpuPeriods { runnable, throttled });
-    let cpu = (counter(), prop::option::of(periods), 0u64..2).prop_map(|(usage_us, periods, of)| CpuCounters { usage_us, periods, of });
-    let started = prop::option::of(0u64..TICK * 100);
-    let kills = (0u64..20, counter());
+    let started = || prop::option::of((0u64..TICK * 100).prop_map(Timestamp));
+    let cpu = (counter(), prop::option::of(periods), started());
+    let cpu = prop::collection::btree_map(0u64..3, cpu, 0..3).prop_map(|parts| {
+        parts.into_iter().map(|(of, (usage_us, periods, started))| CpuCounters { usage_us, periods, of, started }).collect()
+    });
+    let started = (started(), started());
+    let kills = (any_counts(), any_counts());
     (0u8..4, started, prop::option::of(requests), prop::option::of(gauge), prop::option::of(cpu), prop::option::of(counter()), kills)
-        .prop_map(|(name, started, requests, in_flight, cpu, working_set_bytes, (restarts, oom_kills))| {
-            let started = started.map(Timestamp);
+        .prop_map(|(name, (started, last_started), requests, in_flight, cpu, working_set_bytes, (restarts, oom_kills))| {
             let scrape = Scrape {
                 started,
+                last_started,
                 requests,
                 in_flight,
                 cpu,
                 working_set_bytes,
-                restarts,
-                oom_kills,
+                restarts: Some(restarts),
+                oom_kills: Some(oom_kills),
                 ..Scrape::new(format!("r{name}"), Timestamp(0))
             };
             (name, scrape)
@@ -632,13 +799,8 @@ fn any_reading() -> impl Strategy<Value = (u8, Scrape)> {
 
 fn any_scrape() -> impl Strategy<Value = FunctionScrape> {
     let counter = || prop_oneof![4 => 0u64..100_000, 1 => any::<u64>()];
-    let ingress = (counter(), counter(), prop_oneof![0.0f64..1e6, Just(f64::NAN)]).prop_map(|(arrived, failed, queued)| IngressReading {
-        at: Timestamp(0),
-        arrived,
-        failed,
-        queued,
-        of: 0,
-    });
+    let ingress = (any_counts(), any_counts(), prop_oneof![0.0f64..1e6, Just(f64::NAN)])
+        .prop_map(|(arrived, failed, queued)| IngressReading { at: Timestamp(0), arrived, failed, queued });
     let platform = (0u32..5, 0u32..3, prop::option::of(counter()), prop::option::of((counter(), counter()))).prop_map(
         |(ready, cpu, crashes, startups)| PlatformReading {
             allocation: Some(Allocation::new(ready, cpu, 64)),

@@ -5,13 +5,13 @@ use crate::time::Timestamp;
 
 /// A reading of a counter, compared with the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CounterProgress<T> {
+pub(super) enum CounterProgress<B> {
     /// Counting starts here.
     First,
     /// Growth within `ms`, more than 0.
     Grown {
         /// Growth.
-        by: T,
+        by: B,
         /// Milliseconds since the last reading.
         ms: u64,
         /// Whether the counter was reset in between.
@@ -22,14 +22,14 @@ pub(super) enum CounterProgress<T> {
     /// Growth beyond what is possible, or a fall without a restart.
     Impossible {
         /// Growth; `None` for a fall.
-        by: Option<T>,
+        by: Option<B>,
         /// Milliseconds since the last reading.
         ms: u64,
     },
 }
 
-/// Whether a counter continued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether a counter continued. Of the parts of a sum, the one that is listed last determines the sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Continuity {
     Continued,
     /// It was reset because its process was restarted.
@@ -76,47 +76,52 @@ impl<T> Default for Tracked<T> {
     }
 }
 
-impl<T: Copy> Tracked<T> {
+impl<T: Clone> Tracked<T> {
     /// Time of the last reading.
     pub fn at(&self) -> Option<Timestamp> {
-        self.last.map(|(at, _)| at)
+        self.last.as_ref().map(|(at, _)| *at)
+    }
+
+    /// The last reading.
+    pub fn last(&self) -> Option<&T> {
+        self.last.as_ref().map(|(_, reading)| reading)
     }
 
     /// Takes the reading `now`, taken `at`. Without an earlier one the counter had the value `begin`, if that is known.
     /// An impossible reading is dropped, unless the previous one was too and both agree: then counting starts again.
-    pub fn read<G, P>(&mut self, at: Timestamp, now: T, begin: Option<(Timestamp, T)>, growth: &Growth<G, P>) -> CounterProgress<T>
+    pub fn read<B, G, P>(&mut self, at: Timestamp, now: &T, begin: Option<(Timestamp, T)>, growth: &Growth<G, P>) -> CounterProgress<B>
     where
-        G: Fn(&T, &T) -> (T, Continuity),
-        P: Fn(&T, u64) -> bool,
+        G: Fn(&T, &T) -> (B, Continuity),
+        P: Fn(&B, u64) -> bool,
     {
-        let mut progress = growth.progress(self.last.or(begin), at, &now);
+        let mut progress = growth.progress(self.last.as_ref().or(begin.as_ref()), at, now);
         if let CounterProgress::Impossible { .. } = progress {
-            let since_suspect = growth.progress(self.suspect.as_deref().copied(), at, &now);
+            let since_suspect = growth.progress(self.suspect.as_deref(), at, now);
             if !matches!(since_suspect, CounterProgress::Grown { continuity: Continuity::Continued, .. }) {
-                self.suspect = Some(Box::new((at, now)));
+                self.suspect = Some(Box::new((at, now.clone())));
                 return progress;
             }
             progress = CounterProgress::First;
         }
         if !matches!(progress, CounterProgress::Late) {
-            *self = Self { last: Some((at, now)), suspect: None };
+            *self = Self { last: Some((at, now.clone())), suspect: None };
         }
         progress
     }
 }
 
 impl<G, P> Growth<G, P> {
-    fn progress<T>(&self, before: Option<(Timestamp, T)>, at: Timestamp, now: &T) -> CounterProgress<T>
+    fn progress<T, B>(&self, before: Option<&(Timestamp, T)>, at: Timestamp, now: &T) -> CounterProgress<B>
     where
-        G: Fn(&T, &T) -> (T, Continuity),
-        P: Fn(&T, u64) -> bool,
+        G: Fn(&T, &T) -> (B, Continuity),
+        P: Fn(&B, u64) -> bool,
     {
         let Some((since, before)) = before else { return CounterProgress::First };
         match at.0.checked_sub(since.0) {
             None | Some(0) => CounterProgress::Late,
             Some(ms) if ms > self.longest_gap => CounterProgress::First,
             Some(ms) => {
-                let (by, continuity) = (self.between)(&before, now);
+                let (by, continuity) = (self.between)(before, now);
                 match continuity {
                     Continuity::Replaced => CounterProgress::First,
                     Continuity::Fell => CounterProgress::Impossible { by: None, ms },
@@ -144,7 +149,7 @@ mod tests {
             longest_gap: 60_000,
         };
         let mut counter = Tracked::default();
-        let grown = values.iter().zip(1..).map(|(&value, second)| match counter.read(Timestamp(second * 1000), value, None, &growth) {
+        let grown = values.iter().zip(1..).map(|(&value, second)| match counter.read(Timestamp(second * 1000), &value, None, &growth) {
             CounterProgress::Grown { by, .. } => Some(by),
             _ => None,
         });

@@ -86,7 +86,7 @@ pub struct ReplicaSnapshot {
     pub phase: ReplicaState,
     /// Process id.
     pub pid: Option<u32>,
-    /// Start of its process.
+    /// Start of its counters: that of its process, or of the first one in its cgroup, which counts on over restarts.
     pub started: Option<Timestamp>,
     /// Its cgroup.
     pub cgroup: Option<Arc<Cgroup>>,
@@ -163,7 +163,8 @@ impl Replica {
     /// Sets its process, started at `now` and serving on `port`.
     pub fn set_process(&self, pid: u32, port: u16, now: Timestamp) {
         let mut state = self.state();
-        (state.pid, state.port, state.started) = (Some(pid), Some(port), Some(now));
+        let kept = state.started.filter(|_| state.cgroup.is_some());
+        (state.pid, state.port, state.started) = (Some(pid), Some(port), Some(kept.unwrap_or(now)));
     }
 
     /// Clears its process after its end.

@@ -71,6 +71,8 @@ pub(crate) struct ObservedReplica {
     pub kills: u64,
     /// Startup time, known once the start begins.
     pub startup: Option<Nanos>,
+    /// First start of its process, with which its counters began; absent until it is placed.
+    pub begun: Option<Nanos>,
 }
 
 impl Simulated {
@@ -218,7 +220,8 @@ impl Simulated {
     pub(crate) fn counted(&mut self) -> FunctionCounters {
         let at = self.origin.timestamp(self.now);
         self.world.scrape(self.now, at, &mut self.reading);
-        let (arrived, platform) = (self.reading.scrape.ingress.map_or(0, |ingress| ingress.arrived), self.reading.scrape.platform);
+        let (arrived, platform) =
+            (self.reading.scrape.ingress.as_ref().map_or(0, |ingress| ingress.arrived.sum()), self.reading.scrape.platform);
         let (startups, startup_ms) = platform.and_then(|platform| platform.startups).unwrap_or_default();
         FunctionCounters {
             arrived: self.carried.arrived + arrived,
@@ -234,9 +237,9 @@ impl Simulated {
         format!("{}-{:05x}-{number}", self.id.name, self.run)
     }
 
-    /// Start of a replica.
-    pub(crate) fn started(&self, replica: &SimulatedReplica) -> Timestamp {
-        self.origin.timestamp(replica.begun)
+    /// First start of a replica, from which on its counters go on over all restarts.
+    pub(crate) fn started(&self, replica: &SimulatedReplica) -> Option<Timestamp> {
+        self.seen(replica).begun.map(|begun| self.origin.timestamp(begun))
     }
 
     /// Virtual time since its load began; zero if it has not.
@@ -255,7 +258,7 @@ impl Simulated {
         if now == self.known {
             return;
         }
-        for (number, ObservedReplica { state, kills, startup }) in &now {
+        for (number, ObservedReplica { state, kills, startup, .. }) in &now {
             let before = self.known.get(number).map(|known| known.state);
             let mut add = |kind, message: String| events.push((Some(self.name_of(*number)), kind, message));
             if before.is_none() {
@@ -283,7 +286,9 @@ impl Simulated {
     }
 
     pub(crate) fn seen(&self, replica: &SimulatedReplica) -> ObservedReplica {
-        let before = self.known.get(&replica.number).and_then(|known| known.startup);
+        let known = self.known.get(&replica.number);
+        let (before, begun) = (known.and_then(|known| known.startup), known.and_then(|known| known.begun));
+        let begun = begun.or((replica.phase != Phase::Pending).then_some(replica.begun));
         let (state, startup) = match replica.phase {
             Phase::Pending => (ReplicaState::Starting, None),
             Phase::Starting { ready, .. } => (ReplicaState::Starting, Some(ready.since(replica.begun))),
@@ -291,7 +296,7 @@ impl Simulated {
             Phase::Draining => (ReplicaState::Draining, before),
             Phase::BackOff { .. } => (ReplicaState::BackOff, before),
         };
-        ObservedReplica { state, kills: replica.oom_kills, startup }
+        ObservedReplica { state, kills: replica.oom_kills, startup, begun }
     }
 }
 

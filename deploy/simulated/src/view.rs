@@ -2,7 +2,7 @@
 
 use qscale_common::platform::metrics::{BUCKETS, FunctionView, LAST_BOUND_MS, ReplicaView, RequestResult, ResourceUsage, Series};
 use qscale_common::platform::{ActualAllocation, FunctionSpec, FunctionStatus, Protocol, ReplicaState, ReplicaStatus};
-use qscale_common::scrape::{LATENCY_BOUNDS_MS, LATENCY_BUCKETS, RequestCounters};
+use qscale_common::scrape::{LATENCY_BOUNDS_MS, LATENCY_BUCKETS, Parts, RequestCounters};
 use qscale_sim::replica::{Phase, SimulatedReplica};
 
 use crate::function::{ObservedReplica, Simulated};
@@ -78,7 +78,7 @@ impl Simulated {
         // A replica that no node has room for has no measurements.
         let placed = self.world.replicas().filter(|replica| replica.phase != Phase::Pending);
         let replicas = placed.zip(&self.reading.scrape.replicas).map(|(replica, scrape)| {
-            let cpu = scrape.cpu.unwrap_or_default();
+            let cpu = scrape.cpu.as_ref().and_then(|cpu| cpu.first().copied()).unwrap_or_default();
             let periods = cpu.periods.unwrap_or_default();
             ReplicaView {
                 id: self.name_of(replica.number),
@@ -89,19 +89,19 @@ impl Simulated {
                     throttled_periods: periods.throttled,
                     throttled_seconds: replica.held_back().seconds(),
                     working_set: scrape.working_set_bytes.unwrap_or(0),
-                    oom_kills: scrape.oom_kills,
+                    oom_kills: scrape.oom_kills.as_ref().map_or(0, Parts::sum),
                 }),
                 limited: true,
                 cpu: Some(replica.limits.cpu),
                 memory: Some(replica.limits.memory),
-                started: Some(self.started(replica)),
-                restarts: scrape.restarts,
+                started: self.started(replica),
+                restarts: replica.restarts,
                 in_flight: replica.load,
                 requests: self.answered(replica),
             }
         });
         let replicas = replicas.collect();
-        let failed = self.reading.scrape.ingress.map_or(0, |ingress| ingress.failed);
+        let failed = self.reading.scrape.ingress.as_ref().map_or(0, |ingress| ingress.failed.sum());
         let refused = self.totals().refused;
         let late = failed.saturating_sub(refused);
         let protocol = self.spec.protocol;
@@ -128,7 +128,7 @@ impl Simulated {
         let mut series = Vec::new();
         if requests.completed > 0 {
             let mut counts = [0; BUCKETS];
-            counts[..LATENCY_BUCKETS].copy_from_slice(&requests.latency);
+            counts[..LATENCY_BUCKETS].copy_from_slice(&requests.latency.unwrap_or_default());
             // Requests beyond the contract's last bound took at most the timeout.
             if timeout * 1_000.0 > LAST_BOUND_MS {
                 counts.swap(LATENCY_BUCKETS - 1, BUCKETS - 1);

@@ -6,7 +6,8 @@ use qscale_common::contract::{Epoch, Message as _, Reward, State, StateId, parse
 use qscale_common::policy::{ScalingPolicy, Weight};
 use qscale_common::reward::{self, RewardContext};
 use qscale_common::scrape::{
-    CpuCounters, CpuPeriods, FunctionScrape, IngressReading, LATENCY_BUCKETS, PlatformReading, PlatformReplicas, RequestCounters, Scrape,
+    Count, CpuCounters, CpuPeriods, FunctionScrape, IngressReading, LATENCY_BUCKETS, Parts, PlatformReading, PlatformReplicas,
+    RequestCounters, Scrape,
 };
 use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::{Allocation, Replicas};
@@ -84,10 +85,9 @@ fn scrape(input: &mut Input<'_>, now: Timestamp) -> FunctionScrape {
         platform: input.maybe(|input| platform(input, now)),
         ingress: input.maybe(|input| IngressReading {
             at: time(input, now),
-            arrived: input.any_u64(),
-            failed: input.any_u64(),
+            arrived: counts(input),
+            failed: counts(input),
             queued: input.choose([0.0, 1.0, 17.5, 1e6, f64::NAN]),
-            of: input.choose([1, 1, 1, 2]),
         }),
         replicas: (0..replicas).map(|_| replica(input, now)).collect(),
         node_cores: Some(CORES),
@@ -122,23 +122,38 @@ fn replica(input: &mut Input<'_>, now: Timestamp) -> Scrape {
     let at = time(input, now);
     Scrape {
         started: input.maybe(|input| time(input, now)),
+        last_started: input.maybe(|input| time(input, now)),
         requests: input.maybe(|input| {
             let mut latency = [0; LATENCY_BUCKETS];
             let buckets = input.choose([0, 1, 5, LATENCY_BUCKETS]);
             latency.iter_mut().take(buckets).for_each(|bucket| *bucket = input.any_u64());
-            RequestCounters { completed: input.any_u64(), failed: input.any_u64(), latency }
+            RequestCounters { completed: input.any_u64(), failed: input.any_u64(), latency: input.maybe(|_| latency) }
         }),
         in_flight: input.maybe(|input| input.choose([0.0, 1.0, 2.5, 1e6])),
-        cpu: input.maybe(|input| CpuCounters {
-            usage_us: input.any_u64(),
-            periods: input.maybe(|input| CpuPeriods { runnable: input.any_u64(), throttled: input.any_u64() }),
-            of: input.choose([1, 1, 1, 2]),
-        }),
+        cpu: input.maybe(|input| fingerprints(input).iter().map(|&of| cpu(input, of, now)).collect()),
         working_set_bytes: input.maybe(Input::any_u64),
-        restarts: input.any_u64(),
-        oom_kills: input.any_u64(),
+        restarts: input.maybe(counts),
+        oom_kills: input.maybe(counts),
         ..Scrape::new(input.choose(REPLICAS), at)
     }
+}
+
+fn cpu(input: &mut Input<'_>, of: u64, now: Timestamp) -> CpuCounters {
+    CpuCounters {
+        usage_us: input.any_u64(),
+        periods: input.maybe(|input| CpuPeriods { runnable: input.any_u64(), throttled: input.any_u64() }),
+        of,
+        started: input.maybe(|input| time(input, now)),
+    }
+}
+
+fn counts(input: &mut Input<'_>) -> Parts<Count> {
+    fingerprints(input).iter().map(|&of| Count { of, value: input.any_u64() }).collect()
+}
+
+/// Fingerprints of containers or gateways, mostly the same ones.
+fn fingerprints(input: &mut Input<'_>) -> &'static [u64] {
+    input.choose([&[1][..], &[1], &[1, 2], &[1, 2], &[2], &[]])
 }
 
 /// A time before `now`, mostly within the last seconds, or a little after it.

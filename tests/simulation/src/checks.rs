@@ -134,7 +134,7 @@ impl Checks {
             let readings = self.readings.entry(workload.clone()).or_default();
             readings.before = readings.last;
             let allocation = scrape.platform.and_then(|platform| platform.allocation);
-            readings.last = Some((wall, scrape.ingress.map_or(0, |ingress| ingress.arrived), allocation));
+            readings.last = Some((wall, scrape.ingress.as_ref().map_or(0, |ingress| ingress.arrived.sum()), allocation));
         }
     }
 

@@ -189,7 +189,7 @@ impl Function {
                 oom_kills: Some(0),
                 startups: None,
             }),
-            ingress: Some(IngressReading { at: Timestamp(0), arrived: self.arrived as u64, failed: 0, queued: 0.0, of: 1 }),
+            ingress: Some(IngressReading { at: Timestamp(0), arrived: (self.arrived as u64).into(), failed: 0.into(), queued: 0.0 }),
             replicas: self.replicas.iter().map(Replica::scrape).collect(),
             node_cores: None,
         }
@@ -199,13 +199,13 @@ impl Function {
 impl Replica {
     fn scrape(&self) -> Scrape {
         let mut requests = RequestCounters { completed: self.completed as u64, ..RequestCounters::default() };
-        requests.latency[3] = requests.completed;
+        requests.latency.get_or_insert_default()[3] = requests.completed;
         let periods = CpuPeriods { runnable: self.periods as u64, throttled: 0 };
         Scrape {
             started: Some(self.started),
             requests: Some(requests),
             in_flight: Some(0.0),
-            cpu: Some(CpuCounters { usage_us: self.usage_us as u64, periods: Some(periods), of: 1 }),
+            cpu: Some(CpuCounters { usage_us: self.usage_us as u64, periods: Some(periods), ..CpuCounters::default() }.into()),
             working_set_bytes: Some(WORKING_SET),
             ..Scrape::new(&*self.name, Timestamp(0))
         }

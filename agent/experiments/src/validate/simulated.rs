@@ -76,7 +76,7 @@ fn read_cpu(function: &mut Function, now: Nanos, cpu: &mut BTreeMap<String, f64>
     let mut reading = ScrapeBuffer::default();
     function.scrape(now, Timestamp(0), &mut reading);
     for replica in reading.scrape.replicas {
-        cpu.insert(replica.replica, replica.cpu.map_or(0.0, |cpu| cpu.usage_us as f64 / 1e6));
+        cpu.insert(replica.replica, replica.cpu.map_or(0.0, |cpu| cpu.usage_us() as f64 / 1e6));
     }
 }
 

@@ -153,7 +153,7 @@ impl Portion {
     #[must_use]
     pub fn counters(&self) -> CpuCounters {
         let periods = CpuPeriods { runnable: self.periods, throttled: self.throttled_periods };
-        CpuCounters { usage_us: (self.usage / 1000.0) as u64, periods: Some(periods), of: 0 }
+        CpuCounters { usage_us: (self.usage / 1000.0) as u64, periods: Some(periods), ..CpuCounters::default() }
     }
 }
 

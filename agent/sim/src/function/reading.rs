@@ -55,7 +55,7 @@ impl Function {
         self.read_platform(at, reading);
         let arrived = self.taken.with(&self.totals).arrived;
         reading.scrape.ingress =
-            Some(IngressReading { at, arrived, failed: self.failed_at_gateway, queued: self.queue.len() as f64, of: 0 });
+            Some(IngressReading { at, arrived: arrived.into(), failed: self.failed_at_gateway.into(), queued: self.queue.len() as f64 });
         // A pending replica has nothing to read.
         reading.resize(self.replicas().filter(|replica| replica.phase != Phase::Pending).count());
         let placed = self.slots.iter_mut().flatten().filter(|replica| replica.phase != Phase::Pending);
@@ -65,10 +65,10 @@ impl Function {
             scrape.started = Some(at.minus(Duration::from(now.since(replica.begun))));
             scrape.requests = Some(replica.requests);
             scrape.in_flight = Some(f64::from(replica.load));
-            scrape.cpu = Some(replica.cpu(now));
+            scrape.cpu = Some(replica.cpu(now).into());
             let ended = matches!(replica.phase, Phase::BackOff { .. });
             scrape.working_set_bytes = Some(if ended { 0 } else { self.profile.memory.working_set(replica.load) });
-            (scrape.restarts, scrape.oom_kills) = (replica.restarts, replica.oom_kills);
+            (scrape.restarts, scrape.oom_kills) = (Some(replica.restarts.into()), Some(replica.oom_kills.into()));
         }
     }
 

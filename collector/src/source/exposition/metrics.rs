@@ -40,9 +40,9 @@ names! {
         container_id = "id",
         /// Name of a container in its runtime.
         runtime_name = "name",
-        /// HTTP status of a response: a number, or a class such as `5xx`.
+        /// HTTP status of a response: a number, or a class such as `5xx` or `5`.
         http_status = "http_response_status_code",
-        /// gRPC status of a response, a number.
+        /// gRPC status of a response: a number, or a name such as `NOT_FOUND`.
         grpc_status = "rpc_grpc_status_code",
     }
 }

@@ -1,7 +1,8 @@
 //! From lines to rows: sorts the samples of an exposition by replica and function. Owns the meaning of labels; must not
 //! know what a row's values say.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher as _, RandomState};
 
 use qscale_common::hash::fnv1a;
@@ -21,8 +22,11 @@ const OBSERVERS: [&[u8]; 2] = [b"prometheus", b"prometheus_replica"];
 const TARGET: [&[u8]; 6] = [ENDPOINT.as_bytes(), b"job", b"service", b"endpoint", b"node", b"metrics_path"];
 /// Label of the endpoint that a sample was read from.
 const ENDPOINT: &str = "instance";
-/// Mark of a gateway among the hashes of what was read.
-const GATEWAY: &str = "gateway";
+/// Labels of a target that name the job which reads it.
+const JOB: [&[u8]; 4] = [b"job", b"service", b"endpoint", b"metrics_path"];
+/// Label of CPU time with the processor, and its value for the sum over all of them.
+const PROCESSOR: &str = "cpu";
+const ALL_PROCESSORS: &[u8] = b"total";
 /// Number of lines by which a text without any known metric is judged to be an exposition.
 const JUDGED_LINES: usize = 1_000;
 
@@ -55,13 +59,26 @@ impl ExpositionReader {
     /// Reads `text`, which was requested at `at`. A sample without a timestamp counts as taken at that time.
     #[must_use]
     pub fn read(&self, text: ExpositionText<'_>, at: Timestamp) -> Reading {
-        let mut sorter = Sorter::new(self);
+        let mut sorter = self.sort(text, Sorter::new(self, at));
+        if !sorter.newer.is_empty() {
+            // Some series have several samples: only the newest of each counts.
+            let newest = std::mem::take(&mut sorter.newer);
+            sorter = self.sort(text, Sorter { newest, hasher: sorter.hasher, ..Sorter::new(self, at) });
+        }
+        let (samples, nameless) = (sorter.rows.samples, sorter.nameless);
+        let reading = sorter.rows.into_reading();
+        // Lines of which not even the name can be read are those of other metrics, if there are lines of the metrics that are read.
+        let unreadable = reading.unreadable || (samples == 0 && !is_exposition(text));
+        Reading { unreadable, malformed: reading.malformed + nameless, ..reading }
+    }
+
+    fn sort<'a>(&self, text: ExpositionText<'a>, mut sorter: Sorter<'a>) -> Sorter<'a> {
         let mut labels = Labels::default();
         // The lines of a family follow each other, so that one look-up serves many lines.
         let mut family: (&[u8], Option<Metric>) = (b"", None);
         for sample in Samples::new(text) {
             let Ok(sample) = sample else {
-                sorter.rows.malformed += 1;
+                sorter.nameless += 1;
                 continue;
             };
             if family.0 != sample.name {
@@ -82,9 +99,7 @@ impl ExpositionReader {
                     sample.before_last(BOUND, &labels).zip(sorter.bucket_of).map(|(before, (replica, hash))| (before, replica, hash));
             }
         }
-        let nothing_known = sorter.rows.samples == 0 && sorter.rows.malformed == 0;
-        let reading = sorter.rows.into_reading(at);
-        Reading { unreadable: reading.unreadable || (nothing_known && !is_exposition(text)), ..reading }
+        sorter
     }
 
     /// Whether the container called `name` counts.
@@ -115,9 +130,15 @@ impl From<Value> for SourceSample {
 struct Sorter<'a> {
     reader: &'a ExpositionReader,
     rows: Rows<'a>,
+    /// Number of lines of which the name could not be read.
+    nameless: u64,
     hasher: RandomState,
-    /// Label sets that were read, by metric: a repeated one counts once.
-    seen: HashSet<u64>,
+    /// Label sets that were read, by metric, and the time of their sample: a repeated one counts once.
+    seen: HashMap<u64, Timestamp>,
+    /// Times of the newest samples of the label sets that have several; others of them do not count.
+    newest: HashMap<u64, Timestamp>,
+    /// The same, of samples that came after an older one.
+    newer: HashMap<u64, Timestamp>,
     /// The replica whose histogram the last bucket was added to, and the hash of its series; `None` if it was not added.
     bucket_of: Option<(usize, u64)>,
     /// The common beginning of the lines of the last bucket's series, its replica and its hash. Most lines of an
@@ -126,8 +147,18 @@ struct Sorter<'a> {
 }
 
 impl<'a> Sorter<'a> {
-    fn new(reader: &'a ExpositionReader) -> Self {
-        Self { reader, rows: Rows::default(), hasher: RandomState::new(), seen: HashSet::new(), bucket_of: None, series: None }
+    fn new(reader: &'a ExpositionReader, at: Timestamp) -> Self {
+        Self {
+            reader,
+            rows: Rows::new(at),
+            nameless: 0,
+            hasher: RandomState::new(),
+            seen: HashMap::new(),
+            newest: HashMap::new(),
+            newer: HashMap::new(),
+            bucket_of: None,
+            series: None,
+        }
     }
 
     /// Adds a bucket if it belongs to the same series as the last one; returns whether it does.
@@ -135,33 +166,73 @@ impl<'a> Sorter<'a> {
         let Some((before, replica, series)) = self.series else { return false };
         let Some((bound, value)) = sample.read_last(before) else { return false };
         let Some(seconds) = seconds(bound) else { return false };
-        if self.seen.insert(self.hasher.hash_one((series, bound))) {
-            self.rows.add_bucket(replica, seconds, value.into());
+        if self.counts(self.hasher.hash_one((series, seconds.to_bits())), value.at_ms) {
+            self.rows.add_bucket(replica, false, seconds, value.into());
             self.rows.samples += 1;
         }
         true
     }
 
-    /// Counts a malformed line. Of a series that is known, the value is missing.
+    /// Counts a malformed line. Of a series that is known, the value is missing; otherwise that of all series that it may show.
     fn add_malformed(&mut self, metric: Metric, labels: &Labels<'a>) {
         self.rows.malformed += 1;
-        if labels.are_complete() && self.is_first(metric, labels) {
-            self.sort(metric, labels, SourceSample { number: None, at_ms: None });
+        let missing = SourceSample { number: None, at_ms: None };
+        if labels.are_complete() {
+            if self.is_counted(metric, labels, None) {
+                self.sort(metric, labels, missing);
+            }
+            return;
+        }
+        let names = &self.reader.labels;
+        let [namespace, function, replica] = [&names.namespace, &names.function, &names.replica].map(|name| labels.non_empty(name));
+        match (metric, namespace.zip(function), namespace.zip(replica)) {
+            (Metric::Function(_), Some(_), _) | (Metric::Node(_), ..) => self.sort(metric, labels, missing),
+            (Metric::Function(metric), None, _) => self.rows.lacks_of_functions(metric),
+            (Metric::Replica(metric), _, Some(key)) if key.1 != self.reader.gateway.as_bytes() => {
+                let place = self.rows.replica(key, None);
+                self.rows.lacks(Some(place), metric);
+            }
+            (Metric::Replica(metric), ..) => self.rows.lacks(None, metric),
         }
     }
 
     fn add(&mut self, metric: Metric, labels: &Labels<'a>, value: Value) {
-        if self.is_first(metric, labels) {
+        if self.is_counted(metric, labels, value.at_ms) {
             self.rows.samples += 1;
             self.sort(metric, labels, value.into());
         }
     }
 
-    /// Whether this label set was not read before.
-    fn is_first(&mut self, metric: Metric, labels: &Labels<'a>) -> bool {
+    /// Whether a sample of this label set counts: the newest one, or the first of several.
+    fn is_counted(&mut self, metric: Metric, labels: &Labels<'a>, at_ms: Option<i64>) -> bool {
         let series = self.series(metric, labels);
         let bound = labels.get(BOUND).filter(|_| metric == Metric::Replica(ReplicaMetric::DurationBucket));
-        self.seen.insert(bound.map_or(series, |bound| self.hasher.hash_one((series, bound))))
+        let hash = bound.map_or(series, |bound| match seconds(bound) {
+            Some(seconds) => self.hasher.hash_one((series, seconds.to_bits())),
+            None => self.hasher.hash_one((series, bound)),
+        });
+        self.counts(hash, at_ms)
+    }
+
+    /// Whether a sample of the series of this hash counts.
+    fn counts(&mut self, series: u64, at_ms: Option<i64>) -> bool {
+        let at = self.rows.taken(at_ms);
+        if self.newest.get(&series).is_some_and(|newest| at < *newest) {
+            return false;
+        }
+        match self.seen.entry(series) {
+            Entry::Vacant(entry) => {
+                entry.insert(at);
+                true
+            }
+            Entry::Occupied(mut entry) => {
+                if at > *entry.get() {
+                    entry.insert(at);
+                    self.newer.insert(series, at);
+                }
+                false
+            }
+        }
     }
 
     fn sort(&mut self, metric: Metric, labels: &Labels<'a>, sample: SourceSample) {
@@ -175,14 +246,17 @@ impl<'a> Sorter<'a> {
     /// Hash of a metric and its labels in any order, but for a bucket's bound, for labels that name an observer, and
     /// for empty ones, which equal missing ones.
     fn series(&self, metric: Metric, labels: &Labels<'a>) -> u64 {
-        let replica = self.reader.labels.replica.as_bytes();
+        let names = &self.reader.labels;
+        let replica = names.replica.as_bytes();
         let of_target = |name: &[u8]| match metric {
             // Its replica label names the exporter.
-            Metric::Function(metric) => metric.is_statement() && (TARGET.contains(&name) || name == replica),
-            Metric::Replica(metric) => metric.is_of_container() && TARGET.contains(&name),
-            Metric::Node(_) => false,
+            Metric::Function(metric) if metric.is_statement() => TARGET.contains(&name) || name == replica,
+            Metric::Replica(metric) if metric.is_of_container() => TARGET.contains(&name),
+            // Several jobs may read one target.
+            Metric::Function(_) | Metric::Replica(_) | Metric::Node(_) => JOB.contains(&name),
         };
-        let counts = |name: &[u8]| name != BOUND.as_bytes() && !OBSERVERS.contains(&name) && !of_target(name);
+        let named = |name: &[u8]| [&names.namespace, &names.function].iter().any(|label| label.as_bytes() == name);
+        let counts = |name: &[u8]| name != BOUND.as_bytes() && !OBSERVERS.contains(&name) && (named(name) || !of_target(name));
         let counted = labels.iter().filter(|(name, value)| !value.is_empty() && counts(name));
         let hashes = counted.map(|label| self.hasher.hash_one(label));
         hashes.fold(self.hasher.hash_one(metric), u64::wrapping_add)
@@ -190,21 +264,20 @@ impl<'a> Sorter<'a> {
 
     fn add_to_function(&mut self, metric: FunctionMetric, labels: &Labels<'a>, sample: SourceSample) {
         let names = &self.reader.labels;
-        let (Some(namespace), Some(function)) = (labels.get(&names.namespace), labels.get(&names.function)) else { return };
+        let (Some(namespace), Some(function)) = (labels.non_empty(&names.namespace), labels.non_empty(&names.function)) else { return };
         let place = self.rows.function((namespace, function));
-        self.rows.add_to_function(place, metric, sample);
         if metric == FunctionMetric::Arrived {
-            let gateway = [labels.get(&names.replica), labels.get(ENDPOINT)].map(Option::unwrap_or_default);
-            if self.seen.insert(self.hasher.hash_one((GATEWAY, place, gateway))) {
-                self.rows.add_gateway(place, fnv1a(gateway.join(&b'/')));
-            }
+            let gateway = labels.non_empty(ENDPOINT).or(labels.non_empty(&names.replica));
+            self.rows.add_arrived(place, fingerprint(gateway), sample);
+        } else {
+            self.rows.add_to_function(place, metric, sample);
         }
     }
 
     fn add_to_replica(&mut self, metric: ReplicaMetric, labels: &Labels<'a>, sample: SourceSample) {
         let names = &self.reader.labels;
-        let (Some(namespace), Some(replica)) = (labels.get(&names.namespace), labels.get(&names.replica)) else { return };
-        let function = labels.get(&names.function).map(|function| self.rows.function((namespace, function)));
+        let (Some(namespace), Some(replica)) = (labels.non_empty(&names.namespace), labels.non_empty(&names.replica)) else { return };
+        let function = labels.non_empty(&names.function).map(|function| self.rows.function((namespace, function)));
         if replica == self.reader.gateway.as_bytes() {
             return self.add_to_gateway(metric, function, labels, sample);
         }
@@ -219,18 +292,22 @@ impl<'a> Sorter<'a> {
             _ if !counts => self.rows.shown_by_other(place, metric),
             ReplicaMetric::InFlight => self.rows.add_in_flight(place, sample),
             ReplicaMetric::DurationCount => self.rows.add_requests(place, failed(names, labels), sample),
-            ReplicaMetric::DurationBucket if failed(names, labels) => {}
             ReplicaMetric::DurationBucket => match labels.get(BOUND).and_then(seconds) {
                 Some(bound) => {
-                    self.rows.add_bucket(place, bound, sample);
-                    self.bucket_of = Some((place, self.series(Metric::Replica(metric), labels)));
+                    let failed = failed(names, labels);
+                    self.rows.add_bucket(place, failed, bound, sample);
+                    self.bucket_of = (!failed).then(|| (place, self.series(Metric::Replica(metric), labels)));
                 }
                 None => self.rows.malformed += 1,
             },
             metric => {
                 let label = |name: &str| labels.get(name).unwrap_or_default();
                 let container = Container { name: container, id: label(&names.container_id), runtime_name: label(&names.runtime_name) };
-                self.rows.add_to_container(place, container, metric, sample);
+                if metric == ReplicaMetric::CpuSeconds {
+                    self.rows.add_cpu(place, container, labels.get(PROCESSOR) == Some(ALL_PROCESSORS), sample);
+                } else {
+                    self.rows.add_to_container(place, container, metric, sample);
+                }
             }
         }
     }
@@ -240,9 +317,14 @@ impl<'a> Sorter<'a> {
         if let (ReplicaMetric::DurationCount, Some(function)) = (metric, function)
             && failed(&self.reader.labels, labels)
         {
-            self.rows.add_refused(function, sample);
+            self.rows.add_refused(function, fingerprint(labels.non_empty(ENDPOINT)), sample);
         }
     }
+}
+
+/// Fingerprint of a gateway by its name, which one alone may lack.
+fn fingerprint(gateway: Option<&[u8]>) -> u64 {
+    fnv1a(gateway.unwrap_or_default().iter().copied())
 }
 
 fn failed(names: &LabelNames, labels: &Labels<'_>) -> bool {

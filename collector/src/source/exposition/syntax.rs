@@ -9,6 +9,9 @@ use memchr::{memchr, memchr2};
 /// The byte order mark of UTF-8, which some editors and proxies write at the beginning.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
+/// Last line of a text in OpenMetrics.
+const END_MARK: &[u8] = b"# EOF";
+
 /// A text format. They differ in the time of a sample and in the mark of the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ExpositionFormat {
@@ -46,6 +49,15 @@ impl<'a> ExpositionText<'a> {
     pub fn new(body: &'a [u8]) -> Self {
         Self { body, format: ExpositionFormat::Prometheus, complete: true }
     }
+
+    /// Whether its end is missing: the mark of the end in OpenMetrics, or the end of the last line where more may have been sent.
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        match self.format {
+            ExpositionFormat::Prometheus => !self.complete && self.body.last().is_some_and(|last| *last != b'\n'),
+            ExpositionFormat::OpenMetrics => !self.body.rsplit(|byte| *byte == b'\n').any(|line| line.trim_ascii_end() == END_MARK),
+        }
+    }
 }
 
 /// The samples of an exposition. Comments and empty lines are skipped; a malformed line is one `Err`, and the next line is read.
@@ -66,6 +78,8 @@ pub struct ExpositionSample<'a> {
     /// Name of the metric.
     pub name: &'a [u8],
     rest: &'a [u8],
+    /// Whether the name stands in quotes among the labels, so that `rest` begins after it, with a comma or the closing brace.
+    quoted: bool,
     format: ExpositionFormat,
 }
 
@@ -90,6 +104,12 @@ impl<'a> Labels<'a> {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         self.iter().find(|(label, _)| *label == name.as_bytes()).map(|(_, value)| value)
+    }
+
+    /// The value of the label `name`; `None` if it is empty, which means the same as if it is missing.
+    #[must_use]
+    pub fn non_empty(&self, name: &str) -> Option<&'a [u8]> {
+        self.get(name).filter(|value| !value.is_empty())
     }
 
     /// Names and values, in the order of the line.
@@ -138,7 +158,7 @@ impl<'a> Iterator for Samples<'a> {
             };
             match line.first() {
                 None | Some(b'\r') => {}
-                Some(b'#') if self.format == ExpositionFormat::OpenMetrics && line.trim_ascii_end() == b"# EOF" => {
+                Some(b'#') if self.format == ExpositionFormat::OpenMetrics && line.trim_ascii_end() == END_MARK => {
                     // Nothing may follow.
                     self.rest = &[];
                     return None;
@@ -151,9 +171,19 @@ impl<'a> Iterator for Samples<'a> {
 }
 
 fn sample(line: &[u8], format: ExpositionFormat) -> Result<ExpositionSample<'_>, Malformed> {
+    // A name with other characters is quoted and stands among the labels: `{"my.metric",label="value"}`.
+    if let Some(inner) = line.strip_prefix(b"{") {
+        let (name, rest) = quoted(skip_blanks(inner))?;
+        let rest = skip_blanks(rest);
+        return if rest.starts_with(b",") || rest.starts_with(b"}") {
+            Ok(ExpositionSample { name, rest, quoted: true, format })
+        } else {
+            Err(Malformed)
+        };
+    }
     let end = line.iter().position(|byte| !is_name(*byte)).ok_or(Malformed)?;
     let (name, rest) = line.split_at(end);
-    if name.first().is_none_or(u8::is_ascii_digit) { Err(Malformed) } else { Ok(ExpositionSample { name, rest, format }) }
+    if name.first().is_none_or(u8::is_ascii_digit) { Err(Malformed) } else { Ok(ExpositionSample { name, rest, quoted: false, format }) }
 }
 
 impl<'a> ExpositionSample<'a> {
@@ -165,7 +195,8 @@ impl<'a> ExpositionSample<'a> {
         labels.entries.clear();
         labels.complete = false;
         let mut rest = skip_blanks(self.rest);
-        if let Some(inner) = rest.strip_prefix(b"{") {
+        let inner = if self.quoted { Some(rest.strip_prefix(b",").unwrap_or(rest)) } else { rest.strip_prefix(b"{") };
+        if let Some(inner) = inner {
             rest = read_labels(inner, labels)?;
         } else if rest.len() == self.rest.len() {
             return Err(Malformed);
@@ -223,22 +254,31 @@ fn read_labels<'a>(mut rest: &'a [u8], labels: &mut Labels<'a>) -> Result<&'a [u
         if let Some(after) = rest.strip_prefix(b"}") {
             return Ok(after);
         }
-        let end = rest.iter().position(|byte| !is_name(*byte) || *byte == b':').ok_or(Malformed)?;
-        let (name, after) = rest.split_at(end);
+        let (name, after) = if rest.starts_with(b"\"") {
+            quoted(rest)?
+        } else {
+            rest.split_at(rest.iter().position(|byte| !is_name(*byte) || *byte == b':').ok_or(Malformed)?)
+        };
         let after = skip_blanks(skip_blanks(after).strip_prefix(b"=").ok_or(Malformed)?);
-        let after = after.strip_prefix(b"\"").ok_or(Malformed)?;
-        let end = closing_quote(after).ok_or(Malformed)?;
+        let (value, after) = quoted(after)?;
         if name.is_empty() {
             return Err(Malformed);
         }
-        labels.entries.push((name, &after[..end]));
-        rest = skip_blanks(&after[end + 1..]);
+        labels.entries.push((name, value));
+        rest = skip_blanks(after);
         match rest.first() {
             Some(b',') => rest = &rest[1..],
             Some(b'}') => {}
             _ => return Err(Malformed),
         }
     }
+}
+
+/// The text within the quotes at the beginning of `text`, as written, and the rest.
+fn quoted(text: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let inner = text.strip_prefix(b"\"").ok_or(Malformed)?;
+    let end = closing_quote(inner).ok_or(Malformed)?;
+    Ok((&inner[..end], &inner[end + 1..]))
 }
 
 fn closing_quote(text: &[u8]) -> Option<usize> {

@@ -43,6 +43,7 @@ async fn a_replica_killed_for_memory_is_counted_and_restarted() {
     if !limits_can_be_set(&platform).await {
         return;
     }
+    let started = platform.metric("container_start_time_seconds").await;
     assert_eq!(platform.http().call("/hold?mib=200").await.refusal(), Some("replica-failed"));
     let status = platform.until("it is counted", |status| status.oom_kills == 1).await;
     assert_eq!(status.crashes, 0);
@@ -51,6 +52,7 @@ async fn a_replica_killed_for_memory_is_counted_and_restarted() {
     assert_eq!(platform.metric("qscale_oom_kills_total").await, 1.0);
     assert_eq!(platform.metric("kube_pod_container_status_restarts_total").await, 1.0);
     assert!(platform.metric("container_oom_events_total").await >= 1.0);
+    assert_eq!(platform.metric("container_start_time_seconds").await, started, "its counters go on");
     assert!(platform.http().call("/").await.is_fine());
 }
 

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 use qscale_common::contract::Headroom;
 use qscale_common::hash::fnv1a;
 use qscale_common::scrape::{
-    CpuCounters, CpuPeriods, FunctionScrape, IngressReading, LATENCY_BOUNDS_MS, LATENCY_BUCKETS, PlatformReading, PlatformReplicas,
-    RequestCounters, Scrape,
+    Count, CpuCounters, CpuPeriods, FunctionScrape, IngressReading, LATENCY_BOUNDS_MS, LATENCY_BUCKETS, Parts, PlatformReading,
+    PlatformReplicas, RequestCounters, Scrape,
 };
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 
@@ -75,17 +75,19 @@ container_oom_events_total{namespace="default",function="fib",pod="fib-1",contai
 kube_pod_container_status_restarts_total{namespace="default",function="fib",pod="fib-1",container="user-container"} 2
 kn_revision_request_concurrency{namespace="default",function="fib",pod="fib-1"} 3
 "#;
+    let of = fnv1a(*b"user-container");
     let expected = Scrape {
         requests: Some(RequestCounters::default()),
         in_flight: Some(3.0),
-        cpu: Some(CpuCounters {
+        cpu: Some(Parts::One(CpuCounters {
             usage_us: 12_345_679,
             periods: Some(CpuPeriods { runnable: 400, throttled: 40 }),
-            of: fnv1a(*b"user-container"),
-        }),
+            of,
+            started: None,
+        })),
         working_set_bytes: Some(64 << 20),
-        restarts: 2,
-        oom_kills: 1,
+        restarts: Some(Parts::One(Count { of, value: 2 })),
+        oom_kills: Some(Parts::One(Count { of, value: 1 })),
         ..Scrape::new("fib-1", AT)
     };
     assert_eq!(function(&read(rows)).replicas, [expected]);
@@ -126,8 +128,9 @@ fn requests_are_counted_by_outcome() {
     let scrape = function(&reading);
     let requests = scrape.replicas[0].requests.expect("requests were read");
     assert_eq!((requests.completed, requests.failed), (3 * 28, 18));
-    assert_eq!(requests.latency, good.map(|count| 3 * count));
-    assert_eq!(scrape.ingress, Some(IngressReading { at: AT, arrived: 120, failed: 9, queued: 5.0, of: fnv1a(*b"/") }));
+    assert_eq!(requests.latency, Some(good.map(|count| 3 * count)));
+    let count = |value| Parts::One(Count { of: fnv1a(*b""), value });
+    assert_eq!(scrape.ingress, Some(IngressReading { at: AT, arrived: count(120), failed: count(9), queued: 5.0 }));
     assert_eq!(scrape.replicas.len(), 1, "the gateway is no replica");
 }
 
@@ -142,7 +145,8 @@ fn buckets_of_different_series_are_kept_apart() {
         |pod: &str| format!("kn_serving_invocation_duration_seconds_count{{namespace=\"default\",function=\"fib\",pod=\"{pod}\"}} 9\n");
     let body = [line("a", "0.001", "5"), line("a", "0.002", "9"), line("b", "0.002", "7"), line("b", "x", "1"), line("b", "0.003", "9")];
     let reading = read(&(body.concat() + &count("a") + &count("b")));
-    let latency = |place: usize| function(&reading).replicas[place].requests.expect("requests were read").latency;
+    let latency =
+        |place: usize| function(&reading).replicas[place].requests.and_then(|requests| requests.latency).expect("requests were read");
     assert_eq!(latency(0)[..4], [5, 4, 0, 0]);
     // Without its first bound, what lies below the second is taken to lie evenly.
     assert_eq!(latency(1)[..4], [4, 3, 2, 0]);
@@ -162,13 +166,13 @@ container_cpu_usage_seconds_total{id="/"} 500 1699999999000
     assert!(reading.functions.is_empty());
     let [(path, scrape)] = &reading.unowned[..] else { panic!("{:?}", reading.unowned) };
     assert_eq!(path, "default/fib-1");
-    assert_eq!(scrape.cpu.map(|cpu| cpu.usage_us), Some(3_000_000));
+    assert_eq!(cpu_us(scrape), Some(3_000_000));
     assert_eq!(scrape.at, Timestamp(1_699_999_999_500), "the samples say when they were taken");
     assert_eq!(scrape.requests, None);
 
     let config = ExpositionConfig { containers: vec!["user-container".into()], ..ExpositionConfig::default() };
     let reading = read_with(&config, rows);
-    assert_eq!(reading.unowned[0].1.cpu.map(|cpu| cpu.usage_us), Some(2_000_000));
+    assert_eq!(cpu_us(&reading.unowned[0].1), Some(2_000_000));
 }
 
 #[test]
@@ -180,7 +184,7 @@ kube_pod_container_status_restarts_total{namespace="default",pod="fib-1",contain
 "#;
     let reading = read(rows);
     let measured =
-        |(path, scrape): &(String, Scrape)| (path.clone(), scrape.at.0, scrape.cpu.is_some(), scrape.working_set_bytes, scrape.restarts);
+        |(path, scrape): &(String, Scrape)| (path.clone(), scrape.at.0, scrape.cpu.is_some(), scrape.working_set_bytes, restarts(scrape));
     let path = "default/fib-1".to_owned();
     let expected = [(path.clone(), 1_699_999_999_000, true, None, 3), (path, 1_699_999_998_000, false, Some(100), 3)];
     assert_eq!(reading.unowned.iter().map(measured).collect::<Vec<_>>(), expected);
@@ -197,7 +201,7 @@ fn any_row_may_name_the_function_of_a_replica() {
 #[test]
 fn a_sample_from_the_future_counts_as_current() {
     let reading = read("qscale_gateway_requests_total{namespace=\"default\",function=\"fib\"} 120 99999999999999\n");
-    assert_eq!(function(&reading).ingress.map(|ingress| ingress.at), Some(AT));
+    assert_eq!(function(&reading).ingress.as_ref().map(|ingress| ingress.at), Some(AT));
 }
 
 #[test]
@@ -208,8 +212,8 @@ fn configured_names_are_read() {
     config.metrics.queued = String::new();
     let body = "activator_request_count{namespace=\"default\",service_name=\"fib\",code=\"200\"} 3\nactivator_request_count{namespace=\"default\",service_name=\"fib\",code=\"500\"} 4\n";
     let reading = read_with(&config, body);
-    let ingress = function(&reading).ingress.expect("arrivals were read");
-    assert_eq!(ingress.arrived, 7);
+    let ingress = function(&reading).ingress.as_ref().expect("arrivals were read");
+    assert_eq!(ingress.arrived.sum(), 7);
     assert!(ingress.queued.is_nan(), "the queue was not read");
 }
 
@@ -224,8 +228,8 @@ fn numbers_that_cannot_be_true_are_absent_and_counted() {
         garbage\n";
     let reading = read(body);
     let scrape = function(&reading);
-    assert_eq!((scrape.ingress, scrape.platform, reading.malformed), (None, None, 1));
-    let nothing = |replica: &Scrape| (replica.cpu, replica.in_flight, replica.working_set_bytes) == (None, None, None);
+    assert_eq!((&scrape.ingress, scrape.platform, reading.malformed), (&None, None, 1));
+    let nothing = |replica: &Scrape| (replica.cpu.is_none(), replica.in_flight, replica.working_set_bytes) == (true, None, None);
     assert!(scrape.replicas.len() == 4 && scrape.replicas.iter().all(nothing), "{scrape:?}");
     let dropped: Vec<_> = reading.dropped.iter().map(|(metric, values)| (metric.label(), values.count, values.of.as_str())).collect();
     let expected =
@@ -290,6 +294,15 @@ fn room_on_the_nodes_is_unknown_where_an_allocation_or_a_node_is() {
     assert_eq!(headroom("machine_cpu_cores 4", two).1, Some(16.0), "a replica runs on one node");
 }
 
+/// CPU time of all containers, microseconds.
+fn cpu_us(scrape: &Scrape) -> Option<u64> {
+    scrape.cpu.as_ref().map(Parts::usage_us)
+}
+
+fn restarts(scrape: &Scrape) -> u64 {
+    scrape.restarts.as_ref().map_or(0, Parts::sum)
+}
+
 /// CPU, microseconds, working set and restarts of the only replica, which has no function.
 #[track_caller]
 fn usage(rows: &str) -> (Option<u64>, Option<u64>, u64) {
@@ -300,12 +313,12 @@ fn usage(rows: &str) -> (Option<u64>, Option<u64>, u64) {
 fn usage_with(config: &ExpositionConfig, rows: &str) -> (Option<u64>, Option<u64>, u64) {
     let reading = read_with(config, rows);
     let [(_, scrape)] = &reading.unowned[..] else { panic!("{:?}", reading.unowned) };
-    (scrape.cpu.map(|cpu| cpu.usage_us), scrape.working_set_bytes, scrape.restarts)
+    (cpu_us(scrape), scrape.working_set_bytes, restarts(scrape))
 }
 
 /// CPU, microseconds, of the Scrape that shows it.
 fn usage_of_last(rows: &str) -> Option<u64> {
-    read(rows).unowned.iter().find_map(|(_, scrape)| scrape.cpu.map(|cpu| cpu.usage_us))
+    read(rows).unowned.iter().find_map(|(_, scrape)| cpu_us(scrape))
 }
 
 fn container(metric: &str, labels: &str, value: &str) -> String {
@@ -398,7 +411,7 @@ fn a_label_set_counts_once() {
     };
     for body in [twice, interleaved] {
         let requests = function(&read(&body)).replicas[0].requests.expect("requests were read");
-        assert_eq!((requests.completed, &requests.latency[..3]), (18, &counts[..]));
+        assert_eq!((requests.completed, requests.latency.map(|latency| latency[..3].to_vec())), (18, Some(counts.to_vec())));
     }
 
     let reading = read(&PLATFORM.repeat(2));
@@ -412,13 +425,16 @@ fn a_label_set_counts_once() {
     };
     let desired = function(&endpoints("kn_revision_pods_desired")).platform.and_then(|platform| platform.allocation);
     assert_eq!(desired.map(|allocation| allocation.replicas), Some(Replicas(4)), "what is said of the function is the same everywhere");
-    let arrived = function(&endpoints("qscale_gateway_requests_total")).ingress.map(|ingress| ingress.arrived);
+    let arrived = function(&endpoints("qscale_gateway_requests_total")).ingress.as_ref().map(|ingress| ingress.arrived.sum());
     assert_eq!(arrived, Some(8), "each gateway counts its own requests");
 }
 
 #[test]
 fn a_sum_of_other_containers_or_gateways_has_another_fingerprint() {
-    let of = |rows: &[String]| read(&rows.concat()).unowned[0].1.cpu.expect("CPU was read").of;
+    let of = |rows: &[String]| {
+        let reading = read(&rows.concat());
+        reading.unowned[0].1.cpu.as_ref().expect("CPU was read").iter().map(|part| part.of).collect::<Vec<_>>()
+    };
     let (user, proxy) = (container(CPU, "container=\"u\",id=\"/a\"", "5"), container(CPU, "container=\"proxy\"", "5"));
     let restarted = container(CPU, "container=\"u\",id=\"/b\"", "7");
     assert_eq!(of(&[user.clone(), proxy.clone()]), of(&[proxy.clone(), user.clone(), restarted]), "the same names");
@@ -431,7 +447,14 @@ fn a_sum_of_other_containers_or_gateways_has_another_fingerprint() {
                 })
                 .concat()
         };
-        function(&read(&names.iter().map(line).collect::<String>())).ingress.expect("arrivals were read").of
+        function(&read(&names.iter().map(line).collect::<String>()))
+            .ingress
+            .as_ref()
+            .expect("arrivals were read")
+            .arrived
+            .iter()
+            .map(|count| count.of)
+            .collect::<Vec<_>>()
     };
     assert_eq!(gateways(&["a", "b"]), gateways(&["b", "a"]));
     assert_ne!(gateways(&["a", "b"]), gateways(&["a"]));
@@ -447,7 +470,8 @@ fn a_sum_that_lacks_a_part_is_absent() {
         assert_eq!(function(&reading).replicas[0].requests, None, "{missing}");
         assert_eq!(reading.malformed, malformed, "{missing}");
         let bucket = read(&good.replace("le=\"0.002\"} 11\n", &format!("le=\"0.002\"}} {missing}\n")));
-        assert_eq!(function(&bucket).replicas[0].requests, None, "{missing}");
+        let requests = function(&bucket).replicas[0].requests.expect("their number is known");
+        assert_eq!((requests.completed, requests.latency), (18, None), "{missing}");
         let container = [container(CPU, "container=\"u\"", "5"), container(CPU, "container=\"v\"", missing)].concat();
         assert_eq!(usage(&container).0, None, "{missing}");
     }
@@ -459,10 +483,11 @@ fn a_sum_that_lacks_a_part_is_absent() {
 #[test]
 fn the_start_of_a_replica_is_that_of_its_oldest_container() {
     let started = |rows: &str| read(rows).unowned[0].1.started;
+    let last_started = |rows: &str| read(rows).unowned[0].1.last_started;
     let at = |labels: &str, start: &str| [container(CPU, labels, "1"), container(START, labels, start)].concat();
     assert_eq!(started(&at("container=\"u\"", "1.69999999e9")), Some(Timestamp(1_699_999_990_000)));
     let two = [at("container=\"u\"", "1699999990.5"), at("container=\"v\"", "1699999980")].concat();
-    assert_eq!(started(&two), Some(Timestamp(1_699_999_980_000)));
+    assert_eq!((started(&two), last_started(&two)), (Some(Timestamp(1_699_999_980_000)), Some(Timestamp(1_699_999_990_500))));
     let one_unknown = [at("container=\"u\"", "1699999990"), container(CPU, "container=\"v\"", "1")].concat();
     assert_eq!(started(&one_unknown), None);
     assert_eq!(started(&at("container=\"u\"", "1700000010")), Some(AT), "clocks differ a little");
@@ -485,8 +510,9 @@ fn the_format_decides_the_unit_of_times() {
     let body = b"qscale_gateway_requests_total{namespace=\"default\",function=\"fib\"} 120 1699999999.75\n# EOF\n";
     let read =
         |format| ExpositionReader::new(&ExpositionConfig::default()).read(ExpositionText { format, ..ExpositionText::new(body) }, AT);
-    let ingress = function(&read(ExpositionFormat::OpenMetrics)).ingress.expect("arrivals were read");
-    assert_eq!((ingress.arrived, ingress.at), (120, Timestamp(1_699_999_999_750)));
+    let reading = read(ExpositionFormat::OpenMetrics);
+    let ingress = function(&reading).ingress.as_ref().expect("arrivals were read");
+    assert_eq!((ingress.arrived.sum(), ingress.at), (120, Timestamp(1_699_999_999_750)));
     let other = read(ExpositionFormat::Prometheus);
     assert_eq!((other.malformed, other.unreadable), (1, true));
 }
@@ -514,6 +540,205 @@ fn a_pod_may_have_any_number_of_containers() {
     let row = |index: u32| container(CPU, &format!("container=\"u-{index}\",id=\"/{}\"", index * 7919 % 50_000), "1");
     let rows: String = (0..50_000).chain(0..50_000).map(row).collect();
     assert_eq!(usage(&rows).0, Some(50_000_000_000));
+}
+
+/// Requests of the first replica: completed, failed, and whether their latencies are known.
+fn requests_of(rows: &str) -> Option<(u64, u64, bool)> {
+    let requests = function(&read(rows)).replicas.first()?.requests?;
+    Some((requests.completed, requests.failed, requests.latency.is_some()))
+}
+
+#[test]
+fn a_line_that_does_not_say_whose_it_is_is_missing_in_all_that_it_may_show() {
+    let lines =
+        |metric: &str| ["a", "b"].map(|pod| format!("{metric}{{namespace=\"default\",function=\"fib\",pod=\"{pod}\"}} 5\n")).concat();
+    let all = lines(CPU) + &lines(MEMORY) + &lines("kn_revision_request_concurrency");
+    let known = |more: &str| {
+        let reading = read(&(all.clone() + more));
+        let of = |scrape: &Scrape| [scrape.cpu.is_some(), scrape.working_set_bytes.is_some(), scrape.in_flight.is_some()];
+        let mut known: Vec<_> = function(&reading).replicas.iter().map(|scrape| (scrape.replica.clone(), of(scrape))).collect();
+        known.sort();
+        known.into_iter().map(|(_, known)| known).collect::<Vec<_>>()
+    };
+    let every = [true; 3];
+    assert_eq!(known(""), [every, every]);
+    // The line says of which pod it is, but not of which container.
+    let of_pod = format!("{CPU}{{namespace=\"default\",pod=\"a\",container=\"user 7\n");
+    assert_eq!(known(&of_pod), [[false, true, true], every]);
+    let of_none = format!("{MEMORY}{{namespace=\"default\",container=\"user\",pod=\"a 7\n");
+    assert_eq!(known(&of_none), [[true, false, true]; 2]);
+    assert_eq!(known("other{namespace=\"default\",container=\"user\",pod=\"a 7\n"), [every, every]);
+
+    let function_of = |line: &str| {
+        let reading = read(&(PLATFORM.to_owned() + "qscale_gateway_requests_total{namespace=\"default\",function=\"fib\"} 8\n" + line));
+        let FunctionScrape { platform, ingress, .. } = function(&reading);
+        (platform.and_then(|platform| platform.allocation).is_some(), platform.is_some(), ingress.is_some())
+    };
+    assert_eq!(function_of(""), (true, true, true));
+    assert_eq!(function_of("qscale_gateway_requests_total{code=\"200 8\n"), (true, true, false));
+    assert_eq!(function_of("qscale_gateway_requests_total{namespace=\"default\",function=\"fib\",code=\"200 8\n"), (true, true, false));
+    assert_eq!(function_of("qscale_desired_cpu_millicores{namespace=\"default\",function=\"x 8\n"), (false, true, true));
+    assert_eq!(function_of("kn_serving_invocation_duration_seconds_count{pod=\"gateway\",code=\"x 8\n"), (true, true, false));
+}
+
+#[test]
+fn requests_of_a_histogram_without_a_count_are_those_of_its_last_bucket() {
+    let line = |status: &str, bound: &str, count: &str| {
+        format!(
+            "kn_serving_invocation_duration_seconds_bucket{{namespace=\"default\",function=\"fib\",pod=\"a\",http_response_status_code=\"{status}\",le=\"{bound}\"}} {count}\n"
+        )
+    };
+    let good = [line("200", "0.1", "5"), line("200", "+Inf", "9")].concat();
+    let bad = [line("500", "0.1", "1"), line("500", "+Inf", "3")].concat();
+    assert_eq!(requests_of(&(good.clone() + &bad)), Some((9, 3, true)));
+    assert_eq!(requests_of(&(line("200", "0.1", "NaN") + &good)), Some((9, 0, false)));
+    assert_eq!(requests_of(&line("200", "0.1", "5")), None);
+    assert_eq!(requests_of(&(good.clone() + &bad.replace(" 3\n", " NaN\n"))), None);
+    // One bound may be written in several ways.
+    let twice = [line("200", "0.1", "5"), line("200", "0.10", "5"), line("200", "1e-1", "5"), line("200", "+Inf", "9")].concat();
+    let latency = |rows: &str| function(&read(rows)).replicas[0].requests.and_then(|requests| requests.latency);
+    assert_eq!(latency(&twice), latency(&good));
+}
+
+#[test]
+fn memory_of_zero_is_that_of_a_container_that_does_not_run() {
+    let of = |labels: &str, value: &str| container(MEMORY, labels, value);
+    let pod = of("container=\"\"", "900");
+    for (rows, expected) in [
+        (of("container=\"u\"", "0"), None),
+        (of("container=\"u\"", "0") + &pod, Some(900)),
+        (of("container=\"init\"", "0") + &of("container=\"u\"", "70"), Some(70)),
+        (of("container=\"init\"", "0") + &of("container=\"u\"", "70") + &pod, Some(70)),
+        (of("container=\"u\"", "-1") + &pod, Some(900)),
+        (of("container=\"v\"", "-1") + &of("container=\"u\"", "70") + &pod, None),
+        (of("container=\"u\"", "0") + &of("container=\"\"", "0"), None),
+    ] {
+        assert_eq!(usage(&rows).1, expected, "{rows}");
+    }
+    let dropped = |rows: &str| read(rows).dropped.iter().map(|(_, values)| values.why.to_string()).collect::<Vec<_>>();
+    assert_eq!(dropped(&of("container=\"u\"", "0")), ["value 0, must be 1 to 70368744177664"]);
+    assert_eq!(dropped(&(of("container=\"u\"", "0") + &pod)), Vec::<String>::new());
+}
+
+#[test]
+fn an_empty_label_equals_a_missing_one() {
+    let rows = "container_cpu_usage_seconds_total{namespace=\"default\",function=\"\",pod=\"fib-1\"} 2\n\
+        kn_revision_request_concurrency{namespace=\"default\",function=\"fib\",pod=\"fib-1\"} 1\n\
+        kn_revision_request_concurrency{namespace=\"default\",function=\"fib\",pod=\"\"} 1\n\
+        qscale_gateway_requests_total{namespace=\"default\",function=\"\"} 1\n\
+        qscale_gateway_requests_total{namespace=\"\",function=\"fib\"} 1\n";
+    let reading = read(rows);
+    assert_eq!((reading.functions.len(), reading.unowned.len()), (1, 0));
+    let replicas = &function(&reading).replicas;
+    assert_eq!((replicas.len(), replicas[0].cpu.is_some()), (1, true));
+}
+
+#[test]
+fn of_several_samples_of_a_series_the_newest_counts() {
+    let line = |value: u32, at: &str| format!("qscale_gateway_requests_total{{namespace=\"default\",function=\"fib\"}} {value}{at}\n");
+    let (old, new, now) = (" 1699999990000", " 1699999999000", "");
+    for (rows, expected) in [
+        (line(1, old) + &line(2, new), (2, 1_699_999_999_000)),
+        (line(2, new) + &line(1, old), (2, 1_699_999_999_000)),
+        (line(1, old) + &line(3, now) + &line(2, new), (3, AT.0)),
+        (line(1, now) + &line(2, now), (1, AT.0)),
+    ] {
+        let reading = read(&rows);
+        let ingress = function(&reading).ingress.as_ref().expect("arrivals were read");
+        assert_eq!((ingress.arrived.sum(), ingress.at.0), expected, "{rows}");
+    }
+    let bucket = |bound: &str, count: u32, at: &str| {
+        format!(
+            "kn_serving_invocation_duration_seconds_bucket{{namespace=\"default\",function=\"fib\",pod=\"a\",le=\"{bound}\"}} {count}{at}\n"
+        )
+    };
+    let points = [bucket("0.1", 1, old), bucket("0.1", 3, new), bucket("+Inf", 2, old), bucket("+Inf", 7, new)].concat();
+    assert_eq!(requests_of(&points), Some((7, 0, true)));
+}
+
+#[test]
+fn an_old_time_ages_only_its_own_kind() {
+    let old = AT.0 - 120_000;
+    let body = PLATFORM.replace("fib\"} 3\nkn", &format!("fib\"}} 3 {old}\nkn"));
+    let reading = read(&(body + "qscale_gateway_requests_total{namespace=\"default\",function=\"fib\"} 8\n"));
+    let FunctionScrape { platform, ingress, .. } = function(&reading);
+    assert_eq!((platform.map(|platform| platform.at.0), ingress.as_ref().map(|ingress| ingress.at)), (Some(old), Some(AT)));
+    // Of the parts of one sum, one without a time was taken now.
+    let two = [container(CPU, "container=\"u\"", "5"), container(CPU, "container=\"v\"", "5 1699999990000")].concat();
+    assert_eq!(read(&two).unowned[0].1.at, AT);
+}
+
+#[test]
+fn a_target_that_several_jobs_read_counts_once() {
+    let jobs = [",job=\"a\",metrics_path=\"/metrics\"", ",job=\"b\",service=\"s\",endpoint=\"http\",metrics_path=\"/metrics/cadvisor\""];
+    let rows = |metric: &str, labels: &str, value: &str| jobs.map(|job| format!("{metric}{{{labels}{job}}} {value}\n")).concat();
+    let nodes = ["10.0.0.1:10250", "10.0.0.2:10250"].map(|instance| {
+        let labels = format!("instance=\"{instance}\"");
+        rows("machine_cpu_cores", &labels, "4") + &rows("machine_memory_bytes", &labels, "536870912")
+    });
+    let platform = PLATFORM.replace("machine_", "other_") + &nodes.concat();
+    assert_eq!(read(&platform).headroom, Some(Headroom { cpu_millicores: Millicores(6500), memory_mib: Mebibytes(256) }));
+
+    let of = "namespace=\"default\",function=\"fib\"";
+    let at = |instance: &str| format!("{of},pod=\"a\",instance=\"{instance}\"");
+    let count = "kn_serving_invocation_duration_seconds_count";
+    assert_eq!(requests_of(&(rows(count, &at("1"), "5") + &rows(count, &at("2"), "5"))).map(|requests| requests.0), Some(10));
+    let gateway = |instance: &str| rows("qscale_gateway_requests_total", &format!("{of},instance=\"{instance}\""), "7");
+    let reading = read(&(gateway("1") + &gateway("2")));
+    assert_eq!(function(&reading).ingress.as_ref().map(|ingress| ingress.arrived.sum()), Some(14));
+    // A label that is configured to name the function is no label of a target.
+    let mut config = ExpositionConfig::default();
+    config.labels.function = "service".into();
+    let services =
+        ["x", "y"].map(|service| format!("kn_revision_pods_desired{{namespace=\"default\",service=\"{service}\"}} 1\n")).concat();
+    assert_eq!(read_with(&config, &services).functions.len(), 2);
+}
+
+#[test]
+fn cpu_time_of_all_processors_is_not_added_to_its_parts() {
+    let of = |processor: &str, value: &str| container(CPU, &format!("container=\"u\",cpu=\"{processor}\""), value);
+    let (parts, total) = (of("cpu00", "2") + &of("cpu01", "3"), of("total", "5.5"));
+    for (rows, expected) in [(parts.clone(), 5_000_000), (parts.clone() + &total, 5_500_000), (total + &parts, 5_500_000)] {
+        assert_eq!(usage(&rows).0, Some(expected), "{rows}");
+    }
+}
+
+#[test]
+fn more_throttled_periods_than_periods_are_absent() {
+    let rows = |throttled: &str| {
+        let labels = "container=\"u\"";
+        [
+            container(CPU, labels, "5"),
+            container("container_cpu_cfs_periods_total", labels, "40"),
+            container("container_cpu_cfs_throttled_periods_total", labels, throttled),
+        ]
+        .concat()
+    };
+    let periods = |throttled: &str| read(&rows(throttled)).unowned[0].1.cpu.as_ref().and_then(|cpu| cpu[0].periods);
+    assert_eq!(periods("40"), Some(CpuPeriods { runnable: 40, throttled: 40 }));
+    assert_eq!(periods("41"), None);
+}
+
+#[test]
+fn names_in_quotes_are_read() {
+    let quoted: String =
+        PLATFORM.lines().filter(|line| line.contains('{')).map(|line| format!("{{\"{}\n", line.replacen('{', "\",", 1))).collect();
+    assert_eq!(function(&read(&quoted)).platform, function(&read(PLATFORM)).platform);
+    assert_eq!(usage(&container(CPU, "\"k8s.node.name\"=\"n1\",container=\"u\"", "5")).0, Some(5_000_000));
+    let mut config = ExpositionConfig::default();
+    config.labels.replica = "k8s.pod.name".into();
+    let row = format!("{{\"{CPU}\",namespace=\"default\",\"k8s.pod.name\"=\"p\"}} 5\n");
+    assert_eq!(usage_with(&config, &row).0, Some(5_000_000));
+}
+
+#[test]
+fn malformed_lines_of_other_metrics_do_not_make_a_text_unreadable() {
+    let garbage = "9bad{} 1\n".repeat(40);
+    let reading = read(&(PLATFORM.to_owned() + &garbage));
+    assert_eq!((reading.unreadable, reading.malformed, reading.samples), (false, 40, 11));
+    assert!(read(&garbage).unreadable);
+    let in_use = "kn_revision_pods_desired{ 1\n".repeat(12);
+    assert!(read(&(PLATFORM.to_owned() + &in_use)).unreadable);
 }
 
 proptest! {

@@ -48,6 +48,34 @@ fn every_form_of_a_sample_is_read() {
 }
 
 #[test]
+fn names_in_quotes_stand_among_the_labels() {
+    check("{\"m\"} 1", &[], 1.0, None);
+    check("{\"m\",a=\"b\"} 1 7", &[("a", "b")], 1.0, Some(7));
+    check("{ \"m\" , a = \"b\" , \"k8s.node\" = \"n\" , } 1", &[("a", "b"), ("k8s.node", "n")], 1.0, None);
+    check("m{\"k8s.node\"=\"n\",\"b}\"=\"c\"} 1", &[("k8s.node", "n"), ("b}", "c")], 1.0, None);
+    for line in ["{\"m\"", "{\"m\",", "{\"m\" 1", "{\"m\"=\"a\"} 1", "{\"m} 1", "{} 1", "m{\"\"=\"a\"} 1", "m{\"a\"} 1"] {
+        refused(line);
+    }
+}
+
+#[test]
+fn a_text_without_its_end_is_truncated() {
+    let truncated = |format, complete, body: &str| ExpositionText { body: body.as_bytes(), format, complete }.is_truncated();
+    for (body, expected) in
+        [("m 1\n# EOF\n", false), ("m 1\n# EOF", false), ("# EOF\r\n", false), ("m 1\n", true), ("m 1\n# EO", true), ("", true)]
+    {
+        assert_eq!(truncated(ExpositionFormat::OpenMetrics, true, body), expected, "{body:?}");
+    }
+    for (body, expected) in [("m 1\n", false), ("m 1", true), ("", false)] {
+        assert_eq!(
+            (truncated(ExpositionFormat::Prometheus, false, body), truncated(ExpositionFormat::Prometheus, true, body)),
+            (expected, false),
+            "{body:?}"
+        );
+    }
+}
+
+#[test]
 fn escapes_and_braces_within_a_value_do_not_end_it() {
     check(r#"m{a="x\"} 5,\\",b="y\\\"z"} 1"#, &[("a", r#"x\"} 5,\\"#), ("b", r#"y\\\"z"#)], 1.0, None);
     check("m{a=\"\u{e4}\u{1f980}\"} 1", &[("a", "\u{e4}\u{1f980}")], 1.0, None);
@@ -113,9 +141,11 @@ fn the_last_line_of_a_complete_body_counts() {
 
 #[test]
 fn the_content_type_decides_the_format() {
-    for openmetrics in
-        ["application/openmetrics-text", "Application/OpenMetrics-Text; version=1.0.0; charset=utf-8", " application/openmetrics-text;v=1"]
-    {
+    for openmetrics in [
+        "application/openmetrics-text",
+        "Application/OpenMetrics-ExpositionText; version=1.0.0; charset=utf-8",
+        " application/openmetrics-text;v=1",
+    ] {
         assert_eq!(ExpositionFormat::of(openmetrics.as_bytes()), ExpositionFormat::OpenMetrics, "{openmetrics}");
     }
     for other in ["", "text/plain", "text/plain; version=0.0.4", "application/json", "application/openmetrics"] {
@@ -182,6 +212,8 @@ fn a_line_that_differs_only_in_its_last_label_is_read_from_there() {
         "m{a=\"1\",le=\"x\\\"\"} 4\n",
         "m{a=\"1\",le=\"1\"} x\n",
         "m{a=\"1\",le=\"1\n",
+        "{\"m\",{a=\"1\",le=\"0.25\"} 4\n",
+        "{\"m\",a=\"1\",le=\"0.25\"} 4\n",
     ] {
         assert_eq!(read(other), None, "{other}");
     }
