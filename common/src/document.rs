@@ -267,7 +267,7 @@ fn yaml_value(value: &Yaml, path: &str) -> Result<Value, DocumentError> {
     Ok(match value {
         Yaml::String(text) => text.as_str().into(),
         Yaml::Integer(number) => (*number).into(),
-        // The parser writes non-finite numbers with a point, `.nan`; those do not parse, and must not be accepted.
+        // The parser keeps the text of a number; `.nan` and `.inf` do not parse as Rust's.
         Yaml::Real(number) => finite(number.parse().unwrap_or(f64::NAN), number, path)?,
         Yaml::Boolean(truth) => (*truth).into(),
         Yaml::Array(elements) => {

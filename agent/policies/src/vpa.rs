@@ -1,9 +1,11 @@
 //! The policy `vpa`: Kubernetes' Vertical Pod Autoscaler with in-place resizes. Owns its inputs from a State; the
 //! arithmetic is in [`recommender`] and [`updater`].
 //!
-//! Deviations from the original, due to data that a State lacks:
+//! Deviations from the original, most of them due to data that a State lacks:
 //! - usage is known as mean and maximum over replicas: one used the maximum, the others the rest; of memory only the maximum counts;
 //! - requests equal limits, so both change together;
+//! - a resource without measurements keeps its request, and memory is resized without measurements of CPU (the original gives the least amount to the
+//!   former, and no recommendation for the latter: `kubernetes/autoscaler` issues 8982 and 10211);
 //! - all replicas of a function have one size, so all are resized at once, not half of them at a time;
 //! - replicas are as old as the rule's memory of the function.
 

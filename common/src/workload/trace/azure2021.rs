@@ -67,7 +67,9 @@ pub fn read_azure2021<R: Read>(file: &str, reader: R, keep: Keep) -> Result<(Row
     }
     let rows =
         select(rows, keep).ok_or_else(|| table.whole(format!("no invocation is left after leaving out {} minutes", keep.skip_minutes)))?;
-    if rows.last().is_some_and(|last| last.start_us > MAX_SPAN_US) {
+    if let [first, .., last] = rows.as_slice()
+        && last.start_us - first.start_us > MAX_SPAN_US
+    {
         let ((_, first), (_, last)) = (extent.earliest.unwrap_or_default(), extent.latest.unwrap_or_default());
         let after = keep.skip_minutes.saturating_add(after_longest_gap(&rows));
         let problem = format!(
@@ -99,9 +101,7 @@ impl Extent {
 
 /// Minute of the first invocation after the longest gap.
 fn after_longest_gap(rows: &[TracedInvocation]) -> u32 {
-    let beginning = rows.first().map(|first| (first.start_us, *first));
-    let between = rows.windows(2).map(|pair| (pair[1].start_us - pair[0].start_us, pair[1]));
-    beginning.into_iter().chain(between).max_by_key(|(gap, _)| *gap).map_or(0, |(_, row)| row.minute())
+    rows.windows(2).max_by_key(|pair| pair[1].start_us - pair[0].start_us).map_or(0, |pair| pair[1].minute())
 }
 
 /// Longest time before the first invocation of a trace, microseconds. Later times are dates.

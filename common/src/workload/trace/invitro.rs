@@ -20,7 +20,7 @@ struct GeneratedFile {
 
 #[derive(Deserialize)]
 struct InvocationDemand {
-    /// Milliseconds; the fraction is cut off, as InVitro does.
+    /// Milliseconds; a fraction is cut off.
     #[serde(rename = "Runtime")]
     duration_ms: f64,
 }
