@@ -1,6 +1,5 @@
 //! The Actions of all agents. Owns a connection for each agent, so that a flood of Actions costs its sender only; must not judge an Action.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use qscale_common::contract::{Action, subject};
@@ -9,8 +8,6 @@ use qscale_common::runtime::bus::{Bus, BusConfig, Received, Subscription};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Interval at which new and removed agents are noticed.
-const LIST_INTERVAL: Duration = Duration::from_secs(2);
 /// Time to wait until the server knows a subscription.
 const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(2);
 /// Messages of an agent that its connection holds, as many as a burst for thousands of functions; it drops more than that before they are decoded.
@@ -28,44 +25,17 @@ pub(crate) struct Actions {
 
 impl Actions {
     /// Follows all agents that have a stream, also later ones, until `token` is cancelled.
-    pub(crate) fn follow(bus: Bus, config: BusConfig, token: CancellationToken) -> Self {
+    pub(crate) fn follow(bus: &Bus, config: BusConfig, token: CancellationToken) -> Self {
         let (sender, received) = mpsc::channel(WAITING);
-        let (done, listed) = watch::channel(false);
-        tokio::spawn(token.clone().run_until_cancelled_owned(async move {
-            let mut followed: BTreeMap<Name, CancellationToken> = BTreeMap::new();
-            loop {
-                match bus.agents_with_stream().await {
-                    Ok(agents) => {
-                        followed.retain(|agent, follower| {
-                            let is_left = agents.contains(agent);
-                            if !is_left {
-                                follower.cancel();
-                            }
-                            is_left
-                        });
-                        for agent in agents {
-                            if followed.contains_key(&agent) {
-                                continue;
-                            }
-                            match subscribe(&bus, &config, &agent).await {
-                                Ok(actions) => {
-                                    let follower = token.child_token();
-                                    tokio::spawn(follower.clone().run_until_cancelled_owned(pass_on(actions, sender.clone())));
-                                    followed.insert(agent, follower);
-                                }
-                                Err(error) => {
-                                    tracing::warn!(%agent, error = format!("{error:#}"), "failed to follow an agent; trying again")
-                                }
-                            }
-                        }
-                        done.send_replace(true);
-                    }
-                    // Those that are known are followed on.
-                    Err(error) => tracing::debug!(error = format!("{error:#}"), "failed to list the agents; trying again"),
-                }
-                tokio::time::sleep(LIST_INTERVAL).await;
+        let of_agents = bus.clone();
+        let listed = bus.follow_agents(token, move |agent, follower| {
+            let (bus, config, sender) = (of_agents.clone(), config.clone(), sender.clone());
+            async move {
+                let actions = subscribe(&bus, &config, &agent).await?;
+                tokio::spawn(follower.run_until_cancelled_owned(pass_on(actions, sender)));
+                Ok(())
             }
-        }));
+        });
         Self { received, listed }
     }
 

@@ -121,7 +121,7 @@ impl Inputs {
     async fn open(bus: &Bus, config: &ActuatorConfig, token: &CancellationToken) -> anyhow::Result<Self> {
         Ok(Self {
             states: bus.subscribe_latest(subject::all(EventType::State), None).await?,
-            actions: Actions::follow(bus.clone(), config.nats.clone(), token.clone()),
+            actions: Actions::follow(bus, config.nats.clone(), token.clone()),
             policies: bus.watch_policies(&config.trust, token.clone()),
             controls: bus.watch_bucket(CONTROL_BUCKET, |_, value| Ok(Control::from_json(value)), token.clone()),
             records: store::watch(bus, token.clone()),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qscale_common::name::Name;
-use qscale_common::runtime::bus::BusConfig;
+use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::nats_accounts::{self, User};
 use tokio_util::sync::CancellationToken;
 
@@ -141,9 +141,11 @@ impl NatsServer {
     /// Answers the reads of agents, as a collector does, until the test ends.
     ///
     /// # Panics
-    /// When the credential of the collector cannot be used.
+    /// When the server does not answer.
     pub async fn answer_reads(&self) {
-        self.config("collector").answer_reads(CancellationToken::new()).await.expect("a valid configuration");
+        let config = self.config("collector");
+        let client = config.connect_once("reads", crate::TIMEOUT).await.expect("the server answers");
+        Bus::of_client(client, "/qscale/collector/test").answer_reads(&config, CancellationToken::new());
     }
 
     /// Creates streams, buckets and the streams of `agents`.

@@ -2,6 +2,7 @@
 
 mod agent_reads;
 mod bucket;
+mod follow_agents;
 mod outbox;
 mod queue;
 mod read_history;

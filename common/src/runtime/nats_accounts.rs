@@ -26,7 +26,7 @@ pub const MAX_PENDING: u32 = 16 << 20;
 const RESPONSE_SECONDS: u32 = 10;
 
 /// Messages with which a request may be answered.
-const ANSWERS: u32 = 2000;
+const ANSWERS: u32 = 300;
 
 /// A user of the bus.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -222,6 +222,8 @@ impl Permissions {
         for stream in [subject::LIVE_STREAM.to_owned(), subject::model_stream()] {
             self.publish.extend(direct_get(&stream));
         }
+        // To follow the agents.
+        self.publish.push("$JS.API.STREAM.NAMES".into());
         self.answers = true;
         self
     }

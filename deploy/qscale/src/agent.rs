@@ -23,8 +23,10 @@ use crate::system::{Locate, StateDir};
 
 /// Timeout until a new credential connects.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most reloads of the accounts for one new agent; two suffice.
-const RELOADS: u32 = 5;
+/// Most attempts of a new agent to read, each after a reload of the accounts. Two reloads suffice; a collector notices an agent within a second.
+const ATTEMPTS: u32 = 20;
+/// Pause between two attempts.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Actions on agents.
 #[derive(Debug, Subcommand)]
@@ -110,17 +112,18 @@ async fn setup(state: &StateDir) -> anyhow::Result<async_nats::jetstream::Contex
 /// after the one that creates it.
 async fn activate(state: &StateDir, config: &BusConfig, agent: &Name) -> anyhow::Result<()> {
     let mut last = None;
-    for _ in 0..RELOADS {
+    for _ in 0..ATTEMPTS {
         let client = config.connect_once("qscale-agent", CONNECT_TIMEOUT).await?;
         let bus = Bus::of_client(client, "/qscale/operator").reading_as(agent.clone());
         match bus.last_message(EventType::State, &subject::all(EventType::State)).await {
             Ok(_) => return Ok(()),
             Err(error) => last = Some(error),
         }
+        tokio::time::sleep(RETRY_DELAY).await;
         reload(state)?;
     }
     let why = last.map_or_else(String::new, |error| format!(": {error:#}"));
-    bail!("the agent cannot read after {RELOADS} reloads of the accounts{why}; restart `qscale up`")
+    bail!("the agent cannot read{why}; restart `qscale up`")
 }
 
 /// Connection settings of an agent.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use qscale_common::runtime::bus::BusConfig;
+use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_tests::{Folder, Program, TIMEOUT, eventually, nats};
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +64,8 @@ async fn credential_is_created_and_removed_while_the_system_runs() {
     std::fs::write(state.join("addresses.json"), addresses.to_string()).expect("written");
     let password_file = Some(state.join("credentials/collector"));
     let collector = BusConfig { url: url.clone(), user: "collector".into(), password_file, ..BusConfig::default() };
-    collector.answer_reads(CancellationToken::new()).await.expect("a valid configuration");
+    let client = collector.connect_once("reads", TIMEOUT).await.expect("the server answers");
+    Bus::of_client(client, "/qscale/collector/test").answer_reads(&collector, CancellationToken::new());
 
     let output = text(&qscale(state, &["agent", "add", "mine"]));
     let config = printed_config(&output, &url);

@@ -1,31 +1,25 @@
 //! Answers the reads of agents: retained States and Loads, and models. Owns the bounds of what an agent reads at once.
 //!
 //! JetStream's own direct get is not for agents: one small request makes the server prepare any number of messages, whether or not the requester takes
-//! them, so that a flood of requests fills its memory. Here each agent has a short queue, of which one request at a time is answered.
-
-use std::collections::HashMap;
+//! them, so that a flood of requests fills its memory. Here one request of an agent at a time is answered.
 
 use anyhow::Context as _;
-use async_nats::{Client, HeaderMap, Message};
+use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::BusConfig;
 use super::retained::{ANSWER_TIMEOUT, STATUS, direct_get};
+use super::{Bus, BusConfig};
 use crate::contract::subject;
-use crate::name::Name;
 
 /// Queue group of the collectors, of which one answers each request.
 const GROUP: &str = "reads";
-/// Requests of one agent that wait; more are dropped, and the agent repeats them.
-const WAITING: usize = 16;
-/// Messages that the client holds for the connection before it drops some.
-const CAPACITY: usize = 256;
+/// Requests of an agent that wait, and messages of an answer; more are dropped, and the agent repeats its request.
+const CAPACITY: usize = 1024;
 /// Largest number of messages in one answer.
-const MOST_MESSAGES: u64 = 1000;
+const MOST_MESSAGES: u64 = 250;
 /// Largest size of one answer, bytes.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -57,45 +51,36 @@ impl ReadRequest {
     }
 }
 
-impl BusConfig {
-    /// Answers the reads of agents until `token` is cancelled, over a connection of its own, so that a flood of requests delays nothing else.
-    ///
-    /// # Errors
-    /// If the address is malformed or the password file cannot be read.
-    pub async fn answer_reads(&self, token: CancellationToken) -> anyhow::Result<()> {
-        let options = self.options()?.name("qscale-reads").subscription_capacity(CAPACITY);
-        let client = options.connect(self.urls()).await.with_context(|| format!("nats.url = {}", self.url))?;
-        let mut requests = client.queue_subscribe(subject::all_reads(), GROUP.into()).await.context("subscribe to reads of agents")?;
-        tokio::spawn(token.run_until_cancelled_owned(async move {
-            let mut agents: HashMap<Name, mpsc::Sender<(String, Message)>> = HashMap::new();
-            while let Some(request) = requests.next().await {
-                let Some((agent, stream)) = subject::read_of(&request.subject).filter(|(_, stream)| is_readable(stream)) else { continue };
-                let stream = stream.to_owned();
-                let queue = agents.entry(agent).or_insert_with(|| start(client.clone()));
-                // A full queue drops the request.
-                let _dropped = queue.try_send((stream, request));
+impl Bus {
+    /// Answers the reads of agents until `token` is cancelled, each over a connection of its own with `config`, so that a flood of requests delays those of its
+    /// sender only.
+    pub fn answer_reads(&self, config: &BusConfig, token: CancellationToken) {
+        let (bus, config) = (self.clone(), config.clone());
+        let _listed = self.follow_agents(token, move |agent, follower| {
+            let (bus, config) = (bus.clone(), config.clone());
+            async move {
+                let client = bus.on_connection(&config, &format!("qscale-reads-{agent}"), CAPACITY).await?.client().clone();
+                let requests = client.queue_subscribe(subject::reads_of(&agent), GROUP.into()).await.context("subscribe to reads")?;
+                tokio::spawn(follower.run_until_cancelled_owned(answer_all(client, requests)));
+                Ok(())
             }
-        }));
-        Ok(())
+        });
+    }
+}
+
+/// Answers the requests of one agent, one after the other.
+async fn answer_all(client: Client, mut requests: Subscriber) {
+    while let Some(request) = requests.next().await {
+        let Some((_, stream)) = subject::read_of(&request.subject).filter(|(_, stream)| is_readable(stream)) else { continue };
+        if let Err(error) = answer(&client, stream, &request).await {
+            tracing::debug!(subject = %request.subject, error = format!("{error:#}"), "failed to answer a read");
+        }
     }
 }
 
 /// Whether agents may read `stream`.
 fn is_readable(stream: &str) -> bool {
     stream == subject::LIVE_STREAM || stream == subject::model_stream()
-}
-
-/// Starts to answer the requests of one agent, one after the other.
-fn start(client: Client) -> mpsc::Sender<(String, Message)> {
-    let (sender, mut requests) = mpsc::channel::<(String, Message)>(WAITING);
-    tokio::spawn(async move {
-        while let Some((stream, request)) = requests.recv().await {
-            if let Err(error) = answer(&client, &stream, &request).await {
-                tracing::debug!(subject = %request.subject, error = format!("{error:#}"), "failed to answer a read");
-            }
-        }
-    });
-    sender
 }
 
 /// Passes the server's answer to `request` on.

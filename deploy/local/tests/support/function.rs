@@ -45,7 +45,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             continue;
         }
         tokio::spawn(async move {
-            let builder = auto::Builder::new(TokioExecutor::new());
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder.http1().max_headers(1_000);
             drop(
                 builder.serve_connection(TokioIo::new(stream), service_fn(async |request| Ok::<_, Infallible>(reply(request).await))).await,
             );

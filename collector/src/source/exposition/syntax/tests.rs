@@ -141,11 +141,9 @@ fn the_last_line_of_a_complete_body_counts() {
 
 #[test]
 fn the_content_type_decides_the_format() {
-    for openmetrics in [
-        "application/openmetrics-text",
-        "Application/OpenMetrics-ExpositionText; version=1.0.0; charset=utf-8",
-        " application/openmetrics-text;v=1",
-    ] {
+    for openmetrics in
+        ["application/openmetrics-text", "Application/OpenMetrics-Text; version=1.0.0; charset=utf-8", " application/openmetrics-text;v=1"]
+    {
         assert_eq!(ExpositionFormat::of(openmetrics.as_bytes()), ExpositionFormat::OpenMetrics, "{openmetrics}");
     }
     for other in ["", "text/plain", "text/plain; version=0.0.4", "application/json", "application/openmetrics"] {
