@@ -31,7 +31,7 @@ use crate::function::{Functions, ManagedFunction};
 use crate::host::Host;
 use crate::replica::ReadyReplica;
 use crate::request_body::ReplayableBody;
-use crate::upstream::{SendError, UpstreamConnection};
+use crate::upstream::{MAX_FIELDS, MAX_HEAD, SendError, UpstreamConnection};
 
 pub mod body;
 mod grpc_status;
@@ -48,10 +48,6 @@ const CLIENT_STREAMS: u32 = 20_000;
 const CLIENT_RESETS: usize = 20_000;
 /// HTTP/2 windows of a stream and of a connection, bytes.
 const WINDOWS: (u32, u32) = (1 << 20, 16 << 20);
-/// Most fields of a head in HTTP/1; servers of functions allow at most as many.
-pub(crate) const MAX_FIELDS: usize = 1_000;
-/// Most bytes of a head or of trailers in HTTP/2, above the limits that clients and servers have.
-pub(crate) const MAX_HEAD: u32 = 1 << 20;
 /// Interval of the warning that no client connections are left.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 /// Receiver of the requests on a listener.

@@ -16,9 +16,12 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::gateway::{MAX_FIELDS, MAX_HEAD};
 use crate::request_body::RequestBody;
 
+/// Most fields of a head in HTTP/1; servers of functions allow at most as many.
+pub(crate) const MAX_FIELDS: usize = 1_000;
+/// Most bytes of a head or of trailers in HTTP/2, above the limits that clients and servers have.
+pub(crate) const MAX_HEAD: u32 = 1 << 20;
 /// Streams on one HTTP/2 connection before another is opened; servers allow 100 or more (RFC 9113, 6.5.2).
 const STREAMS: u32 = 100;
 /// HTTP/2 connections kept per replica.

@@ -670,7 +670,7 @@ fn an_old_time_ages_only_its_own_kind() {
 
 #[test]
 fn a_target_that_several_jobs_read_counts_once() {
-    let jobs = [",job=\"a\",metrics_path=\"/metrics\"", ",job=\"b\",service=\"s\",endpoint=\"http\",metrics_path=\"/metrics/cadvisor\""];
+    let jobs = [",job=\"a\",metrics_path=\"metrics\"", ",job=\"b\",service=\"s\",endpoint=\"http\",metrics_path=\"cadvisor\""];
     let rows = |metric: &str, labels: &str, value: &str| jobs.map(|job| format!("{metric}{{{labels}{job}}} {value}\n")).concat();
     let nodes = ["10.0.0.1:10250", "10.0.0.2:10250"].map(|instance| {
         let labels = format!("instance=\"{instance}\"");
