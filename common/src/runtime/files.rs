@@ -259,23 +259,18 @@ mod tests {
         let name = std::ffi::CString::new(fifo.as_os_str().as_encoded_bytes()).expect("no zero byte");
         // SAFETY: the name ends with a zero byte and outlives the call.
         assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
-        let refused = |path: &Path, part: &str| {
-            let error = format!("{:#}", read_text(path, 100).expect_err("refused"));
+        let refused = |path: &Path, part: &str, most: u64| {
+            let error = format!("{:#}", read_text(path, most).expect_err("refused"));
             assert!(error.contains(part) && error.contains(&path.display().to_string()), "{error}");
         };
         assert_eq!(read_text(&fifo, 100).expect("readable"), "", "nobody writes to it");
-        let writer = std::thread::spawn({
-            let fifo = fifo.clone();
-            move || std::fs::write(fifo, "1234567890")
-        });
-        // Until the writer has opened it, it is empty.
-        let read = std::iter::repeat_with(|| read_text(&fifo, 9)).find(|read| !matches!(read, Ok(text) if text.is_empty()));
-        assert!(read.is_some_and(|read| read.is_err_and(|error| format!("{error:#}").contains("more than 9 bytes"))));
-        // A reader that stops early closes the pipe.
-        let _written = writer.join().expect("no panic");
-        refused(Path::new("/dev/zero"), "a device");
-        refused(folder.path(), "a folder");
-        refused(&folder.path().join("none"), "No such file");
+        // Open for both directions, so that it holds what is written before anybody reads.
+        let mut writer = std::fs::OpenOptions::new().read(true).write(true).open(&fifo).expect("it can be opened");
+        std::io::Write::write_all(&mut writer, b"1234567890").expect("it fits in the pipe");
+        refused(&fifo, "more than 9 bytes", 9);
+        refused(Path::new("/dev/zero"), "a device", 100);
+        refused(folder.path(), "a folder", 100);
+        refused(&folder.path().join("none"), "No such file", 100);
         assert_eq!(read_text_if_present(&folder.path().join("none"), 100).expect("there is none"), None);
     }
 }
