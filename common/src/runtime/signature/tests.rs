@@ -54,17 +54,15 @@ fn a_policy_with_any_changed_missing_or_additional_byte_is_refused() {
     let key = key();
     let stored = key.sign_policy(KEY, &policy(), None, NOW);
     for at in 0..stored.len() {
-        for bit in [0, 3, 7] {
-            let mut changed = stored.clone();
-            changed[at] ^= 1 << bit;
-            assert!(reader(&key).read(KEY, &changed).is_err(), "byte {at}, bit {bit}");
-        }
+        // One change of each kind at each place: a signature takes long to check without optimisation.
+        let mut changed = stored.clone();
+        changed[at] ^= 1 << (at % 8);
+        assert!(reader(&key).read(KEY, &changed).is_err(), "byte {at}, bit {}", at % 8);
         assert!(reader(&key).read(KEY, &stored[..at]).is_err(), "the first {at} bytes");
         assert!(reader(&key).read(KEY, &stored[at + 1..]).is_err(), "without the first {} bytes", at + 1);
-        for more in [" ", "1", "\"", "}"] {
-            let changed = [&stored[..at], more.as_bytes(), &stored[at..]].concat();
-            assert!(reader(&key).read(KEY, &changed).is_err(), "`{more}` at {at}");
-        }
+        let more = [" ", "1", "\"", "}"][at % 4];
+        let changed = [&stored[..at], more.as_bytes(), &stored[at..]].concat();
+        assert!(reader(&key).read(KEY, &changed).is_err(), "`{more}` at {at}");
     }
     let twice = [&stored[..stored.len() - 1], b",\"signature\":\"1.U.x\"}"].concat();
     assert!(reader(&key).read(KEY, &twice).is_err());
