@@ -44,7 +44,7 @@ pub async fn run(config: CollectorConfig, token: CancellationToken) -> anyhow::R
     let metrics = CollectorMetrics::register(&mut registry);
     let bus = Bus::connect("collector", &instance, &config.nats, &health, &mut registry).await?;
     bus.watch_streams(token.clone());
-    bus.answer_reads(&config.nats, token.clone());
+    let _listed = bus.answer_reads(&config.nats, token.clone());
     let bound = health::serve(config.health, health.clone(), Arc::new(Mutex::new(registry)), token.clone()).await?;
     let poller = Poller::start(&sources, &health, &metrics, &token)?;
     let outcomes = bus.subscribe::<Outcome>(subject::all(EventType::Outcome), None).await?;

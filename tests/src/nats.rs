@@ -145,7 +145,9 @@ impl NatsServer {
     pub async fn answer_reads(&self) {
         let config = self.config("collector");
         let client = config.connect_once("reads", crate::TIMEOUT).await.expect("the server answers");
-        Bus::of_client(client, "/qscale/collector/test").answer_reads(&config, CancellationToken::new());
+        let mut listed = Bus::of_client(client, "/qscale/collector/test").answer_reads(&config, CancellationToken::new());
+        let listed = tokio::time::timeout(crate::TIMEOUT, listed.wait_for(|listed| *listed)).await;
+        assert!(matches!(listed, Ok(Ok(_))), "the agents are listed");
     }
 
     /// Creates streams, buckets and the streams of `agents`.

@@ -65,7 +65,7 @@ async fn credential_is_created_and_removed_while_the_system_runs() {
     let password_file = Some(state.join("credentials/collector"));
     let collector = BusConfig { url: url.clone(), user: "collector".into(), password_file, ..BusConfig::default() };
     let client = collector.connect_once("reads", TIMEOUT).await.expect("the server answers");
-    Bus::of_client(client, "/qscale/collector/test").answer_reads(&collector, CancellationToken::new());
+    let _listed = Bus::of_client(client, "/qscale/collector/test").answer_reads(&collector, CancellationToken::new());
 
     let output = text(&qscale(state, &["agent", "add", "mine"]));
     let config = printed_config(&output, &url);

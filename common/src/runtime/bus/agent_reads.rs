@@ -3,11 +3,14 @@
 //! JetStream's own direct get is not for agents: one small request makes the server prepare any number of messages, whether or not the requester takes
 //! them, so that a flood of requests fills its memory. Here one request of an agent at a time is answered.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::retained::{ANSWER_TIMEOUT, STATUS, direct_get};
@@ -18,6 +21,8 @@ use crate::contract::subject;
 const GROUP: &str = "reads";
 /// Requests of an agent that wait, and messages of an answer; more are dropped, and the agent repeats its request.
 const CAPACITY: usize = 1024;
+/// Time to wait until the server knows a subscription.
+const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(2);
 /// Largest number of messages in one answer.
 const MOST_MESSAGES: u64 = 250;
 /// Largest size of one answer, bytes.
@@ -53,18 +58,20 @@ impl ReadRequest {
 
 impl Bus {
     /// Answers the reads of agents until `token` is cancelled, each over a connection of its own with `config`, so that a flood of requests delays those of its
-    /// sender only.
-    pub fn answer_reads(&self, config: &BusConfig, token: CancellationToken) {
+    /// sender only. The receiver shows whether the agents were listed once.
+    pub fn answer_reads(&self, config: &BusConfig, token: CancellationToken) -> watch::Receiver<bool> {
         let (bus, config) = (self.clone(), config.clone());
-        let _listed = self.follow_agents(token, move |agent, follower| {
+        self.follow_agents(token, move |agent, follower| {
             let (bus, config) = (bus.clone(), config.clone());
             async move {
                 let client = bus.on_connection(&config, &format!("qscale-reads-{agent}"), CAPACITY).await?.client().clone();
                 let requests = client.queue_subscribe(subject::reads_of(&agent), GROUP.into()).await.context("subscribe to reads")?;
+                // The client repeats the subscription if the server does not answer now.
+                let _in_time = tokio::time::timeout(SUBSCRIBED_WITHIN, client.flush()).await;
                 tokio::spawn(follower.run_until_cancelled_owned(answer_all(client, requests)));
                 Ok(())
             }
-        });
+        })
     }
 }
 
