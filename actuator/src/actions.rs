@@ -1,15 +1,11 @@
 //! The Actions of all agents. Owns a connection for each agent, so that a flood of Actions costs its sender only; must not judge an Action.
 
-use std::time::Duration;
-
 use qscale_common::contract::{Action, subject};
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::{Bus, BusConfig, Received, Subscription};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Time to wait until the server knows a subscription.
-const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(2);
 /// Messages of an agent that its connection holds, as many as a burst for thousands of functions; it drops more than that before they are decoded.
 const CAPACITY: usize = 4096;
 /// Actions that wait for the core. The agents wait for a place in turn.
@@ -54,8 +50,7 @@ impl Actions {
 async fn subscribe(bus: &Bus, config: &BusConfig, agent: &Name) -> anyhow::Result<Subscription<Action>> {
     let own = bus.on_connection(config, &format!("qscale-actions-{agent}"), CAPACITY).await?;
     let actions = own.subscribe(subject::all_of_agent(agent), None).await?;
-    // The client repeats the subscription if the server does not answer now.
-    let _in_time = tokio::time::timeout(SUBSCRIBED_WITHIN, own.client().flush()).await;
+    own.flush().await;
     Ok(actions)
 }
 

@@ -346,8 +346,8 @@ impl FunctionRow<'_> {
     }
 
     fn scrape(&self, refusals_known: bool) -> FunctionScrape {
-        let whose = self.slots[FunctionMetric::Arrived as usize].is_none() && refusals_known;
-        let arrived = self.arrived.iter().map(|(_, slot)| slot.at).max().filter(|_| whose);
+        let complete = self.slots[FunctionMetric::Arrived as usize].is_none() && refusals_known;
+        let arrived = self.arrived.iter().map(|(_, slot)| slot.at).max().filter(|_| complete);
         let ingress = arrived.and_then(|at| {
             Some(IngressReading {
                 at,

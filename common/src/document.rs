@@ -1,8 +1,10 @@
 //! Documents that people write: ScalingPolicies, function files, configuration. Owns parsing with errors that name the field.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -133,7 +135,7 @@ pub fn parse<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, Docum
         return Err(DocumentError::Syntax(format!("a document of {} bytes, at most {MAX_TEXT} are read", text.len())));
     }
     let value = parse_value(text, format)?;
-    // JSON is parsed again from the text, because the value no longer contains duplicate keys.
+    // JSON is parsed again from the text for the places of errors.
     let parsed = if format == Format::Json { read(&mut serde_json::Deserializer::from_str(text)) } else { read(&value) };
     or_default_sections(parsed, value)
 }
@@ -144,7 +146,10 @@ pub fn parse<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, Docum
 /// If it is not such a text, or nests too deep.
 pub fn parse_value(text: &str, format: Format) -> Result<Value, DocumentError> {
     let value = match format {
-        Format::Json => serde_json::from_str(text).map_err(|error| DocumentError::Syntax(error.to_string()))?,
+        Format::Json => {
+            require_distinct_keys(text)?;
+            serde_json::from_str(text).map_err(|error| DocumentError::Syntax(error.to_string()))?
+        }
         Format::Toml => parse_toml(text)?,
         Format::Yaml => parse_yaml(text)?,
     };
@@ -185,6 +190,72 @@ pub fn with_default_tag<'de, D: Deserializer<'de>>(deserializer: D, tag: &str, d
 /// Every document is a map; serde would also accept a list of a struct's field values.
 fn require_keys(value: &Value) -> Result<(), DocumentError> {
     if value.is_object() { Ok(()) } else { Err(DocumentError::Field { field: ".".into(), reason: "must be keys with values".into() }) }
+}
+
+/// A value that is read and forgotten, unless a key of an object in it occurs twice: a [`Value`] would keep the last one.
+struct DistinctKeys;
+
+impl<'de> Deserialize<'de> for DistinctKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for DistinctKeys {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
+        let mut keys = HashSet::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if keys.contains(&key) {
+                return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
+            }
+            entries.next_value::<Self>()?;
+            keys.insert(key);
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self, A::Error> {
+        while elements.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+}
+
+/// Refuses JSON with an object in which a key occurs twice.
+fn require_distinct_keys(text: &str) -> Result<(), DocumentError> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize::<_, DistinctKeys>(&mut json)
+        .map(drop)
+        .map_err(|error| if error.inner().is_data() { field_error(error) } else { DocumentError::Syntax(error.into_inner().to_string()) })
 }
 
 fn read<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, DocumentError> {

@@ -14,6 +14,9 @@ pub const LATENCY_BOUNDS_MS: [f64; 27] = [
     5000.0, 7500.0, 10000.0, 15000.0, 20000.0, 30000.0,
 ];
 
+/// Difference between the times that two exporters show as the start of one container, milliseconds: whole or not, of its cgroup or of its process.
+pub const START_DIFFERENCE_MS: u64 = 2_000;
+
 /// Number of latency buckets: one for each bound, and one beyond 30 s.
 pub const LATENCY_BUCKETS: usize = LATENCY_BOUNDS_MS.len() + 1;
 

@@ -7,6 +7,7 @@ use qscale_common::fixtures;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::{Bus, BusConfig, Received, Subscription};
 use qscale_common::runtime::health::Health;
+use qscale_common::runtime::kv;
 use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::time::Tick;
 use qscale_common::units::Allocation;
@@ -194,6 +195,35 @@ async fn policies_are_followed_through_a_restart_of_the_server() {
     eventually_async("the deletion to be taken", deleted).await;
     keys(&mut policies, &["default.b"]).await;
     token.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_is_read_whole_while_its_entries_are_replaced() {
+    const KEYS: usize = 40;
+    let server = NatsServer::start();
+    server.provision().await;
+    let peer = Peer::connect(&server.config("")).await;
+    peer.ready().await;
+    let store = kv::open(&peer.bus, subject::ACTUATOR_BUCKET).await.expect("the bucket");
+    let keys: Vec<String> = (0..KEYS).map(|number| format!("original.default.f-{number}")).collect();
+    for key in &keys {
+        store.put(key, "0".into()).await.expect("written");
+    }
+    let writer = tokio::spawn({
+        let (store, keys) = (store.clone(), keys.clone());
+        async move {
+            for round in 1_u64.. {
+                for key in &keys {
+                    store.put(key, round.to_string().into()).await.expect("written");
+                }
+            }
+        }
+    });
+    for reading in 0..300 {
+        let found = kv::entries(&store).await.expect("readable");
+        assert_eq!(found.len(), KEYS, "reading {reading}");
+    }
+    writer.abort();
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Samples of a replica and of its containers. Owns which containers count, and what their samples say together; must not know of functions.
 
 use qscale_common::hash::fnv1a;
-use qscale_common::scrape::{Count, CpuCounters, CpuPeriods, Parts, RequestCounters, Scrape};
+use qscale_common::scrape::{Count, CpuCounters, CpuPeriods, Parts, RequestCounters, START_DIFFERENCE_MS, Scrape};
 use qscale_common::time::Timestamp;
 
 use super::histogram::CumulativeHistogram;
@@ -10,9 +10,6 @@ use crate::metric::ReplicaMetric;
 
 /// Difference between the clocks of a node and of the collector up to which a start in the future is taken as now.
 const CLOCK_DIFFERENCE_MS: u64 = 60_000;
-/// Difference between the times that two exporters show as the start of one container, seconds: whole or not, of its
-/// cgroup or of its process.
-const START_DIFFERENCE: f64 = 2.0;
 
 /// Samples of one replica.
 #[derive(Default)]
@@ -92,12 +89,13 @@ impl ReplicaRow<'_> {
         let start = |row: &ContainerRow<'_>| row.get(ReplicaMetric::StartTime).unwrap_or(f64::NEG_INFINITY);
         // The newest one first.
         self.containers.sort_by(|one, other| one.container.name.cmp(other.container.name).then(start(other).total_cmp(&start(one))));
+        let difference = START_DIFFERENCE_MS as f64 / 1e3;
         let mut newest = (&b""[..], f64::NEG_INFINITY);
         self.containers.retain(|row| {
             if row.container.name != newest.0 {
                 newest = (row.container.name, start(row));
             }
-            row.container.name.is_empty() || row.get(ReplicaMetric::StartTime).is_none_or(|start| start >= newest.1 - START_DIFFERENCE)
+            row.container.name.is_empty() || row.get(ReplicaMetric::StartTime).is_none_or(|start| start >= newest.1 - difference)
         });
     }
 

@@ -58,6 +58,8 @@ const RECORD_FOR: Duration = Duration::from_secs(60);
 const EVENTS: usize = 16;
 /// Minimum interval between two log lines about lost, dropped or malformed messages.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Time to wait until the server has processed what was sent.
+const FLUSHED_WITHIN: Duration = Duration::from_secs(2);
 /// Timeout of one acknowledgement.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(5);
 /// Timeout of a request to the server, including the connection.
@@ -384,6 +386,11 @@ impl Bus {
         let options = config.options()?.name(name).subscription_capacity(capacity);
         let client = options.connect(config.urls()).await.with_context(|| format!("nats.url = {}", config.url))?;
         Ok(Self { reads_as: self.reads_as.clone(), ..Self::over(client, self.source.to_string(), self.counts.clone()) })
+    }
+
+    /// Waits until the server has processed what was sent, at most two seconds: without a connection the client sends it later.
+    pub async fn flush(&self) {
+        let _in_time = tokio::time::timeout(FLUSHED_WITHIN, self.client.flush()).await;
     }
 
     fn is_connected(&self) -> bool {

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use config::FileFormat;
-use config::builder::{ConfigBuilder, DefaultState};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -118,50 +117,41 @@ fn read_file(path: &Path) -> anyhow::Result<Value> {
 /// The layers of a configuration: a file, then keys that were set one by one, of which later ones win.
 struct Layers {
     defaults: Value,
-    /// The file with the keys that were set so far.
-    tree: Value,
-    merged: ConfigBuilder<DefaultState>,
+    layers: Vec<Value>,
 }
 
 impl Layers {
     fn new(file: Value, defaults: Value) -> anyhow::Result<Self> {
-        // The layers below take a key for a path.
+        // `config` takes a key of the first level for a path.
         if let Some(key) = file.as_object().and_then(|keys| keys.keys().find(|key| !is_word(key))) {
             anyhow::bail!("unknown key `{key}`; write the levels of a key below each other");
         }
-        let merged = config::Config::builder().add_source(layer(&file));
-        Ok(Self { defaults, tree: file, merged })
+        Ok(Self { defaults, layers: vec![file] })
     }
 
     /// Sets `key` (levels separated by dots) to `text`. The value is parsed as JSON unless the default, or the value set before, is a string.
     fn set(&mut self, key: &str, text: &str) -> anyhow::Result<()> {
         anyhow::ensure!(key.split('.').all(is_word), "`{key}` is not a key such as nats.url");
-        let default = key.split('.').try_fold(&self.defaults, |level, part| level.get(part));
-        let current = place(&mut self.tree, key);
-        let value = if current.is_string() || default.is_some_and(Value::is_string) {
-            Value::String(text.to_owned())
-        } else {
-            serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
-        };
-        current.clone_from(&value);
-        let mut set = Value::Object(Map::new());
-        *place(&mut set, key) = value;
-        self.merged = std::mem::take(&mut self.merged).add_source(layer(&set));
+        let value_in = |layer| key.split('.').try_fold(layer, |level: &Value, part| level.get(part));
+        let before = self.layers.iter().rev().find_map(value_in);
+        let text_expected = before.is_some_and(Value::is_string) || value_in(&self.defaults).is_some_and(Value::is_string);
+        let parsed = (!text_expected).then(|| serde_json::from_str(text).ok()).flatten();
+        let mut layer = Value::Object(Map::new());
+        *place(&mut layer, key) = parsed.unwrap_or_else(|| Value::String(text.to_owned()));
+        self.layers.push(layer);
         Ok(())
     }
 
-    fn merge(self) -> anyhow::Result<Value> {
-        Ok(self.merged.build()?.try_deserialize()?)
+    fn merge(&self) -> anyhow::Result<Value> {
+        let sources = self.layers.iter().map(|layer| config::File::from_str(&layer.to_string(), FileFormat::Json));
+        let layers = sources.fold(config::Config::builder(), |layers, source| layers.add_source(source));
+        Ok(layers.build()?.try_deserialize()?)
     }
 }
 
 /// Whether `key` is one level of a key.
 fn is_word(key: &str) -> bool {
     !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
-}
-
-fn layer(value: &Value) -> config::File<config::FileSourceString, FileFormat> {
-    config::File::from_str(&value.to_string(), FileFormat::Json)
 }
 
 /// The value of `key` in `tree`, which is created if it is missing.

@@ -35,15 +35,9 @@ pub async fn all(store: &Store) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
 /// # Errors
 /// When the server stops answering.
 pub async fn entries(store: &Store) -> anyhow::Result<BTreeMap<String, Entry>> {
-    let mut entries = BTreeMap::new();
-    let keys = store.status().await.context("status of the bucket")?.values();
-    if keys == 0 {
-        return Ok(entries);
-    }
-    let mut watch = store.watch_with_history(">").await.with_context(|| format!("read bucket {}", store.name))?;
-    let read = read_current(&mut watch, keys, |entry| drop(entries.insert(entry.key.clone(), entry)));
-    read.await.with_context(|| format!("read bucket {}", store.name))?;
-    Ok(entries)
+    let info = store.stream.get_info().await.with_context(|| format!("state of bucket {}", store.name))?;
+    let read = read_current(store, info.state.subjects_count).await;
+    Ok(read.with_context(|| format!("read bucket {}", store.name))?.1)
 }
 
 /// Result of an edit.

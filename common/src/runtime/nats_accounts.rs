@@ -25,8 +25,8 @@ pub const MAX_PENDING: u32 = 16 << 20;
 /// Time for which the server keeps the return path of an agent's request; the default of two minutes would let a flood of requests fill its memory.
 const RESPONSE_SECONDS: u32 = 10;
 
-/// Messages with which a request may be answered.
-const ANSWERS: u32 = 300;
+/// Most messages in the answer to a read of an agent.
+pub(super) const READ_MESSAGES: u64 = 250;
 
 /// A user of the bus.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -258,8 +258,11 @@ impl Permissions {
     }
 
     fn render(mut self) -> String {
-        let answers =
-            if self.answers { format!(", allow_responses: {{ max: {ANSWERS}, expires: \"{RESPONSE_SECONDS}s\" }}") } else { String::new() };
+        let answers = if self.answers {
+            format!(", allow_responses: {{ max: {}, expires: \"{RESPONSE_SECONDS}s\" }}", READ_MESSAGES + 1)
+        } else {
+            String::new()
+        };
         format!("publish: {{ allow: [{}] }}, subscribe: {{ allow: [{}] }}{answers}", list(&mut self.publish), list(&mut self.subscribe))
     }
 }

@@ -1,14 +1,12 @@
 //! Last readings of each replica, and the growth of counters since.
 
 use super::tracked::{Continuity, Tracked};
-use crate::scrape::{Count, CpuCounters, CpuPeriods, Parts, RequestCounters, Scrape};
+use crate::scrape::{Count, CpuCounters, CpuPeriods, Parts, RequestCounters, START_DIFFERENCE_MS, Scrape};
 use crate::time::Timestamp;
 use crate::units::Replicas;
 
 /// Consecutive readings without a replica after which it is forgotten.
 const MISSED_READINGS: u8 = 12;
-/// Difference between two readings of the start of one process, milliseconds: exporters show it to different precision.
-const START_DIFFERENCE_MS: u64 = 2_000;
 
 /// The last readings of one replica.
 #[derive(Debug, Clone)]

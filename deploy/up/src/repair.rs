@@ -37,8 +37,6 @@ const UNREADABLE: u32 = 3;
 const RESTART_INTERVAL: Duration = Duration::from_secs(30);
 /// Time after which a service has noticed that a bucket was restored.
 const REPORTED_WITHIN: Duration = Duration::from_secs(30);
-/// Pause before a bucket that seems to have lost entries is read again.
-const READ_AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// Timeout of a connection and of a request.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -89,8 +87,6 @@ pub struct Repair {
     record: StateFile<StreamRecord>,
     /// Buckets that lack entries which a service has read.
     missed: BTreeSet<String>,
-    /// Buckets of which a service reported that at the last check.
-    suspected: BTreeSet<String>,
     /// Time at which a bucket was last restored.
     restored: BTreeMap<String, Instant>,
     /// Buckets that could not be read, with the number of attempts since the last one that succeeded.
@@ -117,7 +113,6 @@ impl Repair {
             copies,
             record,
             missed: BTreeSet::new(),
-            suspected: BTreeSet::new(),
             restored: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             failed_writes: 0,
@@ -256,15 +251,7 @@ impl Repair {
         let Some(info) = info(bus, &stream).await? else {
             return self.restore_bucket(bus, wanted, "was gone").await;
         };
-        let mut read_bucket = read(bus, &name, &info).await;
-        if let (Ok(found), Some(known)) = (&read_bucket, self.copies.content.get(&name))
-            && !known.lost_in(found).is_empty()
-        {
-            // A reading may miss an entry that is being replaced.
-            tokio::time::sleep(READ_AGAIN_AFTER).await;
-            read_bucket = read(bus, &name, &info_of(bus, &stream).await?).await;
-        }
-        let found = match read_bucket {
+        let found = match read(bus, &name, &info).await {
             Ok(found) => found,
             Err(error) => return self.replace_unreadable(bus, wanted, error).await,
         };
@@ -304,17 +291,14 @@ impl Repair {
     /// Finds the buckets that lack entries which a service has read: they may be newer than the copy. A service may still report what was true before a
     /// bucket was restored.
     async fn find_missed(&mut self) {
-        let before = std::mem::take(&mut self.suspected);
         self.missed.clear();
         let Ok(addresses) = self.state.addresses() else { return };
         for conditions in join_all(addresses.health.values().map(|address| conditions(address))).await.into_iter().flatten() {
             let fails = |bucket: &str| conditions.get(&entries_condition(bucket)).is_some_and(|condition| !condition.holds());
             let recent = |bucket: &String| self.restored.get(bucket).is_some_and(|at| clock::since(*at) < REPORTED_WITHIN);
             let buckets = provision::buckets().into_iter().map(|wanted| wanted.bucket);
-            self.suspected.extend(buckets.filter(|bucket| !recent(bucket) && fails(bucket)));
+            self.missed.extend(buckets.filter(|bucket| !recent(bucket) && fails(bucket)));
         }
-        // A service may have read a bucket while an entry was replaced; it reads again within a second.
-        self.missed = self.suspected.intersection(&before).cloned().collect();
     }
 
     /// Creates the bucket `wanted`, which `was` lost, with the entries of the copy.

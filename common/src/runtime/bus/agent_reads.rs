@@ -3,8 +3,6 @@
 //! JetStream's own direct get is not for agents: one small request makes the server prepare any number of messages, whether or not the requester takes
 //! them, so that a flood of requests fills its memory. Here one request of an agent at a time is answered.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
@@ -16,15 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::retained::{ANSWER_TIMEOUT, STATUS, direct_get};
 use super::{Bus, BusConfig};
 use crate::contract::subject;
+use crate::runtime::nats_accounts::READ_MESSAGES;
 
 /// Queue group of the collectors, of which one answers each request.
 const GROUP: &str = "reads";
 /// Requests of an agent that wait, and messages of an answer; more are dropped, and the agent repeats its request.
 const CAPACITY: usize = 1024;
-/// Time to wait until the server knows a subscription.
-const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(2);
-/// Largest number of messages in one answer.
-const MOST_MESSAGES: u64 = 250;
 /// Largest size of one answer, bytes.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -49,7 +44,7 @@ impl ReadRequest {
     fn parse(payload: &[u8]) -> Option<Self> {
         let mut request: Self = serde_json::from_slice(payload).ok()?;
         if request.batch.is_some() {
-            request.batch = request.batch.map(|batch| batch.clamp(1, MOST_MESSAGES));
+            request.batch = request.batch.map(|batch| batch.clamp(1, READ_MESSAGES));
             request.max_bytes = Some(MOST_BYTES);
         }
         Some(request)
@@ -64,10 +59,10 @@ impl Bus {
         self.follow_agents(token, move |agent, follower| {
             let (bus, config) = (bus.clone(), config.clone());
             async move {
-                let client = bus.on_connection(&config, &format!("qscale-reads-{agent}"), CAPACITY).await?.client().clone();
+                let own = bus.on_connection(&config, &format!("qscale-reads-{agent}"), CAPACITY).await?;
+                let client = own.client().clone();
                 let requests = client.queue_subscribe(subject::reads_of(&agent), GROUP.into()).await.context("subscribe to reads")?;
-                // The client repeats the subscription if the server does not answer now.
-                let _in_time = tokio::time::timeout(SUBSCRIBED_WITHIN, client.flush()).await;
+                own.flush().await;
                 tokio::spawn(follower.run_until_cancelled_owned(answer_all(client, requests)));
                 Ok(())
             }

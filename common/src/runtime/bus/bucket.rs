@@ -127,9 +127,7 @@ async fn follow<T>(bus: &Bus, seen: &mut BucketState<T, impl Parse<T>>, sender: 
         seen.revisions.clear();
     }
     seen.check_stream(&status.info.state)?;
-    let mut watch = store.watch_with_history(">").await.context("watch")?;
-    let mut found = BTreeMap::new();
-    read_current(&mut watch, status.values(), |entry| drop(found.insert(entry.key.clone(), entry))).await?;
+    let (mut watch, found) = read_current(&store, status.info.state.subjects_count).await?;
     seen.check(&found)?;
     for entry in found.into_values() {
         seen.take(entry);
@@ -145,7 +143,8 @@ async fn follow<T>(bus: &Bus, seen: &mut BucketState<T, impl Parse<T>>, sender: 
             () = &mut end => return Ok(()),
             // A deleted bucket ends no watch.
             _ = check.tick() => {
-                let now = store.status().await.context("status")?.info;
+                // `status` of the client shows what the bucket was when it was opened.
+                let now = store.stream.get_info().await.context("status")?;
                 anyhow::ensure!(now.created == created, "the bucket was deleted and created again");
                 seen.check_stream(&now.state)?;
             }
@@ -159,16 +158,17 @@ async fn follow<T>(bus: &Bus, seen: &mut BucketState<T, impl Parse<T>>, sender: 
     }
 }
 
-/// Reads the current entries of a bucket from the start of `watch`: of each of the `keys` its last entry, a value or a deletion marker.
-pub(in crate::runtime) async fn read_current(watch: &mut Watch, keys: u64, mut visit: impl FnMut(Entry)) -> anyhow::Result<()> {
-    let mut rest = keys > 0;
-    while rest {
+/// Reads the current entries of a bucket, of each of its `keys` the last one, a value or a deletion marker; also returns the watch, which goes on from there.
+/// An entry that is replaced meanwhile is left out by the server, and its replacement follows: the number of keys shows the end, not that of pending messages.
+pub(in crate::runtime) async fn read_current(store: &Store, keys: u64) -> anyhow::Result<(Watch, BTreeMap<String, Entry>)> {
+    let mut watch = store.watch_with_history(">").await.context("watch")?;
+    let mut found = BTreeMap::new();
+    while (found.len() as u64) < keys {
         let entry = tokio::time::timeout(super::REQUEST_WITHIN, watch.next()).await.context("the bucket stopped answering")?;
         let entry = entry.context("the watch ended")?.context("watch")?;
-        rest = entry.delta > 0;
-        visit(entry);
+        found.insert(entry.key.clone(), entry);
     }
-    Ok(())
+    Ok((watch, found))
 }
 
 fn publish<T, P>(seen: &BucketState<T, P>, sender: &Sender<T>) {
