@@ -32,10 +32,11 @@ lint: ## Run the linter; warnings are errors
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	$(CARGO) check --locked -p qscale-burn -p qscale --features qscale-burn/gpu,qscale/gpu --lib --bins --tests
 
-# Each program has tests of its own, so that cargo builds it before the tests of the whole system, which run it.
+# Each program has tests of its own, so that cargo builds it before the tests of the whole system, which run it. Tests of the whole system mostly
+# wait, so more of them run at once than there are cores. `--tests` leaves out documentation tests, of which there are none.
 unit: ## Run the tests
 	@deploy/tools.sh --tests >/dev/null
-	NATS_SERVER_BIN="$(NATS)" $(CARGO) test --locked --workspace --no-fail-fast
+	NATS_SERVER_BIN="$(NATS)" RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked --workspace --no-fail-fast --tests
 
 test-gpu: ## Compare the learner on GPU and CPU; needs a Vulkan driver and 15 minutes to build
 	$(CARGO) test --locked -p qscale-burn --features gpu --test gpu -- --nocapture

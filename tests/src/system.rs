@@ -5,7 +5,6 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_nats::Client;
 use qscale_common::platform::FunctionStatus;
@@ -19,19 +18,11 @@ use crate::{Folder, Program, TIMEOUT, eventually, nats};
 /// A running system in its own folder.
 #[derive(Debug)]
 pub struct System {
-    // Dropped in this order: the program before its disk and its folder, and last the lock.
+    // Dropped in this order: the program before its disk and its folder.
     program: Program,
     arguments: Vec<String>,
     disk: Option<Disk>,
     folder: Folder,
-    _alone: MutexGuard<'static, ()>,
-}
-
-/// Lock for running a whole system: one at a time, because two would compete for the cores.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    // A test that panicked with the lock has stopped its system, too.
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl System {
@@ -50,7 +41,6 @@ impl System {
     /// When it does not start, or the disk cannot be mounted.
     #[must_use]
     pub fn up_with(arguments: &[&str], disk_mib: Option<u32>, change: impl FnOnce(&mut Command)) -> Self {
-        let alone = alone();
         let folder = Folder::new("system");
         let disk = disk_mib.map(|mib| Disk::mount(folder.path().join("disk"), mib));
         let state = disk.as_ref().map_or(folder.path(), Disk::path).join("state");
@@ -58,7 +48,7 @@ impl System {
         change(&mut command);
         let program = Program::spawn(command, &folder.path().join("up.log"));
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut system = Self { program, arguments, disk, folder, _alone: alone };
+        let mut system = Self { program, arguments, disk, folder };
         system.until_up();
         system
     }

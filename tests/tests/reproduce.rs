@@ -23,7 +23,6 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn trained_policies_decide_on_real_functions_and_results_are_kept() {
-    let _alone = system::alone();
     let folder = Folder::new("reproduce");
     let arguments = ["--quick", "--for", "10s"];
     let output = reproduce(folder.path(), &[&arguments[..], &["--json"]].concat());

@@ -9,7 +9,6 @@ use qscale_tests::{Folder, System, eventually, nats, system};
 use serde_json::Value;
 
 fn up_for(arguments: &[&str]) -> (Value, Folder) {
-    let _alone = system::alone();
     let folder = Folder::new("up");
     let output = Command::new(binary("qscale"))
         .arg("up")
