@@ -2,7 +2,7 @@
 # Arguments for `make up`: make up ARGS="--for 60s --load step:5@0s,40@20s,5@40s"
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-gpu build tools format lint unit fuzz audit sbom schemas bench clean
+.PHONY: help up test test-gpu build tools format lint unit check-gpu kube-assets fuzz audit sbom schemas bench clean
 ARGS ?=
 # Seconds for each target of `make fuzz`; 14 targets of 260 s take an hour. TARGETS selects some of them.
 SECONDS ?= 260
@@ -10,6 +10,8 @@ TARGETS ?=
 CARGO ?= cargo
 export CARGO_INCREMENTAL ?= 0
 NATS = $$(deploy/tools.sh)
+# What only programs for clusters need; tests and linter include it.
+FEATURES = --features qscale-actuator/kubernetes
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,14 +31,20 @@ format: ## Check the formatting
 	$(CARGO) fmt --all --check
 
 lint: ## Run the linter; warnings are errors
-	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
-	$(CARGO) check --locked -p qscale-burn -p qscale --features qscale-burn/gpu,qscale/gpu --lib --bins --tests
+	$(CARGO) clippy --locked --workspace $(FEATURES) --all-targets -- --deny warnings
 
 # Each program has tests of its own, so that cargo builds it before the tests of the whole system, which run it. Tests of the whole system mostly
 # wait, so more of them run at once than there are cores. `--tests` leaves out documentation tests, of which there are none.
 unit: ## Run the tests
 	@deploy/tools.sh --tests >/dev/null
-	NATS_SERVER_BIN="$(NATS)" RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked --workspace --no-fail-fast --tests
+	@test -x "$${KUBEBUILDER_ASSETS:-$$(deploy/cluster/assets.sh where)}/kube-apiserver" || echo "skipping the tests with Kubernetes; \`make kube-assets\` builds what they need"
+	NATS_SERVER_BIN="$(NATS)" RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked --workspace $(FEATURES) --no-fail-fast --tests
+
+kube-assets: ## Build a Kubernetes control plane for the tests, in ~/.cache/qscale; needs Go
+	deploy/cluster/assets.sh
+
+check-gpu: ## Check that the code for GPUs compiles
+	$(CARGO) check --locked -p qscale-burn -p qscale --features qscale-burn/gpu,qscale/gpu --lib --bins --tests
 
 test-gpu: ## Compare the learner on GPU and CPU; needs a Vulkan driver and 15 minutes to build
 	$(CARGO) test --locked -p qscale-burn --features gpu --test gpu -- --nocapture

@@ -4,8 +4,12 @@
 //! A new platform is a module here: its configuration and its [`PlatformBackend`], a variant of [`BackendConfig`], and a
 //! [`WorkloadKind`] in the contract.
 
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod local;
 
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::{KubernetesBackend, KubernetesBackendConfig};
 pub use local::{LocalBackend, LocalBackendConfig};
 
 use std::pin::Pin;
@@ -14,6 +18,7 @@ use std::sync::Arc;
 use qscale_common::document;
 use qscale_common::name::FunctionId;
 use qscale_common::policy::WorkloadKind;
+use qscale_common::time::Span;
 use qscale_common::units::Allocation;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use strum::IntoStaticStr;
@@ -25,6 +30,9 @@ use thiserror::Error;
 pub enum BackendConfig {
     /// The platform on this machine.
     Local(LocalBackendConfig),
+    /// A Kubernetes cluster. Only in programs that are built with the feature `kubernetes`.
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(KubernetesBackendConfig),
 }
 
 impl Serialize for BackendConfig {
@@ -52,16 +60,21 @@ impl BackendConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Local(_) => "local",
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => "kubernetes",
         }
     }
 
-    /// Checks what the types cannot.
+    /// Checks what the types cannot; `lease` is the time after which a leader is replaced.
     ///
     /// # Errors
     /// Names the key, its value and its range.
-    pub fn check(&self) -> anyhow::Result<()> {
+    #[cfg_attr(not(feature = "kubernetes"), expect(unused_variables, reason = "only a platform that cannot check tokens depends on it"))]
+    pub fn check(&self, lease: Span) -> anyhow::Result<()> {
         match self {
             Self::Local(config) => config.check(),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(config) => config.check(lease),
         }
     }
 
@@ -72,6 +85,8 @@ impl BackendConfig {
     pub fn open(&self) -> anyhow::Result<Arc<dyn PlatformBackend>> {
         match self {
             Self::Local(config) => Ok(Arc::new(LocalBackend::open(config)?)),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(config) => Ok(Arc::new(KubernetesBackend::new(config.clone()))),
         }
     }
 }

@@ -76,7 +76,7 @@ impl ActuatorConfig {
         {
             check_span(key, span, Span::millis(100), Span::seconds(3600))?;
         }
-        self.platform.check()?;
+        self.platform.check(self.lease.ttl)?;
         self.trust.check()?;
         self.lease.check("lease", ACTUATOR_LEASE)?;
         Ok(())

@@ -28,7 +28,7 @@ pub struct ChangeRecord {
     pub by: String,
     /// Kind of the change.
     pub kind: ChangeKind,
-    /// Changed object: `namespace/function`, `all` for all functions, the name of a model, or the address of a platform.
+    /// Changed object: `namespace/function`, `all` for all functions, the name of a model or an agent, or the address of a platform.
     pub target: String,
     /// The object before the change; absent if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +68,12 @@ pub enum ChangeKind {
     TrialConfirmed,
     /// A candidate failed its trial; the version before it is in use again.
     TrialRolledBack,
+    /// Fine-tuning of a model was requested, once or periodically, or switched off.
+    FinetuneRequested,
+    /// A credential was created for an agent.
+    AgentAdded,
+    /// The credential of an agent was removed.
+    AgentRemoved,
     /// The highest fencing token of a platform was replaced.
     LeaseReset,
     /// A kind that a later version added.
@@ -94,7 +100,8 @@ impl ChangeKind {
     /// Whether the target is a model.
     #[must_use]
     pub fn concerns_models(self) -> bool {
-        !self.concerns_functions() && !matches!(self, Self::LeaseReset | Self::Other)
+        let concerns_others = matches!(self, Self::AgentAdded | Self::AgentRemoved | Self::LeaseReset | Self::Other);
+        !self.concerns_functions() && !concerns_others
     }
 }
 

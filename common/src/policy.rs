@@ -99,6 +99,10 @@ pub enum WorkloadKind {
     /// A function of the local platform.
     #[default]
     Local,
+    /// A Deployment of Kubernetes.
+    Deployment,
+    /// A StatefulSet of Kubernetes.
+    StatefulSet,
 }
 
 /// Rule that takes over from a silent agent.

@@ -1,5 +1,6 @@
 //! Shared test support: a real nats-server per test, temporary folders, and waiting for conditions instead of sleeping.
 
+pub mod cluster;
 pub mod command;
 pub mod nats;
 pub mod process;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use cluster::Cluster;
 pub use command::CommandResult;
 pub use nats::NatsServer;
 pub use process::Program;

@@ -16,7 +16,7 @@ pub const VERSION: u32 = 2;
 
 /// One number of the observation.
 pub struct Feature {
-    /// Name in checkpoints and decision records.
+    /// Name in checkpoints and decision records. Models are checked against it, so `caution` stays the name of the violation cost here.
     pub name: &'static str,
     /// Value if the measurement is missing.
     pub neutral: f64,

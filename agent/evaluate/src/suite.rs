@@ -1,10 +1,10 @@
 //! Suites: comparisons registered in a file before they run. Owns the file's format and its checks; must not run anything.
 
+mod bundled;
 mod check;
 mod competitor;
 mod filter;
 mod function;
-mod shipped;
 mod trace;
 
 use qscale_common::document::{self, DocumentError, Format};
@@ -16,10 +16,10 @@ use qscale_sim::Perturbation;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use bundled::{BUNDLED, BundledSuite, TRAINING_RULES};
 pub use competitor::{CompetitorEntry, Grid, with_params};
 pub use filter::SuiteFilter;
 pub use function::{FunctionEntry, Profile};
-pub use shipped::{SHIPPED, Shipped, TRAINING_RULES};
 pub use trace::TraceEntry;
 
 /// A registered suite.

@@ -19,7 +19,7 @@ use qscale_dqn::Checkpoint;
 use qscale_evaluate::decision_latency::DecisionLatency;
 use qscale_evaluate::evaluation::jobs::{JobOutcome, Ledger, StageProgress};
 use qscale_evaluate::report::{csv_runs, csv_summary, front_svg, html};
-use qscale_evaluate::suite::{SHIPPED, SuiteFilter};
+use qscale_evaluate::suite::{BUNDLED, SuiteFilter};
 use qscale_evaluate::{EvaluateError, EvaluationRequest, Options, Results, Suite, SuiteEvaluation, Summary, SummaryOptions, summarise};
 
 use self::policies::AllPolicies;
@@ -95,7 +95,7 @@ impl SuiteRun {
     pub fn load(options: SuiteOptions, listed: bool) -> anyhow::Result<Self> {
         let SuiteOptions { suite, trace, filter, model } = options;
         let name = suite.unwrap_or_else(|| if trace.is_some() { "trace" } else { "synthetic" }.to_owned());
-        let mut suite = match SHIPPED.iter().find(|suite| suite.name == name) {
+        let mut suite = match BUNDLED.iter().find(|suite| suite.name == name) {
             Some(shipped) => Suite::parse(shipped.text, Format::Toml)?,
             None => read(Path::new(&name))?,
         };
@@ -171,7 +171,7 @@ impl PreparedEvaluation {
 }
 
 fn read(path: &Path) -> anyhow::Result<Suite> {
-    let names = SHIPPED.map(|suite| suite.name).join(", ");
+    let names = BUNDLED.map(|suite| suite.name).join(", ");
     let read = read_document(path);
     let (text, format) =
         read.with_context(|| format!("suite {}: not a bundled suite ({names}), and not a readable file", path.display()))?;

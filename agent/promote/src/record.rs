@@ -3,10 +3,12 @@
 
 use anyhow::Context as _;
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
+use qscale_common::change::ChangeKind;
 use qscale_common::contract::subject;
 use qscale_common::name::Name;
+use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
-use qscale_common::runtime::kv;
+use qscale_common::runtime::{clock, kv};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -96,21 +98,29 @@ pub async fn read_request(bus: &Bus, model: &Name) -> anyhow::Result<PromotionRe
     Ok(get(&store, &request_key(model)).await?.0.unwrap_or_default())
 }
 
-/// Changes the request for `model` by compare-and-set; `change` runs again after a concurrent write. Returns the request that was written.
+/// Changes the request for `model` by compare-and-set and records the change; `change` runs again after a concurrent write. Returns the request that was
+/// written.
 ///
 /// # Errors
 /// If the bucket cannot be read or written.
-pub async fn edit_request(bus: &Bus, model: &Name, mut change: impl FnMut(&mut PromotionRequest)) -> anyhow::Result<PromotionRequest> {
-    let store = kv::open(bus, subject::FINETUNE_BUCKET).await?;
-    let mut written = PromotionRequest::default();
+pub async fn edit_request(
+    author: &Author,
+    model: &Name,
+    mut change: impl FnMut(&mut PromotionRequest),
+) -> anyhow::Result<PromotionRequest> {
+    let store = kv::open(author.bus(), subject::FINETUNE_BUCKET).await?;
+    let (mut before, mut written) = (None, PromotionRequest::default());
     kv::edit(&store, &request_key(model), |value| {
-        let mut request = value.map(decode).transpose()?.unwrap_or_default();
+        let mut request: PromotionRequest = value.map(decode).transpose()?.unwrap_or_default();
+        before = value.map(|_| serde_json::to_value(&request)).transpose()?;
         change(&mut request);
         let value = encode(&request)?;
         written = request;
         Ok(Some(value))
     })
     .await?;
+    let after = Some(serde_json::to_value(&written)?);
+    author.record_change(ChangeKind::FinetuneRequested, model.as_str(), before, after, clock::now()).await;
     Ok(written)
 }
 
@@ -120,14 +130,14 @@ pub async fn edit_request(bus: &Bus, model: &Name, mut change: impl FnMut(&mut P
 /// # Errors
 /// As [`edit_request`].
 pub async fn request_round(
-    bus: &Bus,
+    author: &Author,
     model: &Name,
     promotion: &Promotion,
     settings: &PromotionSettings,
     candidate: Option<u64>,
 ) -> anyhow::Result<u64> {
     let accepted = promotion.round.as_ref().map_or(0, |status| status.id);
-    let request = edit_request(bus, model, |request| {
+    let request = edit_request(author, model, |request| {
         let id = request.round.as_ref().map_or(0, |round| round.id).max(accepted) + 1;
         request.round = Some(RoundRequest { id, settings: settings.clone(), candidate });
     });

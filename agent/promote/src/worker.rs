@@ -1,5 +1,5 @@
-//! Executes the promotion of one model while this process leads. Owns the order in which recordings are read, candidates are trained, stored and put in use, and
-//! the record is written; whether a candidate passes is decided by [`crate::gate`] and [`crate::promotion`].
+//! Executes the promotion of one model while this process leads. Owns how recordings are read, and how candidates are trained and stored; the order of writes
+//! is that of [`crate::steps`], and whether a candidate passes is decided by [`crate::gate`] and [`crate::promotion`].
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::{Bucket, Bus};
 use qscale_common::runtime::cancellable::until_cancelled;
 use qscale_common::runtime::clock;
-use qscale_common::runtime::models::{ModelStore, PointerError, ReadError};
+use qscale_common::runtime::models::{ModelStore, ReadError};
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::time::Timestamp;
@@ -26,12 +26,14 @@ use tokio_util::sync::CancellationToken;
 use crate::evaluate_candidate::{ModelPair, OfflineGateInput, Scenarios};
 use crate::experience::{Experience, ExperienceReader, Recording};
 use crate::finetune::MAX_RECORDED;
-use crate::gate::{GateReport, NotSimulated, Thresholds};
+use crate::gate::{NotSimulated, Thresholds};
 use crate::metrics::PromoterMetrics;
-use crate::promotion::{CanaryVerdict, Due, PromotionDecision, Superseded, Trial};
+use crate::promotion::{Due, PromotionDecision, Trial};
 use crate::record::{Entry, PromotionRecord, RecordChanged, request_key};
-use crate::recorded_functions::{RecordedFunction, ServedAgent, burn, functions_of};
+use crate::recorded_functions::{RecordedFunction, ServedAgent, functions_of};
+use crate::requests::BusRequests;
 use crate::settings::{PromotionRequest, PromotionSettings};
+use crate::steps::TrialSteps;
 
 /// Fewest recorded steps that a candidate is trained on: ten minutes of one function at the default tick.
 const MIN_STEPS: usize = 120;
@@ -139,14 +141,17 @@ impl Worker {
         let store = ModelStore::open(&self.bus).await?.trusting(&self.trust);
         let due = record.promotion.due(now, &settings.rules);
         let is_round = due == Due::Round;
-        let mut step = PromotionStep { worker: self, store, record, settings };
+        let (agent, decisions) = (settings.agent.clone(), record.promotion.decisions);
+        let requests = BusRequests { worker: self, store, record, agent, decisions };
+        let mut step = PromotionStep { worker: self, steps: TrialSteps { requests, settings } };
         let done = step.carry_out(due, candidate, now).await;
-        self.metrics.set_promotion(&self.model, &step.record.promotion, now);
+        let TrialSteps { requests: BusRequests { mut record, .. }, settings } = step.steps;
+        self.metrics.set_promotion(&self.model, &record.promotion, now);
         match done {
             Err(error) if is_round && !error.is::<RecordChanged>() => {
-                let retry = now.plus(step.settings.rules.every.0.min(MAX_ROUND_RETRY_DELAY));
-                step.record.promotion.fail_round(&format!("{error:#}"), retry);
-                step.record.write().await?;
+                let retry = now.plus(settings.rules.every.0.min(MAX_ROUND_RETRY_DELAY));
+                record.promotion.fail_round(&format!("{error:#}"), retry);
+                record.write().await?;
                 Err(error)
             }
             done => done,
@@ -157,9 +162,7 @@ impl Worker {
 /// One step of a promotion.
 struct PromotionStep<'a> {
     worker: &'a Worker,
-    store: ModelStore,
-    record: PromotionRecord,
-    settings: PromotionSettings,
+    steps: TrialSteps<BusRequests<'a>>,
 }
 
 impl PromotionStep<'_> {
@@ -174,8 +177,8 @@ impl PromotionStep<'_> {
     async fn carry_out(&mut self, due: Due, candidate: Option<u64>, now: Timestamp) -> anyhow::Result<Pause> {
         match due {
             Due::Wait(until) => {
-                let on_trial = self.record.promotion.trial().is_some();
-                if on_trial && !self.is_expected_in_use(now).await? {
+                let on_trial = self.steps.requests.record.promotion.trial().is_some();
+                if on_trial && !self.steps.is_expected_in_use(now).await? {
                     return Ok(Pause::None);
                 }
                 let wait = if on_trial { until.since(now).min(LOOK_INTERVAL) } else { until.since(now) };
@@ -183,53 +186,22 @@ impl PromotionStep<'_> {
             }
             Due::Round => self.round(candidate, now).await?,
             Due::EvaluateShadow(trial, since) => {
-                if self.is_expected_in_use(now).await? {
+                if self.steps.is_expected_in_use(now).await? {
                     self.evaluate_shadow(trial, since).await?;
                 }
             }
-            Due::PutInUse(trial, revision) => self.put_in_use(trial, revision).await?,
+            Due::PutInUse(trial, revision) => self.steps.put_in_use(trial, revision).await?,
             Due::EvaluateTrial(trial, since) => {
-                self.evaluate_trial(trial, since, now).await?;
+                self.steps.evaluate_trial(trial, since, now).await?;
                 return Ok(Pause::For(clock::real(LOOK_INTERVAL).max(MIN_PAUSE)));
             }
         }
         Ok(Pause::None)
     }
 
-    /// Writes the record, and logs and counts the decisions that it adds.
-    async fn write(&mut self, decisions_before: u64) -> anyhow::Result<()> {
-        self.record.write().await?;
-        for entry in self.record.promotion.log_since(decisions_before) {
-            let decision: &str = entry.decision.into();
-            tracing::info!(model = %self.worker.model, version = entry.version, decision, reason = entry.reason, "decided");
-            self.worker.metrics.decided(&self.worker.model, entry.decision);
-        }
-        Ok(())
-    }
-
-    async fn end(&mut self, decision: PromotionDecision, version: Option<u64>, reason: &str) -> anyhow::Result<()> {
-        let (before, every) = (self.record.promotion.decisions, self.settings.rules.every);
-        self.record.promotion.end(decision, version, reason, clock::now(), every);
-        self.write(before).await
-    }
-
-    async fn supersede(&mut self, superseded: Superseded, now: Timestamp) -> anyhow::Result<()> {
-        let before = self.record.promotion.decisions;
-        self.record.promotion.supersede(superseded, now, self.settings.rules.every);
-        self.write(before).await
-    }
-
-    /// Whether the version is in use that the trial expects; ends the trial if not.
-    async fn is_expected_in_use(&mut self, now: Timestamp) -> anyhow::Result<bool> {
-        let in_use = self.store.pointer(self.model()).await?.version();
-        let Some(superseded) = self.record.promotion.superseded(in_use) else { return Ok(true) };
-        self.supersede(superseded, now).await?;
-        Ok(false)
-    }
-
     async fn checkpoint(&self, version: u64) -> anyhow::Result<Checkpoint> {
         let name = || format!("model {}@{version}", self.model());
-        let bytes = self.store.reader().read(self.model(), version, MAX_BYTES).await.with_context(name)?;
+        let bytes = self.steps.requests.store.reader().read(self.model(), version, MAX_BYTES).await.with_context(name)?;
         Checkpoint::from_bytes(&bytes).with_context(name)
     }
 
@@ -277,7 +249,7 @@ impl PromotionStep<'_> {
 
     /// Trains a candidate, or takes the stored `candidate`, and passes it through the offline gate.
     async fn round(&mut self, candidate: Option<u64>, now: Timestamp) -> anyhow::Result<()> {
-        let settings = self.settings.clone();
+        let settings = self.steps.settings.clone();
         settings.check()?;
         let agent = ServedAgent::new(&settings.agent, &settings.params)?;
         let functions = functions_of(self.bus(), &settings.agent, &self.worker.trust).await?;
@@ -286,7 +258,7 @@ impl PromotionStep<'_> {
             "no function obeys agent {0}; `qscale policy set FUNCTION agent={0} mode=active` changes that",
             settings.agent
         );
-        let base_version = self.store.pointer(self.model()).await?.version();
+        let base_version = self.steps.requests.store.pointer(self.model()).await?.version();
         let (base, base_name) = self.model_in_use(base_version).await?;
         let given = match candidate {
             Some(version) => Some(self.checkpoint(version).await?),
@@ -299,7 +271,7 @@ impl PromotionStep<'_> {
         if given.is_none() && steps < MIN_STEPS {
             let reason =
                 format!("{steps} recorded ticks to learn from, at least {MIN_STEPS} are needed; choose an earlier --since, or wait");
-            return self.end(PromotionDecision::TooLittle, None, &reason).await;
+            return self.steps.end(PromotionDecision::TooLittle, None, &reason).await;
         }
         // The simulation of the model in use can only be checked against its own decisions.
         for recorded in &mut recorded {
@@ -316,18 +288,19 @@ impl PromotionStep<'_> {
             tracing::info!(model = %self.model(), recorded, repeats, simulated, error, "candidate trained");
         }
         if !result.report.passes() {
-            return self.end(PromotionDecision::RejectedOffline, candidate, &result.report.why()).await;
+            return self.steps.end(PromotionDecision::RejectedOffline, candidate, &result.report.why()).await;
         }
         let version = match candidate {
             Some(version) => version,
             None => {
-                self.store.push(&self.worker.author, self.model(), &result.candidate.to_bytes(), &result.candidate.fingerprint()).await?
+                self.steps
+                    .requests
+                    .store
+                    .push(&self.worker.author, self.model(), &result.candidate.to_bytes(), &result.candidate.fingerprint())
+                    .await?
             }
         };
-        let before = self.record.promotion.decisions;
-        let trial = Trial { version, base: base_version };
-        self.record.promotion.shadow(trial, self.settings.clone(), &result.report.why(), clock::now());
-        self.write(before).await
+        self.steps.start_shadow(Trial { version, base: base_version }, &result.report.why()).await
     }
 
     /// Experience in each recording, as a network that decides by `base` would have made it.
@@ -365,7 +338,7 @@ impl PromotionStep<'_> {
 
     /// Evaluates the decisions of the candidate on the States since `since`.
     async fn evaluate_shadow(&mut self, trial: Trial, since: Timestamp) -> anyhow::Result<()> {
-        let settings = self.settings.clone();
+        let settings = self.steps.settings.clone();
         let functions = functions_of(self.bus(), &settings.agent, &self.worker.trust).await?;
         let recorded = self.recorded(&functions, Period { since, until: clock::now() }).await?;
         let scenarios = self.scenarios(&recorded).await;
@@ -374,7 +347,7 @@ impl PromotionStep<'_> {
             // Another attempt would fail in the same way, and no round starts while the trial lasts.
             Err(error) if !matches!(error.downcast_ref(), Some(ReadError::Unavailable(_))) => {
                 let reason = format!("the models cannot be compared: {error:#}");
-                return self.end(PromotionDecision::RejectedInShadow, Some(trial.version), &reason).await;
+                return self.steps.end(PromotionDecision::RejectedInShadow, Some(trial.version), &reason).await;
             }
             Err(error) => return Err(error),
         };
@@ -387,9 +360,9 @@ impl PromotionStep<'_> {
         });
         let Some(report) = report.await? else { return Ok(()) };
         if report.passes() {
-            self.after_shadow(trial, &functions, &report).await
+            self.steps.after_shadow(trial, &functions, &report.why()).await
         } else {
-            self.end(PromotionDecision::RejectedInShadow, Some(trial.version), &report.why()).await
+            self.steps.end(PromotionDecision::RejectedInShadow, Some(trial.version), &report.why()).await
         }
     }
 
@@ -397,91 +370,5 @@ impl PromotionStep<'_> {
     async fn model_pair(&self, trial: Trial, settings: &PromotionSettings) -> anyhow::Result<ModelPair> {
         let ((base, _), candidate) = (self.model_in_use(trial.base).await?, self.checkpoint(trial.version).await?);
         ModelPair::new(&base, &candidate, &settings.params)
-    }
-
-    /// Puts a candidate in use that passed the shadow gate; without a budget it is recommended.
-    async fn after_shadow(&mut self, trial: Trial, functions: &[FunctionId], report: &GateReport) -> anyhow::Result<()> {
-        let (model, now, rules) = (self.model().clone(), clock::now(), self.settings.rules);
-        if let Err(reason) = self.record.promotion.may_use(now, &rules) {
-            let reason = format!("{}; {reason}: `qscale model use {model}@{}` does", report.why(), trial.version);
-            return self.end(PromotionDecision::Recommended, Some(trial.version), &reason).await;
-        }
-        let before = burn(self.bus(), functions, Period { since: now.minus(rules.watch_for.0), until: now }).await?;
-        let pointer = self.store.pointer(&model).await?;
-        if let Some(superseded) = self.record.promotion.superseded(pointer.version()) {
-            return self.supersede(superseded, now).await;
-        }
-        let base = match trial.base {
-            Some(base) => base,
-            // The bundled model becomes a version, so that a rollback has a version to return to.
-            None => self.store.push(&self.worker.author, &model, &pretrained().to_bytes(), &pretrained().fingerprint()).await?,
-        };
-        let (trial, decisions) = (Trial { base: Some(base), ..trial }, self.record.promotion.decisions);
-        self.record.promotion.watch(trial, pointer.revision, before, &report.why(), clock::now(), &rules);
-        self.record.promotion.watched = functions.to_vec();
-        // The record is written first, so that the next process that reads it puts the candidate in use and watches it.
-        self.write(decisions).await?;
-        self.put_in_use(trial, pointer.revision).await
-    }
-
-    /// Puts the candidate in use unless the version in use changed since the pointer had `revision`.
-    async fn put_in_use(&mut self, trial: Trial, revision: u64) -> anyhow::Result<()> {
-        let (model, now) = (self.model().clone(), clock::now());
-        let pointer = self.store.pointer(&model).await?;
-        let is_put = pointer.in_use.as_ref().is_some_and(|in_use| in_use.on_trial && in_use.version == trial.version);
-        if !is_put {
-            let base = trial.base.context("a candidate under watch replaces a version")?;
-            if pointer.revision != revision {
-                return self.supersede(Superseded { expected: Some(base), found: pointer.version() }, now).await;
-            }
-            match self.store.start_trial(&self.worker.author, &model, trial.version, base, &pointer).await {
-                Ok(_) => {}
-                // By an operator, or by another promoter that has put the candidate in use: the next step finds out.
-                Err(PointerError::Superseded { .. }) => return Err(RecordChanged(model).into()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        tracing::info!(model = %model, version = trial.version, "candidate in use; watching it");
-        self.record.promotion.started(now, &self.settings.rules);
-        self.record.write().await
-    }
-
-    /// Evaluates the violations since the candidate is in use, and rolls it back if there are too many.
-    async fn evaluate_trial(&mut self, trial: Trial, since: Timestamp, now: Timestamp) -> anyhow::Result<()> {
-        let settings = self.settings.clone();
-        // Functions whose violations before the watch are known. One that an operator pauses or gives another agent still counts.
-        let functions = match self.record.promotion.watched.as_slice() {
-            [] => functions_of(self.bus(), &settings.agent, &self.worker.trust).await?,
-            watched => watched.to_vec(),
-        };
-        let burned = burn(self.bus(), &functions, Period { since, until: now }).await?;
-        let model = self.model().clone();
-        let in_use = self.store.pointer(&model).await?.version();
-        match self.record.promotion.look(in_use, burned, now, &settings.rules) {
-            CanaryVerdict::Continue => self.record.write().await,
-            CanaryVerdict::Superseded(superseded) => self.supersede(superseded, now).await,
-            CanaryVerdict::Promote(comparison) => match self.store.confirm_trial(&self.worker.author, &model, trial.version).await {
-                Ok(_) => self.end(PromotionDecision::Kept, Some(trial.version), &comparison.to_string()).await,
-                Err(error) => self.superseded_by(trial, error, now).await,
-            },
-            CanaryVerdict::RollBack(reason) => {
-                let base = trial.base.context("a candidate under watch replaces a version")?;
-                match self.store.roll_back_trial(&self.worker.author, &model, trial.version, base).await {
-                    Ok(_) => {
-                        let reason = format!("{reason}; {model}@{base} is in use again");
-                        self.end(PromotionDecision::RolledBack, Some(trial.version), &reason).await
-                    }
-                    Err(error) => self.superseded_by(trial, error, now).await,
-                }
-            }
-        }
-    }
-
-    /// Ends the trial if `error` says that another version is in use.
-    async fn superseded_by(&mut self, trial: Trial, error: PointerError, now: Timestamp) -> anyhow::Result<()> {
-        match error {
-            PointerError::Superseded { found, .. } => self.supersede(Superseded { expected: Some(trial.version), found }, now).await,
-            error => Err(error.into()),
-        }
     }
 }

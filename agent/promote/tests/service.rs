@@ -215,7 +215,7 @@ async fn a_function_that_cannot_be_simulated_rejects_the_candidate_and_is_named(
     let _promoter = world.start("a");
     let settings = PromotionSettings { validation_worlds: 1, seeds: 2, ..PromotionSettings::default() };
     let round = RoundRequest { id: 1, settings, candidate: Some(versions[1]) };
-    record::edit_request(&world.operator, &world.model, |request| request.round = Some(round.clone())).await.expect("operators may write");
+    record::edit_request(&world.author(), &world.model, |request| request.round = Some(round.clone())).await.expect("operators may write");
     let log = eventually_async("the decision", async || {
         let record = PromotionRecord::read(&world.operator, &world.model).await.expect("readable");
         (record.promotion.decisions > 0).then_some(record.promotion.log)
@@ -232,7 +232,7 @@ async fn a_requested_round_that_cannot_run_reports_its_error() {
     let _promoter = world.start("a");
     let settings = PromotionSettings { agent: Name::new("nobody").expect("valid"), ..PromotionSettings::default() };
     let round = RoundRequest { id: 1, settings, candidate: None };
-    record::edit_request(&world.operator, &world.model, |request| request.round = Some(round.clone())).await.expect("operators may write");
+    record::edit_request(&world.author(), &world.model, |request| request.round = Some(round.clone())).await.expect("operators may write");
     let status = eventually_async("the end of the round", async || {
         let record = PromotionRecord::read(&world.operator, &world.model).await.expect("readable");
         record.promotion.round.filter(|round| round.state != RoundState::Running)

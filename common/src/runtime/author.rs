@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use serde_json::Value;
 
 use super::bus::Bus;
 use super::nats_accounts::User;
@@ -85,11 +86,10 @@ impl Author {
         self.key.as_ref()
     }
 
-    /// Appends the replacement of the highest fencing token of `platform` to the record of changes.
-    pub async fn reset_lease(&self, platform: &str, before: u64, after: u64, now: Timestamp) {
-        let token = |token: u64| Some(ChangedValue::new(None, token.into()));
-        let made = Made { kind: ChangeKind::LeaseReset, target: platform.to_owned(), before: token(before), after: token(after) };
-        self.record(made, now).await;
+    /// Appends a change of a value without revisions to the record of changes; it was made at `now`. A failure is reported.
+    pub async fn record_change(&self, kind: ChangeKind, target: &str, before: Option<Value>, after: Option<Value>, now: Timestamp) {
+        let changed = |value: Option<Value>| value.map(|value| ChangedValue::new(None, value));
+        self.record(Made { kind, target: target.to_owned(), before: changed(before), after: changed(after) }, now).await;
     }
 
     /// Appends a change that was made at `now` to the record of changes. A failure does not undo the change; it is reported.

@@ -1,6 +1,7 @@
-//! HTTP requests and servers. Owns the exchange with its limit on the body, and the limits of time of clients that send
-//! slowly; does not retry.
+//! HTTP requests and servers. Owns the exchange with its limit on the body, the limits of time of clients that send
+//! slowly, and that of the connections of a server; does not retry.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 /// Largest body that [`get`] reads, bytes.
 const MAX_BODY: usize = 16 << 20;
 
+/// Connections of a server at once. A new one replaces the oldest, so that connections that nobody uses lock no health check out.
+const MAX_CONNECTIONS: usize = 256;
 /// Longest time for a client to send the head of a request.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// First bytes of a connection with HTTP/2 (RFC 9113, 3.4).
@@ -68,12 +71,13 @@ impl HttpClient {
 }
 
 /// Serves `router` until `stop`, then finishes the requests in flight. A connection is closed that does not send the
-/// head of a request, or does not answer the pings of HTTP/2, for 30 s.
+/// head of a request, or does not answer the pings of HTTP/2, for 30 s; with more than [`MAX_CONNECTIONS`], the oldest one is.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_TIMEOUT)).keep_alive_timeout(HEAD_TIMEOUT);
     let graceful = GracefulShutdown::new();
+    let mut open: VecDeque<CancellationToken> = VecDeque::new();
     loop {
         let stream = tokio::select! {
             biased;
@@ -87,8 +91,16 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
                 }
             },
         };
+        open.retain(|connection| !connection.is_cancelled());
+        if open.len() == MAX_CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.cancel();
+        }
+        let connection = CancellationToken::new();
+        open.push_back(connection.clone());
         let (builder, router, watcher, stop) = (builder.clone(), router.clone(), graceful.watcher(), stop.clone());
-        tokio::spawn(async move {
+        let serving = async move {
             if begins_request(&stream, &stop).await {
                 // Without TCP_NODELAY small replies wait for acknowledgements; a failure only costs latency.
                 drop(stream.set_nodelay(true));
@@ -96,6 +108,10 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
                 // Clients break connections all the time.
                 drop(watcher.watch(connection.into_owned()).await);
             }
+        };
+        tokio::spawn(async move {
+            let _ended = connection.clone().drop_guard();
+            connection.run_until_cancelled(serving).await
         });
     }
     drop(listener);
@@ -147,4 +163,31 @@ fn error_chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get as route;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn unused_connections_do_not_lock_others_out_and_the_oldest_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(listener, Router::new().route("/", route(async || "ok")), stop.clone()));
+        let mut unused = Vec::new();
+        for _ in 0..=MAX_CONNECTIONS {
+            unused.push(TcpStream::connect(address).await.expect("connected"));
+        }
+        let timeout = Duration::from_secs(20);
+        assert_eq!(get(&address.to_string(), "/", timeout).await.expect("a reply").1, "ok");
+        let end = tokio::time::timeout(timeout, unused[0].read(&mut [0])).await.expect("closed in time");
+        assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+        let newest = unused.last_mut().expect("connected");
+        assert!(tokio::time::timeout(Duration::from_millis(100), newest.read(&mut [0])).await.is_err(), "the newest stays open");
+        stop.cancel();
+    }
 }

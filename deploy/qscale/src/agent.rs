@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
+use qscale_common::change::ChangeKind;
 use qscale_common::contract::{EventType, subject};
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::{Bus, BusConfig};
@@ -18,6 +19,7 @@ use qscale_common::runtime::signature::TrustConfig;
 use qscale_up::storage::Storage;
 use serde_json::json;
 
+use crate::author::AuthorArgs;
 use crate::output::{self, Table, TableCell, Tone};
 use crate::system::{Locate, StateDir};
 
@@ -90,6 +92,9 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
         let jetstream = setup(state).await.with_context(refused)?;
         provision::ensure(&jetstream, &nats_accounts::agents(passwords.keys())).await.context("failed to create the agent's stream")?;
         activate(state, &config, agent).await.with_context(refused)?;
+        if !known {
+            record(state, ChangeKind::AgentAdded, agent).await;
+        }
     }
     drop(lock);
     let status = match (running, known) {
@@ -100,6 +105,18 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
     };
     let connection = Connection::new(agent, &config);
     if json { output::json(&connection.as_json()) } else { output::line(connection.text(status)) }
+}
+
+/// Appends a change of `agent` to the record of changes. A failure is a warning.
+async fn record(state: &StateDir, kind: ChangeKind, agent: &Name) {
+    let bus = async {
+        let config = state.bus_config(&state.addresses()?.nats, &User::Operator.name());
+        anyhow::Ok(Bus::of_client(config.connect_once("qscale-agent", CONNECT_TIMEOUT).await?, "/qscale/operator"))
+    };
+    match bus.await {
+        Ok(bus) => AuthorArgs::default().author(&bus).record_change(kind, agent.as_str(), None, None, clock::now()).await,
+        Err(error) => output::warn(format_args!("the change is made but not recorded: {error:#}")),
+    }
 }
 
 /// JetStream as the user that creates streams.
@@ -231,6 +248,7 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
         // Last, so that the agent cannot write any more.
         let jetstream = setup(state).await.context("the credential is removed, but not the Actions; the next start deletes them")?;
         provision::remove_agent(&jetstream, agent).await?;
+        record(state, ChangeKind::AgentRemoved, agent).await;
     }
     drop(lock);
     let effect =

@@ -114,6 +114,9 @@ fn sentence(record: &ChangeRecord) -> String {
         ChangeKind::TrialStarted => format!("model {} put in use on trial", replaced(record)),
         ChangeKind::TrialConfirmed => format!("model {target}@{} kept after its trial", version(record.after.as_ref())),
         ChangeKind::TrialRolledBack => format!("model {} rolled back after its trial", replaced(record)),
+        ChangeKind::FinetuneRequested => format!("fine-tuning of model {target} {}", finetuning(record)),
+        ChangeKind::AgentAdded => format!("agent {target} added"),
+        ChangeKind::AgentRemoved => format!("agent {target} removed"),
         ChangeKind::LeaseReset => {
             format!("highest fencing token of platform {target} {} → {}", value(record.before.as_ref()), value(record.after.as_ref()))
         }
@@ -134,6 +137,25 @@ fn policy_change(record: &ChangeRecord) -> String {
         (Some(None), _) | (Some(_), None) => "changed".to_owned(),
         (None, Some(after)) => format!("created: agent {}", after.agent),
         (None, None) => "created".to_owned(),
+    }
+}
+
+/// What a request for fine-tuning changed.
+fn finetuning(record: &ChangeRecord) -> String {
+    let part = |changed: &Option<ChangedValue>, part| changed.as_ref().and_then(|changed| changed.value.as_ref()?.get(part)).cloned();
+    let rounds = (part(&record.before, "round"), part(&record.after, "round"));
+    if let (before, Some(after)) = &rounds
+        && before.as_ref() != Some(after)
+        && !after.is_null()
+    {
+        return format!("requested: round {}", after["id"]);
+    }
+    match part(&record.after, "periodic") {
+        Some(settings) if !settings.is_null() => match settings["rules"]["every"].as_str() {
+            Some(every) => format!("switched on: a round every {every}"),
+            None => "switched on".to_owned(),
+        },
+        _ => "switched off".to_owned(),
     }
 }
 
@@ -193,6 +215,16 @@ mod tests {
         let used = |version| Some(json!({ "version": version, "on_trial": false }));
         check(&stored(ChangeKind::ModelUsed, "dqn", used(1), used(2)), "model dqn@1 → dqn@2 put in use");
         check(&stored(ChangeKind::ModelUsed, "dqn", None, used(2)), "model dqn@2 put in use");
+        let request = |periodic: Value, round: Value| Some(json!({ "periodic": periodic, "round": round }));
+        let tuned = |before, after| stored(ChangeKind::FinetuneRequested, "dqn", before, after);
+        let every = json!({ "rules": { "every": "1h" } });
+        check(&tuned(None, request(every.clone(), Value::Null)), "fine-tuning of model dqn switched on: a round every 1h");
+        check(
+            &tuned(request(every.clone(), Value::Null), request(every.clone(), json!({ "id": 2 }))),
+            "fine-tuning of model dqn requested: round 2",
+        );
+        check(&tuned(request(every, Value::Null), request(Value::Null, Value::Null)), "fine-tuning of model dqn switched off");
+        check(&stored(ChangeKind::AgentRemoved, "mine", None, None), "agent mine removed");
         check(&stored(ChangeKind::LeaseReset, "127.0.0.1:1", Some(json!(9)), None), "highest fencing token of platform 127.0.0.1:1 9 → ?");
     }
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use qscale_common::runtime::cancellable::until_stopped;
-use qscale_evaluate::suite::{SHIPPED, SuiteFilter};
+use qscale_evaluate::suite::{BUNDLED, SuiteFilter};
 use qscale_experiments::evaluate::{EvaluateOptions, EvaluateOutcome, SuiteOptions, SuiteRun};
 
 use self::progress::Bar;
@@ -73,7 +73,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     list: bool,
     /// Print the file of a bundled suite, without running anything
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(SHIPPED.map(|suite| suite.name)))]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(BUNDLED.map(|suite| suite.name)))]
     print_suite: Option<String>,
     #[command(flatten)]
     run: RunOptions,
@@ -82,7 +82,7 @@ pub struct EvaluateArgs {
 /// Evaluates, and prints the results.
 pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<ExitCode> {
     if let Some(name) = &arguments.print_suite {
-        let suite = SHIPPED.iter().find(|suite| suite.name == name).context("not a bundled suite")?;
+        let suite = BUNDLED.iter().find(|suite| suite.name == name).context("not a bundled suite")?;
         output::line(suite.text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }

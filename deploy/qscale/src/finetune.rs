@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use qscale_common::name::Name;
+use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::models::ModelStore;
 use qscale_common::runtime::{clock, shutdown};
@@ -23,7 +24,7 @@ use qscale_replay::policy::STORE_PREFIX;
 use serde_json::{Value, json};
 
 use self::reporter::Reporter;
-use crate::author::SignerArgs;
+use crate::author::{AuthorArgs, SignerArgs};
 use crate::output;
 use crate::system::Locate;
 
@@ -173,9 +174,10 @@ pub async fn run(locate: &Locate, arguments: FinetuneArgs) -> anyhow::Result<Exi
         candidate.check().context("--candidate")?;
     }
     let (bus, model, json) = (locate.bus().await?, arguments.model, arguments.json);
+    let author = AuthorArgs::default().author(&bus);
     match settings {
         None if arguments.status => status(&bus, &model, json).await.map(|()| ExitCode::SUCCESS),
-        None => off(&bus, &model).await.map(|()| ExitCode::SUCCESS),
+        None => off(&author, &model).await.map(|()| ExitCode::SUCCESS),
         Some(settings) if arguments.once => {
             let record = PromotionRecord::read(&bus, &model).await?;
             let candidate = match candidate {
@@ -189,9 +191,9 @@ pub async fn run(locate: &Locate, arguments: FinetuneArgs) -> anyhow::Result<Exi
                     Some(store.push(&author, &model, &candidate.to_bytes(), &candidate.fingerprint()).await?)
                 }
             };
-            once(&bus, &model, record, settings, candidate, json).await
+            once(&author, &model, record, settings, candidate, json).await
         }
-        Some(settings) => periodic(&bus, &model, settings).await.map(|()| ExitCode::SUCCESS),
+        Some(settings) => periodic(&author, &model, settings).await.map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -202,18 +204,18 @@ async fn status(bus: &Bus, model: &Name, json: bool) -> anyhow::Result<()> {
     reporter::status(model, &record.promotion, &request, in_use, clock::now(), json)
 }
 
-async fn off(bus: &Bus, model: &Name) -> anyhow::Result<()> {
-    record::edit_request(bus, model, |request| request.periodic = None).await?;
-    let note = match PromotionRecord::read(bus, model).await?.promotion.trial() {
+async fn off(author: &Author, model: &Name) -> anyhow::Result<()> {
+    record::edit_request(author, model, |request| request.periodic = None).await?;
+    let note = match PromotionRecord::read(author.bus(), model).await?.promotion.trial() {
         Some(trial) => format!("; {model}@{} is on trial until its end", trial.version),
         None => String::new(),
     };
     output::line(format_args!("periodic fine-tuning of {model} is off{note}"))
 }
 
-async fn periodic(bus: &Bus, model: &Name, settings: PromotionSettings) -> anyhow::Result<()> {
+async fn periodic(author: &Author, model: &Name, settings: PromotionSettings) -> anyhow::Result<()> {
     let rules = settings.rules;
-    record::edit_request(bus, model, |request| request.periodic = Some(settings.clone())).await?;
+    record::edit_request(author, model, |request| request.periodic = Some(settings.clone())).await?;
     output::line(format_args!(
         "fine-tuning of {model} is on: a round every {}; `qscale finetune {model} --status` shows the decisions",
         rules.every
@@ -223,7 +225,7 @@ async fn periodic(bus: &Bus, model: &Name, settings: PromotionSettings) -> anyho
 
 /// Requests a round and prints its decisions until it ends.
 async fn once(
-    bus: &Bus,
+    author: &Author,
     model: &Name,
     record: PromotionRecord,
     settings: PromotionSettings,
@@ -235,10 +237,10 @@ async fn once(
     if !json {
         reporter::note_budget(rules.budget_minutes)?;
     }
-    let id = record::request_round(bus, model, &record.promotion, &settings, candidate).await?;
+    let id = record::request_round(author, model, &record.promotion, &settings, candidate).await?;
     let (token, started, mut warned) = (shutdown::token(), clock::instant(), false);
     loop {
-        let promotion = PromotionRecord::read(bus, model).await?.promotion;
+        let promotion = PromotionRecord::read(author.bus(), model).await?.promotion;
         let status = promotion.round.as_ref().filter(|status| status.id >= id);
         ensure!(
             status.is_none_or(|status| status.id == id),

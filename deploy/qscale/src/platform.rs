@@ -1,6 +1,7 @@
 //! `qscale platform`: the platform as a whole. Owns arguments and output.
 
 use clap::Subcommand;
+use qscale_common::change::ChangeKind;
 use qscale_common::runtime::clock;
 
 use crate::author::AuthorArgs;
@@ -54,7 +55,10 @@ pub async fn run(locate: &Locate, command: PlatformCommand) -> anyhow::Result<()
         PlatformCommand::ResetLease { to, author } => {
             let reply = platform.reset_lease(to).await?;
             match locate.bus().await {
-                Ok(bus) => author.author(&bus).reset_lease(platform.address(), reply.before, reply.after, clock::now()).await,
+                Ok(bus) => {
+                    let (before, after) = (Some(reply.before.into()), Some(reply.after.into()));
+                    author.author(&bus).record_change(ChangeKind::LeaseReset, platform.address(), before, after, clock::now()).await;
+                }
                 Err(error) => output::warn(format_args!("the token is replaced but the change is not recorded: {error:#}")),
             }
             output::line(format_args!("highest fencing token replaced: {} before, {} now", reply.before, reply.after))

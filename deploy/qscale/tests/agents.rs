@@ -91,6 +91,10 @@ async fn credential_is_created_and_removed_while_the_system_runs() {
     let client = printed_config(&output, &url).connect_once("test", TIMEOUT).await.expect("the new credential is active");
     recorded(&client).await.expect("an agent that was removed can be added again");
     text(&qscale(state, &["agent", "remove", "mine"]));
+    let changes = text(&qscale(state, &["changes", "--kind", "agent_added,agent_removed"]));
+    let made: Vec<_> = changes.lines().filter_map(|line| Some(line.split_once(": ")?.1)).collect();
+    let expected = ["agent mine added", "agent early removed", "agent mine removed", "agent mine added", "agent mine removed"];
+    assert_eq!(made, expected, "{changes}");
     assert!(!qscale(state, &["agent", "remove", "mine"]).status.success());
     assert!(!qscale(state, &["agent", "add", "Not.A.Label"]).status.success());
 }

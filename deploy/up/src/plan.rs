@@ -22,7 +22,8 @@ use self::simulated::LoadWords;
 use crate::load::{LoadPlan, RequestForm};
 use crate::options::{BackendKind, UpOptions};
 
-const SHIPPED: [(&str, &str); 3] = [
+/// Bundled functions: names and texts of their files.
+const BUNDLED: [(&str, &str); 3] = [
     ("fibonacci", include_str!("../../functions/fibonacci.toml")),
     ("aes", include_str!("../../functions/aes.toml")),
     ("faas", include_str!("../../functions/faas.toml")),
@@ -124,7 +125,7 @@ fn model<'a>(named: Option<&str>, agents: impl Iterator<Item = &'a Name> + Clone
 
 /// One real function, or two copies of it.
 fn local(arguments: &UpOptions, pattern: Option<Pattern>) -> anyhow::Result<(Vec<PlannedFunction>, Option<LoadPlan>, LoadWords)> {
-    let spec = function_spec(arguments.function.as_deref().unwrap_or(SHIPPED[0].0))?;
+    let spec = function_spec(arguments.function.as_deref().unwrap_or(BUNDLED[0].0))?;
     let mut functions = vec![planned(spec.clone(), &arguments.agent, arguments)?];
     if let Some(versus) = &arguments.versus {
         functions.push(planned(copy_of(&spec)?, versus, arguments)?);
@@ -145,11 +146,11 @@ fn local(arguments: &UpOptions, pattern: Option<Pattern>) -> anyhow::Result<(Vec
 /// # Errors
 /// When there is neither, or the file is invalid.
 pub fn function_spec(named: &str) -> anyhow::Result<FunctionSpec> {
-    if let Some((_, text)) = SHIPPED.iter().find(|(name, _)| *name == named) {
+    if let Some((_, text)) = BUNDLED.iter().find(|(name, _)| *name == named) {
         return FunctionSpec::parse(text, Format::Toml).with_context(|| format!("function {named}"));
     }
     let path = Path::new(named);
-    let names: Vec<_> = SHIPPED.iter().map(|(name, _)| *name).collect();
+    let names: Vec<_> = BUNDLED.iter().map(|(name, _)| *name).collect();
     let (text, format) = read_document(path)
         .with_context(|| format!("--function {named}: not a bundled function ({}), and not a readable file", names.join(", ")))?;
     FunctionSpec::parse(&text, format).with_context(|| format!("--function {named}"))

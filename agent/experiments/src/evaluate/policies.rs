@@ -32,18 +32,18 @@ impl PolicySet for AllPolicies {
 mod tests {
     use qscale_common::document::Format;
     use qscale_evaluate::Suite;
-    use qscale_evaluate::suite::SHIPPED;
+    use qscale_evaluate::suite::BUNDLED;
 
     use super::*;
 
     #[test]
     fn every_competitor_of_the_bundled_suites_is_valid() {
-        for shipped in SHIPPED {
-            let suite = Suite::parse(shipped.text, Format::Toml).expect("a suite");
+        for bundled in BUNDLED {
+            let suite = Suite::parse(bundled.text, Format::Toml).expect("a suite");
             for entry in &suite.competitors {
                 for setting in entry.settings().expect("a grid") {
                     let made = AllPolicies::default().policy(&entry.policy, &setting, None);
-                    made.unwrap_or_else(|error| panic!("{}: {}: {error}", shipped.name, entry.called()));
+                    made.unwrap_or_else(|error| panic!("{}: {}: {error}", bundled.name, entry.called()));
                 }
             }
         }

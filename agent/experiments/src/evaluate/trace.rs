@@ -61,7 +61,7 @@ impl TraceSelection {
 #[cfg(test)]
 mod tests {
     use qscale_common::document::Format;
-    use qscale_evaluate::suite::SHIPPED;
+    use qscale_evaluate::suite::BUNDLED;
 
     use super::*;
 
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn values_replace_those_of_the_suite() {
-        let suite = SHIPPED.iter().find(|suite| suite.name == "trace").expect("bundled");
+        let suite = BUNDLED.iter().find(|suite| suite.name == "trace").expect("bundled");
         let entry = Suite::parse(suite.text, Format::Toml).expect("valid").trace.expect("a section [trace]");
         let apply = |selection: TraceSelection| {
             let mut entry = entry.clone();

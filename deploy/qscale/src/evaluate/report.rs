@@ -9,7 +9,7 @@ use qscale_common::time::Span;
 use qscale_evaluate::Suite;
 use qscale_evaluate::decision_latency::DecisionLatency;
 use qscale_evaluate::report::terminal;
-use qscale_evaluate::suite::SHIPPED;
+use qscale_evaluate::suite::BUNDLED;
 use qscale_experiments::evaluate::EvaluationReport;
 use serde_json::json;
 
@@ -54,7 +54,7 @@ fn latency(latencies: &BTreeMap<String, DecisionLatency>) -> String {
 /// Prints the suites, competitors and cells.
 pub fn list(suite: &Suite) -> anyhow::Result<()> {
     let names = |names: Vec<String>| if names.is_empty() { "those of the trace".to_owned() } else { names.join(", ") };
-    output::line(format!("suites         {}", SHIPPED.map(|suite| suite.name).join(", ")))?;
+    output::line(format!("suites         {}", BUNDLED.map(|suite| suite.name).join(", ")))?;
     output::line(format!("this one       {}: {}", suite.name, suite.description))?;
     output::line(format!("functions      {}", names(suite.functions.iter().map(|entry| entry.name.to_string()).collect())))?;
     output::line(format!("workloads      {}", names(suite.workloads.iter().map(|entry| entry.name.to_string()).collect())))?;

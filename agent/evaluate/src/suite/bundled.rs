@@ -2,7 +2,7 @@
 
 /// A bundled suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shipped {
+pub struct BundledSuite {
     /// Its name.
     pub name: &'static str,
     /// Its text, TOML.
@@ -10,9 +10,9 @@ pub struct Shipped {
 }
 
 /// All bundled suites; the first is for patterns, the second for traces.
-pub const SHIPPED: [Shipped; 2] = [
-    Shipped { name: "synthetic", text: include_str!("../../suites/synthetic.toml") },
-    Shipped { name: "trace", text: include_str!("../../suites/trace.toml") },
+pub const BUNDLED: [BundledSuite; 2] = [
+    BundledSuite { name: "synthetic", text: include_str!("../../suites/synthetic.toml") },
+    BundledSuite { name: "trace", text: include_str!("../../suites/trace.toml") },
 ];
 
 /// Rules and grids that a model in training is compared with, TOML: the list `competitors` of a suite.
@@ -28,7 +28,7 @@ mod tests {
 
     #[test]
     fn every_suite_can_be_run_with_all_its_settings() {
-        for Shipped { name, text } in SHIPPED {
+        for BundledSuite { name, text } in BUNDLED {
             let suite = Suite::parse(text, Format::Toml).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(suite.name.as_str(), name);
             // The learned policy needs a model, which this crate does not have.
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn a_filter_restricts_a_suite() {
-        let suite = || Suite::parse(SHIPPED[0].text, Format::Toml).expect("a suite");
+        let suite = || Suite::parse(BUNDLED[0].text, Format::Toml).expect("a suite");
         assert_eq!(suite().evaluation_cells().len(), 3 * (7 + 7));
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let filter = SuiteFilter {

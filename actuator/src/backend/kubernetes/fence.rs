@@ -1,0 +1,57 @@
+//! The highest fencing token of the actuators of a cluster, in an annotation of a Lease object. Owns its reading and its replacement.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use qscale_common::name::Name;
+
+use super::{Attempt, BackendError, FIELD_MANAGER};
+
+/// Name of the Lease object.
+const NAME: &str = "qscale-actuator";
+/// Annotation that holds the token.
+const TOKEN: &str = "qscale.dev/fencing-token";
+
+/// The token of a cluster.
+pub(super) struct Fence(Api<Lease>);
+
+impl Fence {
+    pub(super) fn new(client: &Client, namespace: &Name) -> Self {
+        Self(Api::namespaced(client.clone(), namespace.as_str()))
+    }
+
+    /// Checks that no leader has had a higher token than `lease`, and keeps it if it is the highest.
+    pub(super) async fn check(&self, lease: u64) -> Result<(), Attempt> {
+        let kept = self.0.get_opt(NAME).await?;
+        let annotations = kept.as_ref().and_then(|kept| kept.metadata.annotations.clone()).unwrap_or_default();
+        let highest = match annotations.get(TOKEN) {
+            None => 0,
+            Some(text) => text.parse().map_err(|_| {
+                let reason = format!("annotation {TOKEN} of Lease {NAME} is `{text}`, must be a number; delete the Lease");
+                Attempt::Failed(BackendError::Invalid(reason))
+            })?,
+        };
+        if highest > lease {
+            let reason = format!("token {lease}, Lease {NAME} has {highest}");
+            return Err(Attempt::Failed(BackendError::StaleLease { reason, highest }));
+        }
+        if highest == lease {
+            return Ok(());
+        }
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let annotations = BTreeMap::from_iter(annotations.into_iter().chain([(TOKEN.to_owned(), lease.to_string())]));
+        match kept {
+            Some(mut kept) => {
+                kept.metadata.annotations = Some(annotations);
+                self.0.replace(NAME, &params, &kept).await?;
+            }
+            None => {
+                let metadata = ObjectMeta { name: Some(NAME.to_owned()), annotations: Some(annotations), ..ObjectMeta::default() };
+                self.0.create(&params, &Lease { metadata, spec: None }).await?;
+            }
+        }
+        Ok(())
+    }
+}

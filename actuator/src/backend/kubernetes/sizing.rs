@@ -1,0 +1,134 @@
+//! CPU and memory of the container that a function runs in. Owns how an allocation becomes requests and limits, so that the quality-of-service class and the
+//! other containers of a pod stay as they are; must not send anything.
+//!
+//! The allocation is the limit of the container, or its request where it has no limit. A request keeps the ratio to its limit that the pod template gives it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodTemplateSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use qscale_common::units::{Allocation, Mebibytes, Millicores};
+use serde_json::{Value, json};
+
+use super::quantity;
+
+/// Annotation of pods that names the container that people mean.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+const CPU: &str = "cpu";
+const MEMORY: &str = "memory";
+const MIB: f64 = 1_048_576.0;
+
+/// CPU and memory of one pod's container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Size {
+    pub cpu: Millicores,
+    pub memory: Mebibytes,
+}
+
+impl Size {
+    pub(super) fn of(allocation: Allocation) -> Self {
+        Self { cpu: allocation.cpu_millicores, memory: allocation.memory_mib }
+    }
+}
+
+/// How one resource is given in the template.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Given {
+    /// A limit, and a request of this share of it.
+    Limit(f64),
+    Request,
+}
+
+/// The container of a pod template, and how it is sized.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Sizing {
+    container: String,
+    cpu: Option<Given>,
+    memory: Option<Given>,
+    in_place: bool,
+    template: Size,
+}
+
+impl Sizing {
+    /// That of a template; `None` if it has no container.
+    pub(super) fn of(template: &PodTemplateSpec) -> Option<Self> {
+        let annotations = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
+        let containers = &template.spec.as_ref()?.containers;
+        let named = annotations.and_then(|annotations| annotations.get(DEFAULT_CONTAINER));
+        let container = named.and_then(|name| containers.iter().find(|container| container.name == *name)).or(containers.first())?;
+        let restarts = container.resize_policy.iter().flatten().any(|policy| policy.restart_policy != "NotRequired");
+        Some(Self {
+            container: container.name.clone(),
+            cpu: given(container, CPU),
+            memory: given(container, MEMORY),
+            in_place: !restarts,
+            template: size(container).unwrap_or_default(),
+        })
+    }
+
+    /// Whether both CPU and memory can be changed without a restart.
+    pub(super) fn is_possible(&self) -> bool {
+        self.cpu.is_some() && self.memory.is_some() && self.in_place
+    }
+
+    /// The size of a pod's container; `None` if it lacks CPU or memory.
+    pub(super) fn size(&self, pod: &Pod) -> Option<Size> {
+        let containers = &pod.spec.as_ref()?.containers;
+        size(containers.iter().find(|container| container.name == self.container)?)
+    }
+
+    /// The size that was requested for `pods`: that which was `applied` unless a pod has another one; without pods that of the template. Before the first
+    /// change it is the most frequent one.
+    pub(super) fn requested(&self, pods: &[Pod], applied: Option<Size>) -> Size {
+        let sizes: Vec<_> = pods.iter().filter_map(|pod| self.size(pod)).collect();
+        match applied {
+            Some(applied) => sizes.into_iter().find(|size| *size != applied).unwrap_or(applied),
+            None => {
+                let count = |size: &Size| sizes.iter().filter(|other| *other == size).count();
+                sizes.iter().copied().max_by_key(count).unwrap_or(self.template)
+            }
+        }
+    }
+
+    /// The body of a resize of `pod` to `size`, for the revision that was read.
+    pub(super) fn patch(&self, pod: &Pod, size: Size) -> Value {
+        let (mut requests, mut limits) = (BTreeMap::new(), BTreeMap::new());
+        let cpu = |share: f64| format!("{}m", ((f64::from(size.cpu.0) * share).round() as u32).max(1));
+        let memory = |share: f64| format!("{}Mi", ((f64::from(size.memory.0) * share).round() as u32).max(1));
+        for (name, given, text) in [(CPU, self.cpu, &cpu as &dyn Fn(f64) -> String), (MEMORY, self.memory, &memory)] {
+            match given {
+                Some(Given::Limit(share)) => {
+                    limits.insert(name, text(1.0));
+                    requests.insert(name, text(share));
+                }
+                Some(Given::Request) => drop(requests.insert(name, text(1.0))),
+                None => {}
+            }
+        }
+        let container = json!({ "name": self.container, "resources": { "requests": requests, "limits": limits } });
+        json!({ "metadata": { "resourceVersion": pod.metadata.resource_version }, "spec": { "containers": [container] } })
+    }
+}
+
+fn resource(resources: Option<&ResourceRequirements>, name: &str) -> (Option<f64>, Option<f64>) {
+    let value = |map: Option<&BTreeMap<String, Quantity>>| map.and_then(|map| map.get(name)).and_then(quantity::value);
+    (value(resources.and_then(|resources| resources.requests.as_ref())), value(resources.and_then(|resources| resources.limits.as_ref())))
+}
+
+fn given(container: &Container, name: &str) -> Option<Given> {
+    match resource(container.resources.as_ref(), name) {
+        // The API server takes a limit for the request where there is none.
+        (request, Some(limit)) => Some(Given::Limit((request.unwrap_or(limit) / limit).min(1.0))),
+        (Some(_), None) => Some(Given::Request),
+        (None, None) => None,
+    }
+}
+
+/// The limits of a container, or its requests where it has none.
+fn size(container: &Container) -> Option<Size> {
+    let amount = |name| match resource(container.resources.as_ref(), name) {
+        (_, Some(limit)) => Some(limit),
+        (request, None) => request,
+    };
+    Some(Size { cpu: Millicores((amount(CPU)? * 1000.0).round() as u32), memory: Mebibytes((amount(MEMORY)? / MIB).round() as u32) })
+}

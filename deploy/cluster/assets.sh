@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Builds the programs of a Kubernetes control plane with simulated nodes from Go modules, for the tests: etcd, kube-apiserver,
+# kube-controller-manager, kube-scheduler, kubectl and kwok. Prints the folder that holds them, the value for KUBEBUILDER_ASSETS.
+#
+#   deploy/cluster/assets.sh             build what is missing: 20 CPU minutes from nothing
+#   deploy/cluster/assets.sh where       only print the folder
+#
+# The modules in `modules/` pin every dependency by version and hash. The folder is below QSCALE_CACHE (~/.cache/qscale), outside the
+# repository, one for each state of the modules; Go's own caches are removed after a build.
+set -euo pipefail
+cd "$(dirname "$0")/modules"
+
+key=$(cat ./*/go.mod ./*/go.sum | sha256sum | cut -c1-12)
+folder=${QSCALE_CACHE:-$HOME/.cache/qscale}/cluster/$key
+if [ "${1:-}" = where ]; then
+    printf '%s\n' "$folder"
+    exit
+fi
+
+say() { printf '%s\n' "$*" >&2; }
+programs="etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok"
+missing=
+for program in $programs; do [ -x "$folder/$program" ] || missing="$missing $program"; done
+if [ -z "$missing" ]; then
+    printf '%s\n' "$folder"
+    exit
+fi
+
+wanted=$(sed -n 's/^go //p' kubernetes/go.mod)
+found=$(go env GOVERSION 2>/dev/null | sed 's/^go//' || true)
+if [ "$(printf '%s\n%s\n' "$wanted" "${found:-0}" | sort -V | head -n 1)" != "$wanted" ]; then
+    say "Go $wanted or newer is needed to build Kubernetes, found ${found:-none}. Install it, or set KUBEBUILDER_ASSETS to a folder with $programs."
+    exit 1
+fi
+mkdir -p "$folder"
+exec 9>"$folder/.lock"
+if ! flock -n 9; then
+    say "another build is under way in $folder; waiting"
+    flock 9
+fi
+work=$(mktemp -d "$folder/.build.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+export GOPATH="$work/go" GOCACHE="$work/cache" GOTMPDIR="$work" GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0
+export GOFLAGS="-mod=readonly -modcacherw -buildvcs=false -trimpath"
+
+# Clients ask the server and kubectl for their version.
+release=$(awk '$1 == "k8s.io/kubernetes" { print $2; exit }' kubernetes/go.mod)
+stamp=
+for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+    stamp="$stamp -X $package.gitVersion=$release -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<<"$release")"
+done
+for program in $missing; do
+    [ -x "$folder/$program" ] && continue
+    case $program in
+        etcd) module=etcd package=go.etcd.io/etcd/server/v3 ;;
+        kwok) module=kwok package=sigs.k8s.io/kwok/cmd/kwok ;;
+        *) module=kubernetes package=k8s.io/kubernetes/cmd/$program ;;
+    esac
+    say "building $program"
+    nice go build -C "$module" -ldflags "-s -w$stamp" -o "$work/$program" "$package" 2> >(grep -v '^go: downloading' >&2)
+    mv "$work/$program" "$folder/$program"
+done
+printf '%s\n' "$folder"

@@ -1,0 +1,265 @@
+//! A real Kubernetes control plane on loopback, with simulated nodes: etcd, API server, controllers, scheduler and kwok. Owns their start, credentials and end.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+
+use crate::process::tail;
+use crate::{Folder, Program, eventually, repository};
+
+/// What the simulated nodes do with nodes and pods.
+const KWOK: &str = include_str!("cluster/kwok.yaml");
+/// Address range of simulated pods, for benchmarks (RFC 2544); nothing listens there.
+const PODS: &str = "198.18.0.0/16";
+/// Programs of a cluster.
+const PROGRAMS: [&str; 6] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok"];
+/// Users with a token: name and group.
+const USERS: [(&str, &str); 4] = [
+    ("admin", "system:masters"),
+    ("system:kube-controller-manager", "system:authenticated"),
+    ("system:kube-scheduler", "system:authenticated"),
+    ("kwok", "system:masters"),
+];
+
+/// A running cluster with two simulated nodes of 32 cores and 256 GiB.
+#[derive(Debug)]
+pub struct Cluster {
+    // Dropped first, the API server before etcd.
+    controllers: Vec<Program>,
+    api_server: Option<Program>,
+    _etcd: Program,
+    assets: PathBuf,
+    folder: Folder,
+    port: u16,
+    etcd_port: u16,
+}
+
+/// Folder with the programs: `KUBEBUILDER_ASSETS`, or the one that `make kube-assets` fills.
+fn assets() -> Option<PathBuf> {
+    let folder = match std::env::var_os("KUBEBUILDER_ASSETS") {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let output = Command::new(repository().join("deploy/cluster/assets.sh")).arg("where").output().ok()?;
+            PathBuf::from(String::from_utf8(output.stdout).ok()?.trim())
+        }
+    };
+    let missing: Vec<_> = PROGRAMS.iter().filter(|program| !folder.join(program).is_file()).collect();
+    if missing.is_empty() {
+        return Some(folder);
+    }
+    eprintln!("skipped: {} has no {missing:?}; `make kube-assets` builds them", folder.display());
+    None
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port()
+}
+
+impl Cluster {
+    /// Starts a cluster; `None`, with a message, if its programs are missing.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start() -> Option<Self> {
+        let assets = assets()?;
+        let (folder, port, etcd_port) = (Folder::new("cluster"), free_port(), free_port());
+        write_credentials(folder.path(), port);
+        std::fs::write(folder.path().join("kwok.yaml"), KWOK).expect("written");
+        let (client, peer) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{}", free_port()));
+        let arguments = [
+            "--name=test".to_owned(),
+            format!("--data-dir={}", folder.path().join("etcd").display()),
+            "--unsafe-no-fsync".to_owned(),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=test={peer}"),
+        ];
+        let etcd = Program::start(&assets.join("etcd"), arguments, &folder.path().join("etcd.log"));
+        let mut cluster = Self { controllers: Vec::new(), api_server: None, _etcd: etcd, assets, folder, port, etcd_port };
+        cluster.start_api_server();
+        cluster.start_controllers();
+        Some(cluster)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn launch(&self, program: &str, arguments: &[String]) -> Program {
+        Program::start(&self.assets.join(program), arguments, &self.path(&format!("{program}.log")))
+    }
+
+    /// Starts the API server and waits until it is ready.
+    fn start_api_server(&mut self) {
+        let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
+        let arguments = [
+            "--bind-address=127.0.0.1".into(),
+            "--advertise-address=127.0.0.1".into(),
+            // An API server on loopback cannot be an Endpoint.
+            "--endpoint-reconciler-type=none".into(),
+            format!("--secure-port={}", self.port),
+            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
+            "--service-cluster-ip-range=10.96.0.0/16".into(),
+            "--authorization-mode=RBAC".into(),
+            "--service-account-issuer=https://kubernetes.default.svc".into(),
+            file("service-account-key-file", "service-accounts.pub"),
+            file("service-account-signing-key-file", "service-accounts.pem"),
+            file("token-auth-file", "tokens.csv"),
+            file("tls-cert-file", "server.pem"),
+            file("tls-private-key-file", "server.key"),
+            file("cert-dir", "."),
+        ];
+        let mut server = self.launch("kube-apiserver", &arguments);
+        eventually("the API server to be ready", || {
+            assert!(server.ended().is_none(), "the API server ended: {}", tail(&self.path("kube-apiserver.log")));
+            self.run(&["get", "--raw", "/readyz"], "").ok()
+        });
+        self.api_server = Some(server);
+    }
+
+    fn start_controllers(&mut self) {
+        let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
+        let shared = |user: &str| {
+            let kubeconfig = format!("{user}.kubeconfig");
+            ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"].map(|flag| file(flag, &kubeconfig)).to_vec()
+        };
+        let fast = ["--leader-elect=false", "--secure-port=0", "--kube-api-qps=200", "--kube-api-burst=400"].map(str::to_owned);
+        let own = ["--use-service-account-credentials=true".into(), file("service-account-private-key-file", "service-accounts.pem")];
+        let manager = [&shared("system:kube-controller-manager")[..], &fast, &own].concat();
+        let scheduler = [&shared("system:kube-scheduler")[..], &fast].concat();
+        let kwok = [
+            file("kubeconfig", "kwok.kubeconfig"),
+            file("config", "kwok.yaml"),
+            "--manage-all-nodes=true".into(),
+            "--node-ip=127.0.0.1".into(),
+            format!("--cidr={PODS}"),
+            "--node-lease-duration-seconds=40".into(),
+        ];
+        for (program, arguments) in [("kube-controller-manager", &manager[..]), ("kube-scheduler", &scheduler), ("kwok", &kwok)] {
+            self.controllers.push(self.launch(program, arguments));
+        }
+        eventually("the controllers", || self.run(&["get", "serviceaccount", "default"], "").ok());
+        let resources = json!({ "cpu": "32", "memory": "256Gi", "pods": "500" });
+        for name in ["node-0", "node-1"] {
+            let metadata = json!({ "name": name, "labels": { "kubernetes.io/hostname": name } });
+            let status = json!({ "allocatable": &resources, "capacity": &resources });
+            self.apply(&json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status }));
+        }
+        self.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"]);
+    }
+
+    /// Configuration of clients with all rights.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.path("admin.kubeconfig")
+    }
+
+    /// Configuration of clients that have `token`.
+    #[must_use]
+    pub fn kubeconfig_of(&self, name: &str, token: &str) -> PathBuf {
+        write_kubeconfig(self.folder.path(), name, self.port, token)
+    }
+
+    /// Kills the API server and starts it again.
+    pub fn restart_api_server(&mut self) {
+        if let Some(mut server) = self.api_server.take() {
+            server.kill();
+        }
+        self.start_api_server();
+    }
+
+    /// Runs kubectl with all rights and returns what it prints.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        self.run(arguments, "").unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
+    }
+
+    /// Creates or changes `object`.
+    ///
+    /// # Panics
+    /// When it is refused.
+    #[track_caller]
+    pub fn apply(&self, object: &Value) {
+        self.run(&["apply", "-f", "-"], &object.to_string()).unwrap_or_else(|error| panic!("{object}: {error}"));
+    }
+
+    /// An object, or a list of objects, that kubectl gets with `arguments`.
+    ///
+    /// # Panics
+    /// When it is not there.
+    #[track_caller]
+    pub fn get(&self, arguments: &[&str]) -> Value {
+        let text = self.kubectl(&[&["get", "-o", "json"], arguments].concat());
+        serde_json::from_str(&text).expect("kubectl prints JSON")
+    }
+
+    fn run(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        let mut command = Command::new(self.assets.join("kubectl"));
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
+        command.env("HOME", self.folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("kubectl runs");
+        // kubectl may end before it has read everything, and says why.
+        let _closed = child.stdin.take().expect("piped").write_all(input.as_bytes());
+        let output = child.wait_with_output().expect("kubectl ends");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // It waits for open watches before it ends by itself.
+        self.api_server.iter().for_each(|server| server.signal(libc::SIGKILL));
+    }
+}
+
+/// Writes the certificates of the API server, the key of service accounts, and a token and a kubeconfig for each user.
+fn write_credentials(folder: &Path, port: u16) {
+    let write = |name: &str, text: String| std::fs::write(folder.join(name), text).expect("written");
+    let key = || KeyPair::generate().expect("a key");
+    let mut authority = CertificateParams::new(Vec::<String>::new()).expect("valid");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "cluster of a test");
+    let authority_key = key();
+    write("authority.pem", authority.self_signed(&authority_key).expect("signed").pem());
+    let issuer = Issuer::new(authority, authority_key);
+    let (server, server_key) = (CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("valid"), key());
+    write("server.pem", server.signed_by(&server_key, &issuer).expect("signed").pem());
+    write("server.key", server_key.serialize_pem());
+    let accounts = key();
+    write("service-accounts.pem", accounts.serialize_pem());
+    write("service-accounts.pub", accounts.public_key_pem());
+    let mut tokens = String::new();
+    for (user, group) in USERS {
+        let token = format!("token-of-{}", user.replace(':', "-"));
+        tokens.push_str(&format!("{token},{user},{user},\"{group}\"\n"));
+        write_kubeconfig(folder, user, port, &token);
+    }
+    write("tokens.csv", tokens);
+}
+
+fn write_kubeconfig(folder: &Path, user: &str, port: u16, token: &str) -> PathBuf {
+    let cluster = json!({ "server": format!("https://127.0.0.1:{port}"), "certificate-authority": folder.join("authority.pem") });
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "test", "cluster": cluster }],
+        "users": [{ "name": user, "user": { "token": token } }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": user } }],
+        "current-context": "test",
+    });
+    let path = folder.join(format!("{user}.kubeconfig"));
+    std::fs::write(&path, config.to_string()).expect("written");
+    path
+}

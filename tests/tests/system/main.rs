@@ -1,0 +1,15 @@
+//! Tests of the whole system: real services, a real nats-server, real functions. In one program, so that tests that wait run side by side.
+
+mod access;
+mod accounts;
+mod bus;
+mod chaos;
+mod explain;
+mod faults;
+mod finetune;
+mod models;
+mod reproduce;
+mod signatures;
+mod simulated;
+mod takeover;
+mod up;
