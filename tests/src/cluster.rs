@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::process::tail;
 use crate::{Folder, Program, eventually, repository};
 
-/// What the simulated nodes do with nodes and pods.
+/// Behaviour of the simulated nodes and their pods.
 const KWOK: &str = include_str!("cluster/kwok.yaml");
 /// Address range of simulated pods, for benchmarks (RFC 2544); nothing listens there.
 const PODS: &str = "198.18.0.0/16";

@@ -1,22 +1,29 @@
 //! Requests of a trial over the bus: to the record, to the model store, and for recorded violations. Must not decide in which order they are made.
 
 use qscale_common::name::{FunctionId, Name};
+use qscale_common::runtime::author::Author;
+use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::models::{ModelPointer, ModelStore, PointerError};
+use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::time::Timestamp;
 use qscale_dqn::pretrained::pretrained;
 use qscale_replay::recording::Period;
 
 use crate::Promotion;
+use crate::metrics::PromoterMetrics;
 use crate::promotion::ViolationMinutes;
 use crate::record::PromotionRecord;
 use crate::recorded_functions::{burn, functions_of};
 use crate::steps::TrialRequests;
-use crate::worker::Worker;
 
 /// Requests of a trial over the bus.
 pub(crate) struct BusRequests<'a> {
-    pub worker: &'a Worker,
+    pub bus: &'a Bus,
+    pub author: &'a Author,
+    pub trust: &'a TrustConfig,
+    pub metrics: &'a PromoterMetrics,
+    pub model: &'a Name,
     pub store: ModelStore,
     pub record: PromotionRecord,
     /// The agent whose decisions are tried.
@@ -27,7 +34,7 @@ pub(crate) struct BusRequests<'a> {
 
 impl TrialRequests for BusRequests<'_> {
     fn model(&self) -> &Name {
-        &self.worker.model
+        self.model
     }
 
     fn now(&self) -> Timestamp {
@@ -43,41 +50,41 @@ impl TrialRequests for BusRequests<'_> {
         self.record.write().await?;
         for entry in self.record.promotion.log_since(self.decisions) {
             let decision: &str = entry.decision.into();
-            tracing::info!(model = %self.worker.model, version = entry.version, decision, reason = entry.reason, "decided");
-            self.worker.metrics.decided(&self.worker.model, entry.decision);
+            tracing::info!(model = %self.model, version = entry.version, decision, reason = entry.reason, "decided");
+            self.metrics.decided(self.model, entry.decision);
         }
         self.decisions = self.record.promotion.decisions;
         Ok(())
     }
 
     async fn pointer(&self) -> Result<ModelPointer, PointerError> {
-        self.store.pointer(self.model()).await
+        self.store.pointer(self.model).await
     }
 
     async fn push_bundled(&self) -> anyhow::Result<u64> {
         let bundled = pretrained();
-        self.store.push(&self.worker.author, self.model(), &bundled.to_bytes(), &bundled.fingerprint()).await
+        self.store.push(self.author, self.model, &bundled.to_bytes(), &bundled.fingerprint()).await
     }
 
     async fn start_trial(&self, version: u64, base: u64, expected: &ModelPointer) -> Result<(), PointerError> {
-        self.store.start_trial(&self.worker.author, self.model(), version, base, expected).await?;
-        tracing::info!(model = %self.worker.model, version, "candidate in use; watching it");
+        self.store.start_trial(self.author, self.model, version, base, expected).await?;
+        tracing::info!(model = %self.model, version, "candidate in use; watching it");
         Ok(())
     }
 
     async fn confirm_trial(&self, version: u64) -> Result<(), PointerError> {
-        self.store.confirm_trial(&self.worker.author, self.model(), version).await.map(drop)
+        self.store.confirm_trial(self.author, self.model, version).await.map(drop)
     }
 
     async fn roll_back_trial(&self, version: u64, base: u64) -> Result<(), PointerError> {
-        self.store.roll_back_trial(&self.worker.author, self.model(), version, base).await.map(drop)
+        self.store.roll_back_trial(self.author, self.model, version, base).await.map(drop)
     }
 
     async fn violations(&self, functions: &[FunctionId], period: Period) -> anyhow::Result<ViolationMinutes> {
-        let bus = &self.worker.bus;
+        let bus = self.bus;
         if !functions.is_empty() {
             return burn(bus, functions, period).await;
         }
-        burn(bus, &functions_of(bus, &self.agent, &self.worker.trust).await?, period).await
+        burn(bus, &functions_of(bus, &self.agent, self.trust).await?, period).await
     }
 }

@@ -142,7 +142,8 @@ impl Worker {
         let due = record.promotion.due(now, &settings.rules);
         let is_round = due == Due::Round;
         let (agent, decisions) = (settings.agent.clone(), record.promotion.decisions);
-        let requests = BusRequests { worker: self, store, record, agent, decisions };
+        let (bus, author, trust, metrics, model) = (&self.bus, &self.author, &self.trust, &self.metrics, &self.model);
+        let requests = BusRequests { bus, author, trust, metrics, model, store, record, agent, decisions };
         let mut step = PromotionStep { worker: self, steps: TrialSteps { requests, settings } };
         let done = step.carry_out(due, candidate, now).await;
         let TrialSteps { requests: BusRequests { mut record, .. }, settings } = step.steps;

@@ -140,7 +140,7 @@ fn policy_change(record: &ChangeRecord) -> String {
     }
 }
 
-/// What a request for fine-tuning changed.
+/// The change that a request for fine-tuning made.
 fn finetuning(record: &ChangeRecord) -> String {
     let part = |changed: &Option<ChangedValue>, part| changed.as_ref().and_then(|changed| changed.value.as_ref()?.get(part)).cloned();
     let rounds = (part(&record.before, "round"), part(&record.after, "round"));
