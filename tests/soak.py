@@ -2,9 +2,9 @@
 """Runs a whole system for a while, and shows memory, descriptors and files of its processes at four times.
 
     tests/soak.py --for 1h -- --load 20                                          a real hour
-    tests/soak.py --for 24m -- --backend sim --functions 20 --speed 60           24 simulated hours
+    tests/soak.py --for 24h -- --backend sim --functions 20 --speed 72           24 simulated hours in 20 minutes
 
-What follows `--` is passed to `qscale up`, which `make build` builds. Fails if a service grew by more than a quarter
+`--for` is time of the system, which passes faster with `--speed`. What follows `--` is passed to `qscale up`, which `make build` builds. Fails if a service grew by more than a quarter
 and 8 MiB in the last three quarters of the time, if it then had more than 16 descriptors more, or if it was restarted.
 """
 
@@ -74,6 +74,8 @@ def main():
     parser.add_argument("--for", dest="duration", type=seconds, default=600, help="such as 10m")
     parser.add_argument("arguments", nargs="*", help="arguments of `qscale up`")
     options = parser.parse_args()
+    speed = re.search(r"--speed[ =](\d+)", " ".join(options.arguments))
+    lasts = options.duration / (int(speed[1]) if speed else 1)
     with tempfile.TemporaryDirectory(prefix="qscale-soak-") as folder:
         state = pathlib.Path(folder, "state")
         command = [ROOT / "target/debug/qscale", "up", "--for", f"{options.duration}s", "--json", *options.arguments]
@@ -84,7 +86,7 @@ def main():
         found, started = [], time.monotonic()
         # The start takes some seconds, and the last measurement comes before the end.
         for part in (0.05, 0.25, 0.6, 0.97):
-            while time.monotonic() - started < options.duration * part and system.poll() is None:
+            while time.monotonic() - started < lasts * part and system.poll() is None:
                 time.sleep(0.2)
             found.append(measure(system.pid, state))
         try:
@@ -94,7 +96,7 @@ def main():
             status = system.wait()
         log.seek(0)
         printed = log.read()
-    failed = []
+    failed = [] if found[-1][0] else ["qscale up ended before its time"]
     print(f"{'process':34}{'memory at 5, 25, 60, 97 % of the time, MiB':>44}{'descriptors':>24}")
     for name in found[-1][0]:
         values = [processes.get(name) for processes, _ in found]
