@@ -90,6 +90,8 @@ struct Emission {
     bounds: Bounds,
     /// Age of the oldest measurement, with replicas and without; `None`: nothing was measured.
     ages: [Option<u64>; 2],
+    /// Time at which it was sent, by the clock of the actuator.
+    at: Timestamp,
 }
 
 impl Checks {
@@ -278,7 +280,8 @@ impl Checks {
             format!("actuator {process}: {function} {} in mode {:?}", request.allocation, policy.mode)
         });
         let ages = [true, false].map(|running| view.age(function, running, wall));
-        self.emissions.insert((process, function.clone(), request.number), Emission { disconnected, restore, bounds: policy.bounds, ages });
+        self.emissions
+            .insert((process, function.clone(), request.number), Emission { disconnected, restore, bounds: policy.bounds, ages, at: wall });
     }
 
     /// The platform has answered `request` of the actuator `process`.
@@ -358,6 +361,13 @@ impl Checks {
         let (Some(emission), Some(policy)) = (self.completed.remove(&(process, function.clone())), view.policy(function)) else {
             return self.fail("a change follows a request", format!("actuator {process}: {function}"));
         };
+        if outcome.source == DecisionSource::Agent && !repair {
+            let key = (outcome.agent.clone(), function.clone(), StateId { epoch: outcome.epoch, tick: outcome.tick });
+            let (expires, at) = (self.actions.get(&key).copied(), emission.at);
+            self.require(expires.is_some_and(|expires| at < expires), "no request for an expired Action is sent", || {
+                format!("actuator {process}: {key:?} at {at}, expires {expires:?}")
+            });
+        }
         let (Some(before), Some(allowed)) = (outcome.before, outcome.allowed) else { return };
         if emission.restore || outcome.source == DecisionSource::Operator || !emission.bounds.contain(before) {
             return;
