@@ -5,7 +5,7 @@
     tests/soak.py --for 24h -- --backend sim --functions 20 --speed 72           24 simulated hours in 20 minutes
 
 `--for` is time of the system, which passes faster with `--speed`. What follows `--` is passed to `qscale up`, which `make build` builds. Fails if a service grew by more than a quarter
-and 8 MiB in the last three quarters of the time, if it then had more than 16 descriptors more, or if it was restarted.
+and 8 MiB in the last three quarters of the time (nats-server in the last two fifths: it grows until the streams are full), if it then had more than 16 descriptors more, or if it was restarted.
 """
 
 import argparse
@@ -105,8 +105,9 @@ def main():
             continue
         memory, files = [value[0] for value in values], [value[1] for value in values]
         print(f"{name:34}{'  '.join(f'{kib / 1024:7.1f}' for kib in memory):>44}{'  '.join(f'{count:4}' for count in files):>24}")
-        if memory[3] > memory[1] * 1.25 and memory[3] > memory[1] + 8192:
-            failed.append(f"{name} grew from {memory[1]} to {memory[3]} KiB")
+        before = memory[2 if name.startswith("nats-server") else 1]
+        if memory[3] > before * 1.25 and memory[3] > before + 8192:
+            failed.append(f"{name} grew from {before} to {memory[3]} KiB")
         if files[3] > files[1] + 16:
             failed.append(f"{name} had {files[1]} descriptors, and {files[3]} at the end")
     for part in ("logs", "nats"):
