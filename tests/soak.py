@@ -4,8 +4,10 @@
     tests/soak.py --for 1h -- --load 20                                          a real hour
     tests/soak.py --for 24h -- --backend sim --functions 20 --speed 72           24 simulated hours in 20 minutes
 
-`--for` is time of the system, which passes faster with `--speed`. What follows `--` is passed to `qscale up`, which `make build` builds. Fails if a service grew by more than a quarter
-and 8 MiB in the last three quarters of the time (nats-server in the last two fifths: it grows until the streams are full), if it then had more than 16 descriptors more, or if it was restarted.
+`--for` is time of the system, which passes faster with `--speed`. What follows `--` is passed to `qscale up`, which
+`make build` builds. Fails if a service grew by more than a quarter and 8 MiB in the last three quarters of the time
+(nats-server in the last two fifths, because it grows until the streams are full), if it then had more than 16
+descriptors more, or if it was restarted.
 """
 
 import argparse

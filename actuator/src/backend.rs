@@ -4,12 +4,12 @@
 //! A new platform is a module here: its configuration and its [`PlatformBackend`], a variant of [`BackendConfig`], and a
 //! [`WorkloadKind`] in the contract.
 
-#[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod local;
 
 #[cfg(feature = "kubernetes")]
-pub use kubernetes::{KubernetesBackend, KubernetesBackendConfig};
+pub use kubernetes::KubernetesBackend;
+pub use kubernetes::KubernetesBackendConfig;
 pub use local::{LocalBackend, LocalBackendConfig};
 
 use std::pin::Pin;
@@ -30,8 +30,7 @@ use thiserror::Error;
 pub enum BackendConfig {
     /// The platform on this machine.
     Local(LocalBackendConfig),
-    /// A Kubernetes cluster. Only in programs that are built with the feature `kubernetes`.
-    #[cfg(feature = "kubernetes")]
+    /// A Kubernetes cluster. Only programs that are built with the feature `kubernetes` open it.
     Kubernetes(KubernetesBackendConfig),
 }
 
@@ -60,7 +59,6 @@ impl BackendConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Local(_) => "local",
-            #[cfg(feature = "kubernetes")]
             Self::Kubernetes(_) => "kubernetes",
         }
     }
@@ -69,11 +67,9 @@ impl BackendConfig {
     ///
     /// # Errors
     /// Names the key, its value and its range.
-    #[cfg_attr(not(feature = "kubernetes"), expect(unused_variables, reason = "only a platform that cannot check tokens depends on it"))]
     pub fn check(&self, lease: Span) -> anyhow::Result<()> {
         match self {
             Self::Local(config) => config.check(),
-            #[cfg(feature = "kubernetes")]
             Self::Kubernetes(config) => config.check(lease),
         }
     }
@@ -85,8 +81,7 @@ impl BackendConfig {
     pub fn open(&self) -> anyhow::Result<Arc<dyn PlatformBackend>> {
         match self {
             Self::Local(config) => Ok(Arc::new(LocalBackend::open(config)?)),
-            #[cfg(feature = "kubernetes")]
-            Self::Kubernetes(config) => Ok(Arc::new(KubernetesBackend::new(config.clone()))),
+            Self::Kubernetes(config) => config.open(),
         }
     }
 }
@@ -146,9 +141,9 @@ pub type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendErr
 ///
 /// If the platform cannot check the token itself (the Kubernetes API, for example, does not know it), the backend must
 /// provide the same guarantee for each workload:
-/// - Store the token with the object (an annotation) in the same conditional write that changes the allocation, so that
-///   a write based on an older revision fails. On a conflict read the object again, then decide.
-/// - Return [`BackendError::StaleLease`] if the stored token is higher than `lease`.
+/// - Read the object, then the highest token (an annotation of the object, or of one that all actuators share), and change
+///   the allocation by a conditional write that fails if the object is not as it was read. On a conflict read both again.
+/// - Return [`BackendError::StaleLease`] if the stored token is higher than `lease`; store `lease` if it is lower.
 /// - Bound every request, retries included, to less than a sixth of the lease's TTL: an actuator stops sending that
 ///   long before another one may take over.
 ///

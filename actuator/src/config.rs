@@ -131,6 +131,11 @@ mod tests {
         {
             assert_eq!(read(text).expect("valid").platform, expected);
         }
+        let kubernetes = read(r#"{ "platform": { "backend": "kubernetes", "timeout": "2s" } }"#).expect("valid");
+        assert_eq!(kubernetes.lease_key(), "actuator.kubernetes");
+        let error = kubernetes.check().expect_err("longer than a leader may write").to_string();
+        assert_eq!(error, "platform.timeout = 2s, must be less than a sixth of lease.ttl = 6s");
+        assert!(read(r#"{ "platform": { "backend": "kubernetes" } }"#).expect("valid").check().is_ok());
         assert!(read(r#"{ "platform": { "backend": "unknown" } }"#).is_err());
         assert!(read(r#"{ "platform": { "adress": "127.0.0.1:9" } }"#).is_err());
         let printed = serde_json::to_string(&ActuatorConfig::default()).expect("printable");

@@ -100,8 +100,8 @@ impl ChangeKind {
     /// Whether the target is a model.
     #[must_use]
     pub fn concerns_models(self) -> bool {
-        let concerns_others = matches!(self, Self::AgentAdded | Self::AgentRemoved | Self::LeaseReset | Self::Other);
-        !self.concerns_functions() && !concerns_others
+        let trials = matches!(self, Self::TrialStarted | Self::TrialConfirmed | Self::TrialRolledBack | Self::FinetuneRequested);
+        trials || matches!(self, Self::ModelPushed | Self::ModelUsed | Self::ModelRolledBack)
     }
 }
 

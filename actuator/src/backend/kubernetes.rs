@@ -1,46 +1,27 @@
-//! Workloads of a Kubernetes cluster: replicas by the scale subresource, CPU and memory by in-place resize of the running pods. Pod templates are never
-//! written, because any change of one replaces all pods.
-//!
-//! The API server does not know fencing tokens. The highest one is kept in an annotation of a Lease object. Every write is based on the revision of an
-//! object that was read before the token: had a newer leader written in between, the revision would be another one and the write refused.
+//! A Kubernetes cluster. Owns its configuration; what it does is compiled only with the feature `kubernetes`.
 
+#[cfg(feature = "kubernetes")]
+mod cluster;
+#[cfg(feature = "kubernetes")]
 mod fence;
+#[cfg(feature = "kubernetes")]
 mod quantity;
+#[cfg(feature = "kubernetes")]
 mod scaled;
+#[cfg(feature = "kubernetes")]
 mod sizing;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::Selector;
-use kube::{Api, Client, Config, Resource};
-use qscale_common::name::{FunctionId, Name};
-use qscale_common::policy::WorkloadKind;
+#[cfg(feature = "kubernetes")]
+pub use cluster::KubernetesBackend;
+use qscale_common::name::Name;
 use qscale_common::range::check_span;
 use qscale_common::time::Span;
-use qscale_common::units::{Allocation, Replicas};
 use serde::{Deserialize, Serialize};
-use tokio::sync::OnceCell;
 
-use self::fence::Fence;
-use self::scaled::{Scaled, owner};
-use self::sizing::{Size, Sizing};
-use super::{BackendError, BackendFuture, PlatformBackend, WorkloadId, WorkloadStatus};
-
-/// Name of the writer in the managed fields of objects.
-const FIELD_MANAGER: &str = "qscale-actuator";
-/// Objects in one page of a list.
-const PAGE: u32 = 500;
-/// Pause before a request is repeated on a newer revision.
-const CONFLICT_DELAY: Duration = Duration::from_millis(20);
+use super::PlatformBackend;
 
 /// Configuration of a Kubernetes cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,224 +56,13 @@ impl KubernetesBackendConfig {
         Ok(())
     }
 
-    async fn client(&self) -> anyhow::Result<Client> {
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let config = match &self.kubeconfig {
-            Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
-            None if self.context.is_some() => Config::from_kubeconfig(&options).await?,
-            None => Config::infer().await?,
-        };
-        Ok(Client::try_from(config)?)
-    }
-}
-
-/// A Kubernetes cluster.
-pub struct KubernetesBackend {
-    config: KubernetesBackendConfig,
-    client: OnceCell<Client>,
-    /// Sizes last requested. A pod that was created since then has that of its template.
-    applied: Mutex<HashMap<WorkloadId, Size>>,
-}
-
-/// Why an attempt to change a workload ended.
-enum Attempt {
-    /// An object was changed since it was read.
-    Conflict,
-    Failed(BackendError),
-}
-
-impl From<kube::Error> for Attempt {
-    fn from(error: kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) if status.code == 409 => Self::Conflict,
-            error => Self::Failed(backend_error(error)),
-        }
-    }
-}
-
-fn backend_error(error: kube::Error) -> BackendError {
-    match error {
-        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 404 | 405 | 413 | 422) => BackendError::Invalid(status.message),
-        kube::Error::Api(status) => BackendError::Unavailable(format!("{} ({})", status.message, status.code)),
-        error => BackendError::Unavailable(format!("{:#}", anyhow::Error::new(error))),
-    }
-}
-
-impl KubernetesBackend {
-    /// A cluster; connects with the first request.
-    #[must_use]
-    pub fn new(config: KubernetesBackendConfig) -> Self {
-        Self { config, client: OnceCell::new(), applied: Mutex::default() }
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn open(&self) -> anyhow::Result<Arc<dyn PlatformBackend>> {
+        Ok(Arc::new(KubernetesBackend::new(self.clone())))
     }
 
-    async fn client(&self) -> Result<&Client, BackendError> {
-        let client = self.client.get_or_try_init(|| self.config.client()).await;
-        client.map_err(|error| BackendError::Unavailable(format!("no connection to Kubernetes: {error:#}")))
+    #[cfg(not(feature = "kubernetes"))]
+    pub(super) fn open(&self) -> anyhow::Result<Arc<dyn PlatformBackend>> {
+        anyhow::bail!("platform.backend = kubernetes is not part of this program; build it with `--features qscale-actuator/kubernetes`")
     }
-
-    /// The objects of a kind in the configured namespaces.
-    async fn all<K>(&self, client: &Client) -> Result<Vec<K>, BackendError>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-    {
-        let apis: Vec<Api<K>> = match self.config.namespaces.as_slice() {
-            [] => vec![Api::all(client.clone())],
-            some => some.iter().map(|namespace| Api::namespaced(client.clone(), namespace.as_str())).collect(),
-        };
-        let mut found = Vec::new();
-        for api in apis {
-            let mut params = ListParams::default().limit(PAGE);
-            loop {
-                let page = api.list(&params).await.map_err(backend_error)?;
-                found.extend(page.items);
-                match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                    Some(token) => params.continue_token = Some(token),
-                    None => break,
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    async fn list(&self) -> Result<Vec<WorkloadStatus>, BackendError> {
-        let client = self.client().await?;
-        let deployments = self.all::<Deployment>(client).await?;
-        let sets = self.all::<StatefulSet>(client).await?;
-        let mut pods: HashMap<WorkloadId, Vec<Pod>> = HashMap::new();
-        for pod in self.all::<Pod>(client).await? {
-            if let Some(id) = owner(&pod).filter(|_| is_alive(&pod)) {
-                pods.entry(id).or_default().push(pod);
-            }
-        }
-        let statuses =
-            deployments.iter().map(|object| self.status(object, &pods)).chain(sets.iter().map(|object| self.status(object, &pods)));
-        Ok(statuses.flatten().collect())
-    }
-
-    /// The status of an object; `None` if its name or namespace is not a DNS label.
-    fn status<K: Scaled>(&self, object: &K, pods: &HashMap<WorkloadId, Vec<Pod>>) -> Option<WorkloadStatus> {
-        let id = scaled::id(object)?;
-        let sizing = object.template().and_then(Sizing::of);
-        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
-        let size = sizing.as_ref().map(|sizing| sizing.requested(pods.get(&id).map_or(&[][..], Vec::as_slice), applied));
-        let vertical = sizing.as_ref().is_some_and(Sizing::is_possible);
-        Some(WorkloadStatus { id, desired: allocation(object.replicas(), size.unwrap_or_default()), vertical })
-    }
-
-    async fn set(&self, id: &WorkloadId, allocation: Allocation, lease: u64) -> Result<WorkloadStatus, BackendError> {
-        let client = self.client().await?;
-        let attempts = async {
-            loop {
-                let attempt = match id.kind {
-                    WorkloadKind::Deployment => self.attempt::<Deployment>(client, id, allocation, lease).await,
-                    WorkloadKind::StatefulSet => self.attempt::<StatefulSet>(client, id, allocation, lease).await,
-                    WorkloadKind::Local => Err(Attempt::Failed(BackendError::NotFound(id.name.clone()))),
-                };
-                match attempt {
-                    Ok(status) => return Ok(status),
-                    Err(Attempt::Failed(error)) => return Err(error),
-                    Err(Attempt::Conflict) => tokio::time::sleep(CONFLICT_DELAY).await,
-                }
-            }
-        };
-        let timeout = self.config.timeout;
-        let in_time = tokio::time::timeout(timeout.0, attempts).await;
-        in_time.unwrap_or_else(|_| Err(BackendError::Unavailable(format!("the change took longer than platform.timeout = {timeout}"))))
-    }
-
-    async fn attempt<K: Scaled>(
-        &self,
-        client: &Client,
-        id: &WorkloadId,
-        wanted: Allocation,
-        lease: u64,
-    ) -> Result<WorkloadStatus, Attempt> {
-        let (namespace, name) = (id.name.namespace.as_str(), id.name.name.as_str());
-        let objects: Api<K> = Api::namespaced(client.clone(), namespace);
-        let object = match objects.get_opt(name).await? {
-            Some(object) => object,
-            None => return Err(Attempt::Failed(BackendError::NotFound(id.name.clone()))),
-        };
-        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let selector = object.selector().cloned().map(Selector::try_from).transpose();
-        let selector = selector.map_err(|error| Attempt::Failed(BackendError::Invalid(error.to_string())))?.unwrap_or_default();
-        let own = pods.list(&ListParams::default().labels_from(&selector)).await?.items;
-        // After everything that is written below was read.
-        Fence::new(client, &self.config.lease_namespace).check(lease).await?;
-
-        if object.replicas() != wanted.replicas {
-            let replicas = i32::try_from(wanted.replicas.0).unwrap_or(i32::MAX);
-            let metadata = ObjectMeta {
-                name: Some(name.to_owned()),
-                namespace: Some(namespace.to_owned()),
-                resource_version: object.meta().resource_version.clone(),
-                ..ObjectMeta::default()
-            };
-            let scale = Scale { metadata, spec: Some(ScaleSpec { replicas: Some(replicas) }), status: None };
-            let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-            objects.replace_scale(name, &params, &scale).await?;
-        }
-        let sizing = object.template().and_then(Sizing::of);
-        let vertical = sizing.as_ref().is_some_and(Sizing::is_possible);
-        let size = match sizing {
-            Some(sizing) if vertical => {
-                let own: Vec<_> = own.into_iter().filter(|pod| owner(pod).as_ref() == Some(id) && is_alive(pod)).collect();
-                self.resize(&pods, &sizing, &own, id, Size::of(wanted)).await?
-            }
-            Some(sizing) => sizing.requested(&own, None),
-            None => Size::default(),
-        };
-        Ok(WorkloadStatus { id: id.clone(), desired: allocation(wanted.replicas, size), vertical })
-    }
-
-    /// Resizes the pods that have another size. Returns the size of all, or that of one that could not be resized.
-    async fn resize(&self, api: &Api<Pod>, sizing: &Sizing, pods: &[Pod], id: &WorkloadId, size: Size) -> Result<Size, Attempt> {
-        let mut kept = None;
-        for pod in pods.iter().filter(|pod| sizing.size(pod) != Some(size)) {
-            let Some(name) = &pod.metadata.name else { continue };
-            let patch = sizing.patch(pod, size);
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-            match api.patch_resize(name, &params, &Patch::Strategic(patch)).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
-                    tracing::warn!(workload = %id.name, pod = name, reason = status.message, "the pod cannot be resized");
-                    kept = sizing.size(pod);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), size);
-        Ok(kept.unwrap_or(size))
-    }
-}
-
-fn allocation(replicas: Replicas, size: Size) -> Allocation {
-    Allocation { replicas, cpu_millicores: size.cpu, memory_mib: size.memory }
-}
-
-/// Whether the pod runs or will run.
-fn is_alive(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-impl PlatformBackend for KubernetesBackend {
-    fn kinds(&self) -> &'static [WorkloadKind] {
-        &[WorkloadKind::Deployment, WorkloadKind::StatefulSet]
-    }
-
-    fn list(&self) -> BackendFuture<'_, Vec<WorkloadStatus>> {
-        Box::pin(self.list())
-    }
-
-    fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, WorkloadStatus> {
-        Box::pin(self.set(workload, allocation, lease))
-    }
-}
-
-/// Namespace and name as the identity of a function, if both are DNS labels.
-fn function_id(metadata: &ObjectMeta) -> Option<FunctionId> {
-    let name = |text: &Option<String>| Name::new(text.as_deref()?).ok();
-    Some(FunctionId::new(name(&metadata.namespace)?, name(&metadata.name)?))
 }

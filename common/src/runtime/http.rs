@@ -71,7 +71,8 @@ impl HttpClient {
 }
 
 /// Serves `router` until `stop`, then finishes the requests in flight. A connection is closed that does not send the
-/// head of a request, or does not answer the pings of HTTP/2, for 30 s; with more than [`MAX_CONNECTIONS`], the oldest one is.
+/// head of a request, or does not answer the pings of HTTP/2, for 30 s. Of 256 connections a new one
+/// replaces the oldest.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);

@@ -63,6 +63,13 @@ fn inference_depends_on_neither_training_nor_burn() {
 }
 
 #[test]
+fn programs_link_kube_only_with_the_feature_kubernetes() {
+    for package in ["qscale", "qscale-actuator", "qscale-simulation"] {
+        links_none_of(package, true, &["kube", "k8s-openapi"]);
+    }
+}
+
+#[test]
 fn programs_link_burn_only_with_the_feature_gpu() {
     for package in ["qscale", "qscale-agent", "qscale-promote"] {
         links_none_of(package, true, &["burn", "burn-tensor", "wgpu"]);

@@ -7,7 +7,8 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use qscale_common::name::Name;
 
-use super::{Attempt, BackendError, FIELD_MANAGER};
+use super::cluster::{Attempt, FIELD_MANAGER};
+use crate::backend::BackendError;
 
 /// Name of the Lease object.
 const NAME: &str = "qscale-actuator";

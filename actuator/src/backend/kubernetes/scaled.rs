@@ -12,7 +12,8 @@ use qscale_common::policy::WorkloadKind;
 use qscale_common::units::Replicas;
 use serde::de::DeserializeOwned;
 
-use super::{WorkloadId, function_id};
+use super::cluster::function_id;
+use crate::backend::WorkloadId;
 
 /// Label that a Deployment gives the pods of one revision of its template; the name of their ReplicaSet ends with its value.
 const TEMPLATE_HASH: &str = "pod-template-hash";

@@ -77,12 +77,12 @@ impl Sizing {
         size(containers.iter().find(|container| container.name == self.container)?)
     }
 
-    /// The size that was requested for `pods`: that which was `applied` unless a pod has another one; without pods that of the template. Before the first
-    /// change it is the most frequent one.
-    pub(super) fn requested(&self, pods: &[Pod], applied: Option<Size>) -> Size {
+    /// The size that was requested for `pods`: the `last` one unless a pod has another one. Without a request it is the most frequent one, and without pods
+    /// that of the template.
+    pub(super) fn requested(&self, pods: &[Pod], last: Option<Size>) -> Size {
         let sizes: Vec<_> = pods.iter().filter_map(|pod| self.size(pod)).collect();
-        match applied {
-            Some(applied) => sizes.into_iter().find(|size| *size != applied).unwrap_or(applied),
+        match last {
+            Some(last) => sizes.into_iter().find(|size| *size != last).unwrap_or(last),
             None => {
                 let count = |size: &Size| sizes.iter().filter(|other| *other == size).count();
                 sizes.iter().copied().max_by_key(count).unwrap_or(self.template)
