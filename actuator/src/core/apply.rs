@@ -42,14 +42,19 @@ impl Core {
         self.publish(id, older, Effect::Failed, |outcome| outcome.reason = "superseded by a newer decision".into());
     }
 
+    /// Evaluates a decision, unless it has expired since it was admitted, or since the last attempt.
     fn evaluate(&mut self, id: &FunctionId, decision: AllocationDecision, attempts: u32, now: Timestamp) {
         let Some(function) = self.functions.get(id) else { return };
         let before = function.current();
-        if decision.restores && function.pending_restore(self.restore_all).is_none() {
+        let reason = match () {
+            () if decision.expires.is_some_and(|expires| now >= expires) => Some("expired before it could be applied"),
+            () if decision.restores && function.pending_restore(self.restore_all).is_none() => Some("the restore request is no longer pending"),
+            () => None,
+        };
+        if let Some(reason) = reason {
             // A failed attempt was reported.
             if attempts == 0 {
-                let reason = "the restore request is no longer pending".to_owned();
-                self.publish(id, &decision, Effect::Failed, |outcome| (outcome.before, outcome.reason) = (before, reason));
+                self.publish(id, &decision, Effect::Failed, |outcome| (outcome.before, outcome.reason) = (before, reason.into()));
             }
             return;
         }
@@ -142,21 +147,12 @@ impl Core {
         let Some(function) = self.functions.get_mut(id) else { return };
         let Some(job) = function.take_if(|work| matches!(work, Work::Preparing(_))) else { return };
         if function.next.is_none() {
-            return self.evaluate_again(id, job, now);
+            return self.evaluate(id, job.decision, job.attempts, now);
         }
         if job.attempts == 0 {
             self.superseded(id, &job.decision);
         }
         self.submit_next(id, now);
-    }
-
-    /// Evaluates the decision of `job` again, unless it has expired. What was tried before has its Outcome.
-    fn evaluate_again(&mut self, id: &FunctionId, job: PendingChange, now: Timestamp) {
-        if job.decision.expires.is_none_or(|expires| now < expires) {
-            self.evaluate(id, job.decision, job.attempts, now);
-        } else if job.attempts == 0 {
-            self.failed(id, &job, "expired before it could be applied");
-        }
     }
 
     /// The baseline could not be stored, so nothing may be changed yet.
@@ -236,7 +232,7 @@ impl Core {
         // A clock that was set back must not put off the retry.
         let latest = now.plus(self.settings.max_retry_delay);
         if let Some(job) = function.take_if(|work| matches!(work, Work::Waiting { at, .. } if *at <= now || *at > latest)) {
-            self.evaluate_again(id, job, now);
+            self.evaluate(id, job.decision, job.attempts, now);
         }
     }
 

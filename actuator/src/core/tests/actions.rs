@@ -222,6 +222,19 @@ fn an_expired_action_is_not_retried() {
 }
 
 #[test]
+fn an_action_that_expires_behind_a_request_in_flight_is_not_applied() {
+    let mut rig = Rig::new();
+    rig.platform.answers = false;
+    rig.tick_wanting(5);
+    rig.tick_wanting(6);
+    rig.pass(Duration::from_millis(2 * TICK_MS));
+    rig.answer_pending();
+    assert_eq!(rig.orders.iter().map(|order| order.allocation.replicas.0).collect::<Vec<_>>(), [5]);
+    rig.expect(Effect::Failed, DecisionSource::Agent, &[]);
+    assert_eq!((rig.last().tick, rig.last().requested.replicas.0), (Tick(2), 6));
+}
+
+#[test]
 fn while_a_request_is_in_flight_the_newest_decision_waits() {
     let mut rig = Rig::new();
     rig.platform.answers = false;
