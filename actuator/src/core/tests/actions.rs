@@ -270,6 +270,24 @@ fn the_answer_to_a_request_of_an_earlier_lead_is_ignored() {
 }
 
 #[test]
+fn a_list_that_was_requested_before_a_change_does_not_undo_it() {
+    let mut rig = Rig::new();
+    let old = WorkloadStatus { id: workload_id(&id()), desired: rig.has(), vertical: true };
+    let asked = rig.now;
+    rig.tick_wanting(6);
+    rig.core.on_listed(std::slice::from_ref(&old), asked, rig.now);
+    rig.settle();
+    assert_eq!(rig.orders.len(), 1, "no repair");
+    // Nor while the request is in flight.
+    rig.platform.answers = false;
+    rig.tick_wanting(7);
+    rig.core.on_listed(&[old], rig.now, rig.now);
+    rig.answer_pending();
+    rig.expect(Effect::Applied, DecisionSource::Agent, &[]);
+    assert_eq!(rig.last().before.map(|before| before.replicas.0), Some(6));
+}
+
+#[test]
 fn a_missing_workload_is_reported() {
     let mut rig = Rig::new();
     rig.platform.workloads.clear();
