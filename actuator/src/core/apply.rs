@@ -48,7 +48,9 @@ impl Core {
         let before = function.current();
         let reason = match () {
             () if decision.expires.is_some_and(|expires| now >= expires) => Some("expired before it could be applied"),
-            () if decision.restores && function.pending_restore(self.restore_all).is_none() => Some("the restore request is no longer pending"),
+            () if decision.restores && function.pending_restore(self.restore_all).is_none() => {
+                Some("the restore request is no longer pending")
+            }
             () => None,
         };
         if let Some(reason) = reason {
