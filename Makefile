@@ -2,7 +2,7 @@
 # Arguments for `make up`: make up ARGS="--for 60s --load step:5@0s,40@20s,5@40s"
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-gpu build tools format lint unit check-gpu test-kube kube-assets fuzz audit sbom schemas bench clean
+.PHONY: help up up-kubernetes test test-gpu build tools format lint unit check-gpu test-kube kube-assets fuzz audit sbom schemas bench clean
 ARGS ?=
 # Seconds for each target of `make fuzz`; 14 targets of 260 s take an hour. TARGETS selects some of them.
 SECONDS ?= 260
@@ -11,13 +11,17 @@ CARGO ?= cargo
 export CARGO_INCREMENTAL ?= 0
 NATS = $$(deploy/tools.sh)
 # What only programs for clusters need; tests and linter include it.
-FEATURES = --features qscale-actuator/kubernetes
+FEATURES = --features qscale-actuator/kubernetes,qscale-collector/kubernetes,qscale-tests/kubernetes
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 up: build ## Run the whole system in the foreground (ARGS="--for 60s --json ...")
 	@NATS_SERVER_BIN="$(NATS)" target/debug/qscale up $(ARGS)
+
+up-kubernetes: tools ## Run the services in the foreground for the workloads of a cluster (ARGS="--context NAME ...")
+	$(CARGO) build --locked --workspace --bins --features qscale-actuator/kubernetes,qscale-collector/kubernetes
+	@NATS_SERVER_BIN="$(NATS)" target/debug/qscale up --backend kubernetes $(ARGS)
 
 test: tools format lint unit ## Run every check and test
 
@@ -42,6 +46,7 @@ unit: ## Run the tests
 
 test-kube: tools kube-assets ## Run the tests with a Kubernetes control plane
 	$(CARGO) test --locked --workspace $(FEATURES) --test kubernetes
+	NATS_SERVER_BIN="$(NATS)" $(CARGO) test --locked --workspace $(FEATURES) --test system -- kubernetes::
 
 kube-assets: ## Build a Kubernetes control plane for the tests, in ~/.cache/qscale
 	deploy/cluster/assets.sh
@@ -61,8 +66,9 @@ audit: ## Check dependencies with cargo deny; installs it, reads the advisories 
 sbom: ## Write the bill of materials of each program (CycloneDX) in target/sbom
 	@deploy/sbom.py
 
-schemas: ## Regenerate the JSON Schemas and the AsyncAPI document
+schemas: ## Regenerate the JSON Schemas, the AsyncAPI document and the custom resource
 	$(CARGO) run --locked -p qscale-common --example schemas
+	$(CARGO) run --locked -p qscale-actuator --features kubernetes --example manifests
 
 bench: tools ## Run the benchmarks
 	$(CARGO) build --locked --workspace --bins --release

@@ -7,22 +7,30 @@
 mod kubernetes;
 mod local;
 
-#[cfg(feature = "kubernetes")]
-pub use kubernetes::KubernetesBackend;
 pub use kubernetes::KubernetesBackendConfig;
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::{KubernetesBackend, PolicyObject};
 pub use local::{LocalBackend, LocalBackendConfig};
 
 use std::pin::Pin;
 use std::sync::Arc;
 
+use qscale_common::contract::{Outcome, State};
+use qscale_common::control::Control;
 use qscale_common::document;
 use qscale_common::name::FunctionId;
-use qscale_common::policy::WorkloadKind;
+pub use qscale_common::policy::WorkloadId;
+use qscale_common::policy::{ScalingPolicy, WorkloadKind};
+use qscale_common::runtime::bus::{Bucket, Bus};
+use qscale_common::runtime::lease::LeaseHandle;
 use qscale_common::time::Span;
 use qscale_common::units::Allocation;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use strum::IntoStaticStr;
 use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// The platform that an actuator applies allocations to, by `backend`. Without `backend` it is the local platform.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,15 +94,6 @@ impl BackendConfig {
     }
 }
 
-/// Identity of a workload.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkloadId {
-    /// Kind of object.
-    pub kind: WorkloadKind,
-    /// Namespace and name of the object.
-    pub name: FunctionId,
-}
-
 /// State of one workload on the platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadStatus {
@@ -129,6 +128,34 @@ pub enum BackendError {
     Invalid(String),
 }
 
+/// A measurement or a decision of the control loop.
+#[derive(Debug)]
+pub enum Report {
+    /// A State.
+    State(Box<State>),
+    /// The result of a decision.
+    Outcome(Box<Outcome>),
+}
+
+/// What a backend may read of the control loop that it serves.
+#[derive(Debug)]
+pub struct LoopAccess {
+    /// Name of the actuator.
+    pub instance: String,
+    /// The bus.
+    pub bus: Bus,
+    /// Whether this actuator leads.
+    pub lease: LeaseHandle,
+    /// The ScalingPolicies.
+    pub policies: Bucket<ScalingPolicy>,
+    /// Freezes and restores.
+    pub controls: Bucket<Control>,
+    /// States and Outcomes. Those that are not taken in time are lost.
+    pub reports: mpsc::Receiver<Report>,
+    /// Cancelled when the loop ends.
+    pub token: CancellationToken,
+}
+
 /// The future of a backend call.
 pub type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
 
@@ -159,4 +186,11 @@ pub trait PlatformBackend: Send + Sync + 'static {
     /// workload after the change: parts that the platform cannot apply differ from the request, the others are applied.
     /// A request whose reply was lost counts as failed only if the platform does not have the allocation afterwards.
     fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, WorkloadStatus>;
+
+    /// Starts what the platform needs beside the control loop, such as policies that are objects of the platform, and reports about them. The task ends with
+    /// the loop. `None` if it needs nothing.
+    fn follow(&self, access: LoopAccess) -> Option<JoinHandle<()>> {
+        drop(access);
+        None
+    }
 }

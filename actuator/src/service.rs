@@ -21,7 +21,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::actions::Actions;
-use crate::backend::{BackendError, PlatformBackend, WorkloadStatus};
+use crate::backend::{BackendError, LoopAccess, PlatformBackend, Report, WorkloadStatus};
 use crate::config::ActuatorConfig;
 use crate::core::{ApplyRequest, Command, Core, Lead, Settings};
 use crate::metrics::ActuatorMetrics;
@@ -33,6 +33,8 @@ const WAKE: Duration = Duration::from_millis(50);
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Outcomes that wait for the bus, about 16 MB. Without the bus the fallback decides once per function, so this suffices for a fleet of that size.
 const OUTBOX_CAPACITY: usize = 16_384;
+/// Reports that wait for the backend: a few for each function of a fleet. One that finds no room is lost, and the next one replaces it.
+const REPORTS: usize = 16_384;
 
 /// Runs an actuator on the configured platform until `token` is cancelled.
 ///
@@ -68,6 +70,16 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn PlatformBackend>,
     let election = Election::new(format!("{instance}/{seed:016x}"), config.lease.ttl.0);
     let stop_leading = CancellationToken::new();
     let (lease, election) = lease::campaign(bus.clone(), lease_key, election, stop_leading.clone());
+    let (reports, received) = mpsc::channel(REPORTS);
+    let follower = backend.follow(LoopAccess {
+        instance: instance.clone(),
+        bus: bus.clone(),
+        lease: lease.clone(),
+        policies: inputs.policies.clone(),
+        controls: inputs.controls.clone(),
+        reports: received,
+        token: stop_leading.clone(),
+    });
     let settings = Settings {
         actuator: instance,
         max_retry_delay: config.max_retry_delay.0,
@@ -88,10 +100,15 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn PlatformBackend>,
         permits: Arc::new(Semaphore::new(config.concurrency.get())),
         completions: completions_tx,
         in_flight: 0,
+        reports: follower.is_some().then_some(reports),
     };
     let completions = service.run(&mut inputs, completions, &token).await;
     service.stop(completions).await;
     stop_leading.cancel();
+    if let Some(follower) = follower {
+        // A task that panicked has ended, too.
+        let _ended = follower.await;
+    }
     // A task that panicked cannot release the lease; it expires.
     let _ended = election.await;
     let left = service.outbox.close(STOP_TIMEOUT).await;
@@ -165,6 +182,8 @@ struct Service {
     completions: mpsc::UnboundedSender<Completion>,
     /// Number of requests to the platform and writes in flight.
     in_flight: usize,
+    /// Where the backend gets States and Outcomes, if it takes them.
+    reports: Option<mpsc::Sender<Report>>,
 }
 
 impl Service {
@@ -191,7 +210,10 @@ impl Service {
                 Ok(()) = inputs.controls.changed() => self.read(&mut inputs.controls, Core::set_controls),
                 Some(completion) = completions.recv() => self.on_completion(completion),
                 _ = wake.tick() => self.wake(),
-                Some(received) = inputs.states.next() => self.core.on_state(received.message, received.trace, clock::now()),
+                Some(received) = inputs.states.next() => {
+                    self.report(|| Report::State(Box::new(received.message.clone())));
+                    self.core.on_state(received.message, received.trace, clock::now());
+                }
                 Some(received) = inputs.actions.next() => self.core.on_action(received.message, received.trace, clock::now()),
                 Ok(()) = inputs.records.changed() => self.read(&mut inputs.records, Core::set_records),
             }
@@ -258,12 +280,20 @@ impl Service {
                 Command::Apply(request) => self.apply(request),
                 Command::Publish(outcome, trace) => {
                     self.metrics.outcome(&outcome);
+                    self.report(|| Report::Outcome(outcome.clone()));
                     self.outbox.push(*outcome, self.bus.child_trace(trace));
                 }
                 Command::Store(function, record) => self.store(function, record),
                 Command::List => self.list(),
                 Command::StepDown { highest } => self.lease.step_down(highest),
             }
+        }
+    }
+
+    fn report(&self, report: impl FnOnce() -> Report) {
+        if let Some(reports) = &self.reports {
+            // Full or closed: the next report says the same or more.
+            let _lost = reports.try_send(report());
         }
     }
 

@@ -1,13 +1,19 @@
 //! The backend for Kubernetes against a real control plane with simulated nodes.
 
-use std::path::PathBuf;
+#[path = "support/messages.rs"]
+mod messages;
+
+use std::path::{Path, PathBuf};
 
 use qscale_actuator::backend::{BackendError, KubernetesBackend, KubernetesBackendConfig, PlatformBackend, WorkloadId, WorkloadStatus};
+use qscale_common::contract::subject::{self, POLICY_BUCKET};
+use qscale_common::contract::{Effect, EventType, Outcome};
 use qscale_common::name::{FunctionId, Name};
-use qscale_common::policy::WorkloadKind;
+use qscale_common::policy::{ScalingPolicy, WorkloadKind};
+use qscale_common::runtime::bus::{Bus, Subscription};
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
-use qscale_tests::{Cluster, eventually};
+use qscale_tests::{Cluster, Folder, NatsServer, Program, TIMEOUT, eventually, eventually_async, first, repository};
 use serde_json::{Value, json};
 
 fn name(text: &str) -> Name {
@@ -74,6 +80,34 @@ fn running(cluster: &Cluster, of: &str, count: usize) -> Vec<Value> {
         let same = pods.iter().all(|pod| of_container(&pod["spec"]["containers"]) == of_container(&pod["status"]["containerStatuses"]));
         same.then(|| of_container(&pods[0]["spec"]["containers"])).flatten()
     })
+}
+
+/// Applies a manifest of `deploy/cluster`.
+fn install(cluster: &Cluster, manifest: &str) {
+    cluster.kubectl(&["apply", "--server-side", "-f", &repository().join("deploy/cluster").join(manifest).display().to_string()]);
+}
+
+/// Configuration of a client with the published rights of the actuator, and no others.
+fn service_account(cluster: &Cluster) -> PathBuf {
+    install(cluster, "actuator-role.yaml");
+    cluster.kubectl(&["create", "serviceaccount", "actuator", "-n", "qscale-system"]);
+    let account = "--serviceaccount=qscale-system:actuator";
+    cluster.kubectl(&["create", "clusterrolebinding", "actuator", "--clusterrole=qscale-actuator", account]);
+    let token = cluster.kubectl(&["create", "token", "actuator", "-n", "qscale-system"]);
+    cluster.kubeconfig_of("actuator", token.trim())
+}
+
+fn install_policies(cluster: &Cluster) {
+    install(cluster, "scaling-policies.yaml");
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/scalingpolicies.qscale.dev"]);
+    eventually("the resource to be served", || {
+        (!cluster.kubectl(&["api-resources", "--api-group=qscale.dev", "-o", "name"]).is_empty()).then_some(())
+    });
+}
+
+fn policy(of: &str, spec: &Value) -> Value {
+    let metadata = json!({ "name": of, "namespace": "default" });
+    json!({ "apiVersion": "qscale.dev/v1alpha1", "kind": "ScalingPolicy", "metadata": metadata, "spec": spec })
 }
 
 async fn listed(backend: &KubernetesBackend, id: &WorkloadId) -> Option<WorkloadStatus> {
@@ -195,28 +229,218 @@ async fn the_rights_of_the_actuator_suffice_and_a_missing_one_is_named() {
     let Some((cluster, _)) = start() else { return };
     cluster.apply(&object("Deployment", "fib", 1, &json!([container("f", &resources("100m", "64Mi"), &resources("100m", "64Mi"))])));
     pods(&cluster, "fib", 1);
-    cluster.kubectl(&["create", "serviceaccount", "actuator", "-n", "qscale-system"]);
-    let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| json!({ "apiGroups": groups, "resources": resources, "verbs": verbs });
-    let rules = json!([
-        rule(&["apps"], &["deployments", "statefulsets"], &["get", "list"]),
-        rule(&["apps"], &["deployments/scale", "statefulsets/scale"], &["update"]),
-        rule(&[""], &["pods"], &["list"]),
-        rule(&[""], &["pods/resize"], &["patch"]),
-        rule(&["coordination.k8s.io"], &["leases"], &["get", "create", "update"]),
-    ]);
-    let role = |rules: &Value| json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": { "name": "actuator" }, "rules": rules });
-    cluster.apply(&role(&rules));
-    cluster.kubectl(&["create", "clusterrolebinding", "actuator", "--clusterrole=actuator", "--serviceaccount=qscale-system:actuator"]);
-    let token = cluster.kubectl(&["create", "token", "actuator", "-n", "qscale-system"]);
-    let backend = backend(cluster.kubeconfig_of("actuator", token.trim()));
+    let backend = backend(service_account(&cluster));
     let (id, wanted) = (workload(WorkloadKind::Deployment, "fib"), allocation(2, 200, 128));
     let applied = qscale_tests::eventually_async("the rights to be in effect", async || backend.apply(&id, wanted, 1).await.ok());
     assert_eq!(applied.await.desired, wanted);
     assert!(listed(&backend, &id).await.is_some());
 
-    let less: Vec<Value> = rules.as_array().expect("rules").iter().filter(|rule| rule["verbs"] != json!(["update"])).cloned().collect();
-    cluster.apply(&role(&json!(less)));
+    let mut role = cluster.get(&["clusterrole", "qscale-actuator"]);
+    role["rules"].as_array_mut().expect("rules").retain(|rule| rule["verbs"] != json!(["update"]));
+    cluster.apply(&role);
     let refused =
         qscale_tests::eventually_async("the right to be gone", async || backend.apply(&id, allocation(3, 200, 128), 1).await.err()).await;
     assert!(matches!(&refused, BackendError::Invalid(reason) if reason.contains("deployments/scale")), "{refused:?}");
+}
+
+#[test]
+fn policies_are_checked_completed_and_explained_by_the_api_server() {
+    let Some((cluster, _)) = start() else { return };
+    install_policies(&cluster);
+    cluster.apply(&policy("fib", &json!({})));
+    let spec = cluster.get(&["scp", "fib"])["spec"].clone();
+    let mut expected = ScalingPolicy::new(workload(WorkloadKind::Deployment, "fib").name);
+    expected.workload.kind = WorkloadKind::Deployment;
+    let mut completed = spec.clone();
+    completed["name"] = json!("fib");
+    assert_eq!(ScalingPolicy::from_value(completed).expect("valid"), expected);
+    for field in ["agent", "bounds", "fallback", "guard", "mode", "objective", "paused", "prices", "reward", "scale_up_only", "tick"] {
+        assert!(!spec[field].is_null(), "{field} has a default");
+    }
+    assert!(spec["name"].is_null() && spec["mirrored"].is_null(), "{spec}");
+    for (invalid, part) in [
+        (json!({ "bounds": { "replicas": { "min": 5, "max": 2 } } }), "min must be at most max"),
+        (json!({ "bounds": { "replicas": { "min": 0, "max": 0 } } }), "replicas.max must be at least 1"),
+        (json!({ "bounds": { "cpu_millicores": { "min": 0, "max": 5 } } }), "cpu_millicores.min must be at least 1"),
+        (json!({ "objective": { "percentile": 100.0 } }), "must be less than 100"),
+        (json!({ "objective": { "failure_share": 2 } }), "less than or equal to 1"),
+        (json!({ "mode": "wild" }), "supported values: \"observe\", \"recommend\", \"active\""),
+        (json!({ "workload": { "kind": "local" } }), "supported values"),
+        (json!({ "tick": "soon" }), "spec.tick"),
+        (json!({ "agent": "Mine!" }), "spec.agent"),
+        (json!({ "prices": { "cpu_core_hour": -1 } }), "greater than or equal to 0"),
+    ] {
+        let error = cluster.refuse(&policy("invalid", &invalid));
+        assert!(error.contains(part), "{invalid}: {error}");
+    }
+    // kubectl breaks lines.
+    let explain = |field: &str| cluster.kubectl(&["explain", field]).split_whitespace().collect::<Vec<_>>().join(" ");
+    let explained = explain("scalingpolicies.spec.bounds.replicas");
+    assert!(explained.contains("scaling to zero"), "{explained}");
+    let explained = explain("scp.spec.mode");
+    assert!(explained.contains("recommend: The guard evaluates"), "{explained}");
+    let table = cluster.kubectl(&["get", "scp"]);
+    for column in ["TARGET", "MODE", "AGENT", "READY", "ACTING", "ALLOCATION", "RECOMMENDED", "SAVING"] {
+        assert!(table.contains(column), "{table}");
+    }
+    assert!(cluster.kubectl(&["get", "qscale"]).contains("fib"));
+}
+
+/// An actuator as a process, on a real bus and a real API server; the test plays collector and agent.
+struct World {
+    cluster: Cluster,
+    server: NatsServer,
+    collector: Bus,
+    agent: Bus,
+    outcomes: Subscription<Outcome>,
+    folder: Folder,
+    tick: u64,
+}
+
+impl World {
+    async fn start() -> Option<Self> {
+        let (cluster, _) = start()?;
+        install_policies(&cluster);
+        cluster.apply(&object("Deployment", "fib", 2, &json!([container("f", &resources("100m", "64Mi"), &resources("200m", "128Mi"))])));
+        pods(&cluster, "fib", 2);
+        let server = NatsServer::start_with_accounts(&["agent"]);
+        server.provision().await;
+        let bus = async |user: &str| Bus::of_client(server.config(user).connect_once("test", TIMEOUT).await.expect("it answers"), "/test");
+        let (collector, agent, operator) = (bus("collector").await, bus("agent-agent").await, bus("operator").await);
+        let outcomes = operator.subscribe(subject::all(EventType::Outcome), None).await.expect("a valid subject");
+        operator.client().flush().await.expect("connected");
+        Some(Self { cluster, server, collector, agent, outcomes, folder: Folder::new("actuator"), tick: 0 })
+    }
+
+    fn actuator(&self) -> Program {
+        let nats = self.server.config("actuator");
+        let set = [
+            format!("nats.url={}", nats.url),
+            format!("nats.user={}", nats.user),
+            format!("nats.password={}", nats.password),
+            "platform.backend=kubernetes".into(),
+            format!("platform.kubeconfig={}", service_account(&self.cluster).display()),
+            "platform.timeout=9s".into(),
+            "lease.ttl=60s".into(),
+            "reconcile=1s".into(),
+            "health=127.0.0.1:0".into(),
+        ];
+        let arguments = set.iter().flat_map(|pair| ["--set", pair]);
+        Program::start(Path::new(env!("CARGO_BIN_EXE_qscale-actuator")), arguments, &self.folder.path().join("actuator.log"))
+    }
+
+    /// The policy of `fib` in the bucket.
+    async fn stored(&self, of: &str) -> Option<ScalingPolicy> {
+        let store = self.collector.jetstream().get_key_value(POLICY_BUCKET).await.ok()?;
+        let value = store.get(format!("default.{of}")).await.ok()??;
+        Some(ScalingPolicy::from_json(&value).expect("a policy"))
+    }
+
+    /// Sends a State of `fib` and the agent's answer.
+    async fn tick_wanting(&mut self, wanted: Allocation) {
+        self.tick += 1;
+        let mut policy = ScalingPolicy::new(workload(WorkloadKind::Deployment, "fib").name);
+        policy.agent = name("agent");
+        let trace = self.collector.new_trace();
+        self.collector.publish(&messages::state(&policy, self.tick, allocation(2, 200, 128), 150.0), trace).await;
+        self.agent.record(&messages::action("agent", self.tick, wanted, messages::later()), trace).await;
+    }
+
+    /// Sends States and Actions until an Outcome has `effect`, and returns it.
+    async fn until(&mut self, wanted: Allocation, effect: Effect) -> Outcome {
+        loop {
+            self.tick_wanting(wanted).await;
+            let second = std::time::Duration::from_secs(1);
+            let next = tokio::time::timeout(second, first(&mut self.outcomes, |outcome| outcome.effect == effect)).await;
+            if let Ok(Some(outcome)) = next {
+                return outcome;
+            }
+        }
+    }
+
+    /// Waits until condition `kind` of policy `of` has `status`, and returns its reason.
+    fn condition(&self, of: &str, kind: &str, status: &str) -> String {
+        eventually(&format!("{kind} = {status} of {of}"), || {
+            let object = self.cluster.get(&["scp", of]);
+            let condition = object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)?.clone();
+            (condition["status"] == status).then(|| condition["reason"].as_str().expect("a reason").to_owned())
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_is_a_policy_whose_decisions_are_applied_and_explained() {
+    let Some(mut world) = World::start().await else { return };
+    let mut actuator = world.actuator();
+    let spec = json!({ "mode": "active", "agent": "agent", "tick": "1s", "fallback": { "rule": "hold" } });
+    world.cluster.apply(&policy("fib", &spec));
+    let stored = eventually_async("the policy in the bucket", async || world.stored("fib").await).await;
+    assert!(stored.mirrored && stored.workload.kind == WorkloadKind::Deployment && stored.agent == name("agent"));
+    assert_eq!(world.condition("fib", "Ready", "True"), "InUse");
+
+    let wanted = allocation(3, 300, 192);
+    world.until(wanted, Effect::Applied).await;
+    assert_eq!(world.cluster.get(&["deployment", "fib"])["spec"]["replicas"], 3);
+    assert_eq!(world.condition("fib", "Acting", "True"), "Active");
+    assert_eq!(world.condition("fib", "Fallback", "False"), "AgentAnswers");
+    assert_eq!(world.condition("fib", "NoLatencySource", "False"), "Measured");
+    let allocation_shown = eventually("the allocation in the status", || {
+        let status = world.cluster.get(&["scp", "fib"])["status"].clone();
+        // The pod that is new has the size of its template until the next comparison.
+        (status["allocation"]["text"] == "3 x 300m 192Mi").then(|| status["allocation"].clone())
+    });
+    assert_eq!((&allocation_shown["replicas"], &allocation_shown["cpu"]), (&json!(3), &json!("300m")));
+    for target in ["deployment/fib", "scalingpolicy/fib"] {
+        let events = eventually("an event", || {
+            let events = world.cluster.kubectl(&["events", "--for", target]);
+            events.contains("Scaled").then_some(events)
+        });
+        assert!(events.contains("to 3 x 300m 192Mi by agent"), "{events}");
+    }
+
+    // The API server accepts it, since it does not know every unit.
+    world.cluster.apply(&policy("fib", &json!({ "mode": "active", "agent": "agent", "tick": "5parsec" })));
+    assert_eq!(world.condition("fib", "Ready", "False"), "Invalid");
+    assert_eq!(world.stored("fib").await.as_ref(), Some(&stored), "the last valid version stays in use");
+    world.cluster.apply(&policy("fib", &spec));
+    world.condition("fib", "Ready", "True");
+
+    world.cluster.apply(&policy("second", &json!({ "workload": { "name": "fib" } })));
+    assert_eq!(world.condition("second", "Conflict", "True"), "SameTarget");
+    assert_eq!(world.stored("second").await, None);
+
+    // Objects are followed across a restart of the API server.
+    world.cluster.restart_api_server();
+    let mut paused = spec.clone();
+    paused["paused"] = json!(true);
+    world.cluster.apply(&policy("fib", &paused));
+    eventually_async("the pause in the bucket", async || world.stored("fib").await.filter(|stored| stored.paused)).await;
+    assert_eq!(world.condition("fib", "Acting", "False"), "Paused");
+
+    world.cluster.kubectl(&["delete", "scp", "fib"]);
+    eventually_async("the policy to be gone", async || world.stored("fib").await.is_none().then_some(())).await;
+    eventually_async("the other policy in the bucket", async || world.stored("second").await).await;
+    assert_eq!(world.cluster.get(&["deployment", "fib"])["spec"]["replicas"], 3, "a deleted policy leaves the workload as it is");
+    assert!(actuator.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_that_another_autoscaler_scales_is_left_to_it() {
+    let Some(mut world) = World::start().await else { return };
+    let target = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "fib" });
+    let metric =
+        json!({ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 80 } } });
+    let spec = json!({ "scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 4, "metrics": [metric] });
+    world.cluster.apply(&json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": { "name": "old", "namespace": "default" }, "spec": spec,
+    }));
+    let _actuator = world.actuator();
+    world.cluster.apply(&policy("fib", &json!({ "mode": "active", "agent": "agent", "tick": "1s", "fallback": { "rule": "hold" } })));
+    assert_eq!(world.condition("fib", "Conflict", "True"), "Autoscaler");
+    let failed = world.until(allocation(3, 300, 192), Effect::Failed).await;
+    assert!(failed.allowed.is_some() && failed.reason.contains("HorizontalPodAutoscaler/old"), "{failed:?}");
+    assert_eq!(world.cluster.get(&["deployment", "fib"])["spec"]["replicas"], 2);
+    world.cluster.kubectl(&["delete", "hpa", "old"]);
+    assert_eq!(world.condition("fib", "Conflict", "False"), "None");
+    world.until(allocation(3, 300, 192), Effect::Applied).await;
 }

@@ -1,5 +1,7 @@
 //! Actuators as processes, with a real nats-server and a stub platform.
 
+#[path = "support/messages.rs"]
+mod messages;
 #[path = "support/platform.rs"]
 mod platform;
 
@@ -10,15 +12,13 @@ use std::time::Duration;
 use platform::StubPlatform;
 use qscale_actuator::backend::{BackendError, LocalBackend, PlatformBackend as _, WorkloadId};
 use qscale_common::contract::subject::{self, CONTROL_BUCKET, POLICY_BUCKET};
-use qscale_common::contract::{
-    Action, Ages, DecisionSource, Effect, Epoch, EventType, GuardRule, Outcome, State, TraceParent, Usage, Version, Window, Windows,
-};
+use qscale_common::contract::{DecisionSource, Effect, EventType, GuardRule, Outcome, TraceParent, Version};
 use qscale_common::control::{self, Control};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::{Bus, Received, Subscription};
 use qscale_common::runtime::clock;
-use qscale_common::time::{Tick, TickLength, Timestamp};
+use qscale_common::time::{TickLength, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_tests::{Folder, NatsServer, Program, TIMEOUT, eventually_async, process};
 
@@ -113,36 +113,17 @@ impl World {
     /// Publishes the next State, of replicas that use `cpu` millicores; returns its tick.
     async fn state(&self, cpu: f64, trace: TraceParent) -> u64 {
         let tick = self.tick.fetch_add(1, Ordering::Relaxed);
-        self.collector.publish(&self.make_state(tick, cpu), trace).await;
+        let allocation = Allocation::new(self.platform.replicas(), 500, 256);
+        self.collector.publish(&messages::state(&self.policy, tick, allocation, cpu), trace).await;
         tick
     }
 
-    fn make_state(&self, tick: u64, cpu: f64) -> State {
-        let used = |used: f64| Some(Usage { mean: used, max: used });
-        let window = Window { cpu_millicores: used(cpu), memory_mib: used(50.0), rate_rps: Some(10.0), ..Window::default() };
-        let age = Ages { requests_ms: Some(0), cpu_ms: Some(0), memory_ms: Some(0), replicas_ms: Some(0) };
-        State {
-            epoch: Epoch(1),
-            tick: Tick(tick),
-            observed_at_ms: clock::now(),
-            age,
-            allocation: Some(Allocation::new(self.platform.replicas(), 500, 256)),
-            windows: Windows { tick: window.clone(), short: window.clone(), long: window },
-            ..State::unmeasured(&self.policy)
-        }
-    }
-
     async fn action(&self, tick: u64, replicas: u32, trace: TraceParent) {
-        self.action_until(tick, replicas, clock::now().plus(Duration::from_secs(30)), trace).await;
+        self.action_until(tick, replicas, messages::later(), trace).await;
     }
 
     async fn action_until(&self, tick: u64, replicas: u32, expires: Timestamp, trace: TraceParent) {
-        let decided = clock::now().min(expires);
-        let body = serde_json::json!({
-            "version": "1.0", "agent": "agent", "namespace": "default", "function": "fib", "epoch": 1, "tick": tick,
-            "decided_at_ms": decided, "expires_at_ms": expires, "allocation": Allocation::new(replicas, 500, 256),
-        });
-        let action: Action = serde_json::from_value(body).expect("an Action");
+        let action = messages::action("agent", tick, Allocation::new(replicas, 500, 256), expires);
         self.agent.record(&action, trace).await;
     }
 

@@ -5,6 +5,7 @@
 //! [`Source`].
 
 pub mod exposition;
+pub mod kubernetes;
 
 use qscale_common::document;
 use qscale_common::runtime::http::ExchangeError;
@@ -14,13 +15,17 @@ use thiserror::Error;
 
 use crate::reading::Reading;
 use exposition::{Exposition, ExpositionConfig};
+use kubernetes::KubernetesConfig;
 
 /// Configuration of a source, by `kind`. Without `kind` it is a text exposition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self", tag = "kind", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "there are a few, read once")]
 pub enum SourceConfig {
     /// An endpoint that exposes metrics in Prometheus's text format or in OpenMetrics.
     Exposition(ExpositionConfig),
+    /// A Kubernetes cluster: workloads, pods, and their CPU and memory. Only programs that are built with the feature `kubernetes` read it.
+    Kubernetes(KubernetesConfig),
 }
 
 impl Serialize for SourceConfig {
@@ -50,6 +55,7 @@ impl SourceConfig {
     pub fn check(&self) -> anyhow::Result<()> {
         match self {
             Self::Exposition(config) => config.check(),
+            Self::Kubernetes(config) => config.check(),
         }
     }
 }
@@ -123,9 +129,13 @@ impl From<ExchangeError> for SourceError {
 
 /// A source.
 #[derive(Debug)]
+#[cfg_attr(feature = "kubernetes", expect(clippy::large_enum_variant, reason = "there are a few, each on a task of its own"))]
 pub enum Source {
     /// An endpoint that exposes metrics in Prometheus's text format or in OpenMetrics.
     Exposition(Exposition),
+    /// A Kubernetes cluster.
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(Box<kubernetes::Cluster>),
 }
 
 impl Source {
@@ -136,6 +146,12 @@ impl Source {
     pub fn open(config: &SourceConfig) -> anyhow::Result<Self> {
         match config {
             SourceConfig::Exposition(config) => Exposition::new(config).map(Self::Exposition),
+            #[cfg(feature = "kubernetes")]
+            SourceConfig::Kubernetes(config) => Ok(Self::Kubernetes(Box::new(kubernetes::Cluster::new(config)))),
+            #[cfg(not(feature = "kubernetes"))]
+            SourceConfig::Kubernetes(_) => {
+                anyhow::bail!("kind = kubernetes is not part of this program; build it with `--features qscale-collector/kubernetes`")
+            }
         }
     }
 
@@ -146,6 +162,8 @@ impl Source {
     pub async fn read(&mut self) -> Result<Reading, SourceError> {
         match self {
             Self::Exposition(source) => source.read().await,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(source) => source.read().await,
         }
     }
 }

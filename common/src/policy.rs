@@ -71,6 +71,13 @@ pub struct ScalingPolicy {
     /// Source of arrivals and latency.
     #[serde(default)]
     pub metrics: MetricsSource,
+    /// Whether an actuator wrote this from an object of the platform. It is replaced and deleted with the object.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub mirrored: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn default_namespace() -> Name {
@@ -103,6 +110,15 @@ pub enum WorkloadKind {
     Deployment,
     /// A StatefulSet of Kubernetes.
     StatefulSet,
+}
+
+/// Identity of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkloadId {
+    /// Kind of object.
+    pub kind: WorkloadKind,
+    /// Namespace and name of the object.
+    pub name: FunctionId,
 }
 
 /// Rule that takes over from a silent agent.
@@ -197,6 +213,7 @@ impl ScalingPolicy {
             scale_up_only: false,
             guard: Guardrails::default(),
             metrics: MetricsSource::default(),
+            mirrored: false,
         }
     }
 

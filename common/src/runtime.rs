@@ -9,6 +9,8 @@ pub mod config;
 pub mod files;
 pub mod health;
 pub mod http;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod kv;
 pub mod lease;
 pub mod leftovers;

@@ -135,7 +135,12 @@ impl Cluster {
         let own = ["--use-service-account-credentials=true".into(), file("service-account-private-key-file", "service-accounts.pem")];
         let manager = [&shared("system:kube-controller-manager")[..], &fast, &own].concat();
         let scheduler = [&shared("system:kube-scheduler")[..], &fast].concat();
+        let kubelets = free_port();
         let kwok = [
+            format!("--server-address=127.0.0.1:{kubelets}"),
+            format!("--node-port={kubelets}"),
+            file("tls-cert-file", "server.pem"),
+            file("tls-private-key-file", "server.key"),
             file("kubeconfig", "kwok.kubeconfig"),
             file("config", "kwok.yaml"),
             "--manage-all-nodes=true".into(),
@@ -149,7 +154,8 @@ impl Cluster {
         eventually("the controllers", || self.run(&["get", "serviceaccount", "default"], "").ok());
         let resources = json!({ "cpu": "32", "memory": "256Gi", "pods": "500" });
         for name in ["node-0", "node-1"] {
-            let metadata = json!({ "name": name, "labels": { "kubernetes.io/hostname": name } });
+            let annotations = json!({ "metrics.k8s.io/resource-metrics-path": format!("/metrics/nodes/{name}/metrics/resource") });
+            let metadata = json!({ "name": name, "annotations": annotations, "labels": { "kubernetes.io/hostname": name } });
             let status = json!({ "allocatable": &resources, "capacity": &resources });
             self.apply(&json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status }));
         }
@@ -192,6 +198,15 @@ impl Cluster {
     #[track_caller]
     pub fn apply(&self, object: &Value) {
         self.run(&["apply", "-f", "-"], &object.to_string()).unwrap_or_else(|error| panic!("{object}: {error}"));
+    }
+
+    /// Why the API server refuses `object`.
+    ///
+    /// # Panics
+    /// When it accepts it.
+    #[track_caller]
+    pub fn refuse(&self, object: &Value) -> String {
+        self.run(&["apply", "-f", "-"], &object.to_string()).expect_err("refused")
     }
 
     /// An object, or a list of objects, that kubectl gets with `arguments`.

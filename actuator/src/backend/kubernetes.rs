@@ -5,11 +5,11 @@ mod cluster;
 #[cfg(feature = "kubernetes")]
 mod fence;
 #[cfg(feature = "kubernetes")]
-mod quantity;
+mod policies;
 #[cfg(feature = "kubernetes")]
-mod scaled;
+mod resource;
 #[cfg(feature = "kubernetes")]
-mod sizing;
+mod status;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ pub use cluster::KubernetesBackend;
 use qscale_common::name::Name;
 use qscale_common::range::check_span;
 use qscale_common::time::Span;
+#[cfg(feature = "kubernetes")]
+pub use resource::PolicyObject;
 use serde::{Deserialize, Serialize};
 
 use super::PlatformBackend;

@@ -27,6 +27,9 @@ use super::SourceError;
 use crate::reading::Reading;
 use syntax::{ExpositionFormat, ExpositionText};
 
+/// Preferred format of an answer. Some servers refuse requests that accept nothing else.
+pub(super) const ACCEPTED: &str = "text/plain;version=0.0.4,*/*;q=0.1";
+
 /// Configuration of an endpoint that exposes metrics in Prometheus's text format or in OpenMetrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -115,7 +118,7 @@ impl Exposition {
 
     async fn fetch(&self) -> Result<Response<Bytes>, SourceError> {
         let request = Request::get(self.uri.clone())
-            .header(header::ACCEPT, "text/plain;version=0.0.4")
+            .header(header::ACCEPT, ACCEPTED)
             .header(header::USER_AGENT, concat!("qscale-collector/", env!("CARGO_PKG_VERSION")))
             .body(Full::default())
             .map_err(|error| SourceError::Connection(error.to_string()))?;
@@ -126,7 +129,7 @@ impl Exposition {
 }
 
 /// Checks that an answer with this status and these headers is a text that can be read.
-fn check(status: StatusCode, headers: &HeaderMap) -> Result<(), SourceError> {
+pub(super) fn check(status: StatusCode, headers: &HeaderMap) -> Result<(), SourceError> {
     let text = |name: HeaderName| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
     match status {
         StatusCode::OK => {}

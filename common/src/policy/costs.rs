@@ -12,7 +12,7 @@ use crate::units::Allocation;
 /// A weight, price or factor: a finite number of at least 0.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "f64")]
-#[schemars(with = "f64")]
+#[schemars(with = "f64", extend("minimum" = 0))]
 pub struct Weight(f64);
 
 impl Weight {

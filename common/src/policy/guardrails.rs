@@ -47,7 +47,7 @@ impl Default for Guardrails {
 /// A factor of at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "f64")]
-#[schemars(with = "f64")]
+#[schemars(with = "f64", extend("minimum" = 1))]
 pub struct ResizeFactor(f64);
 
 impl ResizeFactor {

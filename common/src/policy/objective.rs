@@ -27,7 +27,7 @@ impl Default for Objective {
 /// A percentile, at least 1 and below 100.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "f64")]
-#[schemars(with = "f64")]
+#[schemars(with = "f64", extend("minimum" = 1, "exclusiveMaximum" = 100))]
 pub struct Percentile(f64);
 
 impl Percentile {
@@ -52,7 +52,7 @@ impl TryFrom<f64> for Percentile {
 /// A share of a whole, 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "f64")]
-#[schemars(with = "f64")]
+#[schemars(with = "f64", extend("minimum" = 0, "maximum" = 1))]
 pub struct Share(f64);
 
 impl Share {

@@ -114,8 +114,13 @@ impl User {
             Self::Actuator => {
                 rights.publishes(EventType::Outcome).reads(EventType::State).reads(EventType::Action);
                 rights.publish.push("$JS.API.STREAM.NAMES".into());
-                rights.reads_bucket(subject::POLICY_BUCKET).reads_bucket(subject::CONTROL_BUCKET);
-                rights.writes_bucket(subject::ACTUATOR_BUCKET).writes_key(subject::LEASE_BUCKET, subject::ACTUATOR_LEASE).reads_health();
+                rights
+                    .reads_bucket(subject::CONTROL_BUCKET)
+                    .writes_bucket(subject::ACTUATOR_BUCKET)
+                    .writes_key(subject::LEASE_BUCKET, subject::ACTUATOR_LEASE)
+                    .reads_health();
+                // Policies that are objects of its platform.
+                rights.writes_bucket(subject::POLICY_BUCKET).records_changes(self);
             }
             Self::Loadgen => {
                 rights.publishes(EventType::Load);
@@ -391,7 +396,7 @@ mod tests {
         for user in User::all([mine()]) {
             let rights = user.permissions(&[mine()]);
             let recorded: Vec<_> = rights.publish.iter().filter_map(|subject| subject::author_of(subject)).collect();
-            let expected = if matches!(user, User::Operator | User::Promoter) { vec![user.name()] } else { Vec::new() };
+            let expected = if matches!(user, User::Actuator | User::Operator | User::Promoter) { vec![user.name()] } else { Vec::new() };
             assert_eq!(recorded, expected);
             if user != User::Setup {
                 let deletes =

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
+use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::{clock, shutdown};
 use qscale_up::dashboard::FunctionSummary;
-use qscale_up::plan::{Plan, PlannedFunction};
+use qscale_up::plan::Plan;
 use qscale_up::state_dir::StateDir;
-use qscale_up::{LINES, SystemRun, UpOptions, ViewOptions, lag_warning, many, run_until_done, say};
+use qscale_up::{BackendKind, LINES, SystemRun, UpOptions, ViewOptions, lag_warning, many, run_until_done, say};
 use serde_json::json;
 
 use crate::output;
@@ -20,9 +21,13 @@ pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode
     let began = clock::now();
     let view = ViewOptions { draw: !options.json && !options.plain, print: true, require_limits: false, duration: options.duration };
     let result = run_until_done(&plan, &StateDir::new(&locate.state_dir)?, view, &token).await?;
-    let summary =
-        |planned: &PlannedFunction| result.dashboard.summary(&planned.id, planned.agent.as_str(), result.load_of(&planned.id).cloned());
-    let summaries: Vec<_> = plan.functions.iter().map(summary).collect();
+    let ids = if options.backend == BackendKind::Kubernetes { result.dashboard.functions.keys().cloned().collect() } else { plan.ids() };
+    let agent = |id: &FunctionId| {
+        let planned = plan.functions.iter().find(|planned| planned.id == *id).map(|planned| &planned.agent);
+        let state = result.dashboard.functions.get(id).and_then(|record| record.state.as_ref());
+        planned.or(state.map(|state| &state.agent)).map_or_else(String::new, Name::to_string)
+    };
+    let summaries: Vec<_> = ids.iter().map(|id| result.dashboard.summary(id, &agent(id), result.load_of(id).cloned())).collect();
     let SystemRun { dashboard, load } = result;
     if dashboard.missed_ticks() > 0 {
         say(format!("warning: {}", lag_warning(dashboard.missed_ticks(), &plan)));
@@ -43,7 +48,7 @@ pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode
             "functions": summaries,
         }))?;
     } else {
-        many::worst_first(&dashboard, &plan.ids())
+        many::worst_first(&dashboard, &ids)
             .iter()
             .take(LINES)
             .filter_map(|id| summaries.iter().find(|summary| summary.function == id.to_string()))

@@ -27,7 +27,7 @@ use qscale_common::time::Span;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::plan::{Plan, PlannedFunction, copy_of};
+use super::plan::{ClusterPlan, Plan, PlannedFunction, copy_of};
 use super::supervisor::{HealthCheck, KILLED, Preparation, Service, Status, Statuses, Supervisor};
 use super::{BackendKind, say, sibling_program};
 use crate::repair::{Repair, RepairReport};
@@ -101,10 +101,14 @@ impl RunningSystem {
         }
         let addresses = Addresses {
             nats: format!("nats://{}", address(4222)?),
-            platform: address(8701)?.to_string(),
+            platform: match plan.backend {
+                BackendKind::Local | BackendKind::Sim => address(8701)?.to_string(),
+                BackendKind::Kubernetes => "none: a Kubernetes cluster".to_owned(),
+            },
             gateway: match plan.backend {
                 BackendKind::Local => address(8700)?.to_string(),
                 BackendKind::Sim => "none: requests are simulated".to_owned(),
+                BackendKind::Kubernetes => "none: requests go to the cluster".to_owned(),
             },
             health,
             pid: std::process::id(),
@@ -123,33 +127,29 @@ impl RunningSystem {
     pub async fn start(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
         let bus = self.start_nats(plan).await?;
         let platform = match self.backend {
-            BackendKind::Local => self.start_platform().await?,
-            BackendKind::Sim => self.start_simulated_platform().await?,
+            BackendKind::Local => Some(self.start_platform().await?),
+            BackendKind::Sim => Some(self.start_simulated_platform().await?),
+            BackendKind::Kubernetes => None,
         };
-        match self.backend {
-            BackendKind::Local => self.add_functions(&platform, &bus, plan).await?,
-            BackendKind::Sim => self.add_simulated(&platform, plan).await?,
+        match (self.backend, &platform) {
+            (BackendKind::Local, Some(platform)) => self.add_functions(platform, &bus, plan).await?,
+            (BackendKind::Sim, Some(platform)) => self.add_simulated(platform, plan).await?,
+            _ => self.say(&format!("[3/6] workloads of the ScalingPolicy objects of {}", cluster_name(plan))),
         }
         write_policies(&self.author(&bus)?, &plan.functions).await?;
         let plural = if plan.agents.len() > 1 { "s" } else { "" };
         self.say(&format!("[4/6] collector, actuator, promoter, agent{plural} {}", names(plan)));
-        let platform_address = &self.addresses.platform;
         let flush_interval = Span(STORE_INTERVAL.saturating_mul(self.clock_rate.speed()).min(MAX_INTERVAL));
-        let token_file = self.state.platform_token();
         let SystemTrust { policies, models } = &self.addresses.trust;
-        let actuator = json!({
-            "platform": { "address": platform_address, "token_file": token_file },
-            "flush_interval": flush_interval,
-            "trust": policies,
-        });
+        let (backend, sources) = self.platform_configuration(plan);
+        let actuator = json!({ "platform": backend, "flush_interval": flush_interval, "trust": policies });
         self.start_service("actuator", "actuator", "qscale-actuator", &actuator).await?;
-        let mut source = json!({ "url": format!("http://{platform_address}/metrics") });
-        if self.backend == BackendKind::Sim {
-            source["max_body_mib"] = json!(METRICS_MIB);
+        self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": sources, "trust": policies })).await?;
+        let mut promoter = json!({ "trust": models });
+        if platform.is_some() {
+            promoter["platform"] = json!(self.addresses.platform);
+            promoter["token_file"] = json!(self.state.platform_token());
         }
-        self.start_service("collector", "collector", "qscale-collector", &json!({ "sources": { "local": source }, "trust": policies }))
-            .await?;
-        let mut promoter = json!({ "platform": platform_address, "token_file": token_file, "trust": models });
         if models.is_required() {
             promoter["signing_key_file"] = json!(self.state.signing_key_file(&User::Promoter));
         }
@@ -162,8 +162,31 @@ impl RunningSystem {
             self.start_service(&service, &service, "qscale-agent", &configuration.into()).await?;
         }
         private::write(&self.state.join("addresses.json"), &serde_json::to_vec_pretty(&self.addresses)?)?;
-        self.limits = self.until_ready(&platform, plan).await?;
+        self.limits = self.until_ready(platform.as_ref(), plan).await?;
         Ok(bus)
+    }
+
+    /// Configuration of the actuator's platform and of the collector's sources.
+    fn platform_configuration(&self, plan: &Plan) -> (Value, Value) {
+        let ClusterPlan { context, insecure_kubelets, requests } = &plan.cluster;
+        if self.backend == BackendKind::Kubernetes {
+            let mut backend = json!({ "backend": "kubernetes" });
+            let mut cluster = json!({ "kind": "kubernetes", "insecure_kubelets": insecure_kubelets });
+            if let Some(context) = context {
+                (backend["context"], cluster["context"]) = (json!(context), json!(context));
+            }
+            let mut sources = json!({ "cluster": cluster });
+            if let Some(url) = requests {
+                sources["requests"] = json!({ "url": url });
+            }
+            return (backend, sources);
+        }
+        let address = &self.addresses.platform;
+        let mut source = json!({ "url": format!("http://{address}/metrics") });
+        if self.backend == BackendKind::Sim {
+            source["max_body_mib"] = json!(METRICS_MIB);
+        }
+        (json!({ "address": address, "token_file": self.state.platform_token() }), json!({ "local": source }))
     }
 
     async fn start_nats(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
@@ -346,20 +369,23 @@ impl RunningSystem {
     }
 
     /// Waits until every function has a ready replica and every service is ready. Returns whether CPU and memory can be limited here.
-    async fn until_ready(&self, platform: &PlatformClient, plan: &Plan) -> anyhow::Result<bool> {
+    async fn until_ready(&self, platform: Option<&PlatformClient>, plan: &Plan) -> anyhow::Result<bool> {
         self.say("[5/6] waiting for readiness");
-        let ready = async || {
-            let Ok(functions) = platform.list().await else { return false };
-            let has_replica =
-                |planned: &PlannedFunction| functions.iter().any(|status| status.id() == planned.id && status.actual.ready > 0);
-            plan.functions.iter().all(has_replica)
-        };
-        wait_until("a replica of every function", &self.state.log("platform"), ready).await?;
+        if let Some(platform) = platform {
+            let ready = async || {
+                let Ok(functions) = platform.list().await else { return false };
+                let has_replica =
+                    |planned: &PlannedFunction| functions.iter().any(|status| status.id() == planned.id && status.actual.ready > 0);
+                plan.functions.iter().all(has_replica)
+            };
+            wait_until("a replica of every function", &self.state.log("platform"), ready).await?;
+        }
         for (service, address) in &self.addresses.health {
             let ready =
                 async || crate::state_dir::conditions(address).await.is_some_and(|conditions| conditions.values().all(Condition::holds));
             wait_until(service, &self.state.log(service), ready).await?;
         }
+        let Some(platform) = platform else { return Ok(true) };
         Ok(platform.list().await?.iter().all(|status| status.vertical))
     }
 
@@ -445,7 +471,7 @@ impl RunningSystem {
 
     /// Summary of the simulated load; `None` with real functions.
     pub async fn simulated_load(&self) -> Option<LoadSummary> {
-        if self.backend == BackendKind::Local {
+        if self.backend != BackendKind::Sim {
             return None;
         }
         self.platform().ok()?.load_summary().await.ok()
@@ -487,6 +513,11 @@ impl RunningSystem {
     fn bus_config(&self, user: &str) -> BusConfig {
         self.state.bus_config(&self.addresses.nats, user)
     }
+}
+
+/// The cluster in words.
+fn cluster_name(plan: &Plan) -> String {
+    plan.cluster.context.as_ref().map_or_else(|| "the current context".to_owned(), |context| format!("context {context}"))
 }
 
 fn names(plan: &Plan) -> String {

@@ -166,7 +166,7 @@ async fn follow(
     running.start_load(plan).await?;
     let began = clock::instant();
     let mut screen = View::open(view.draw);
-    let shown = plan.ids();
+    let mut shown = plan.ids();
     let (mut missed, mut world) = (0, 0);
     let mut draw = tokio::time::interval(DRAW_INTERVAL);
     draw.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -177,6 +177,9 @@ async fn follow(
             _ = draw.tick() => {}
         }
         streams.drain(&mut dashboard);
+        if plan.backend == BackendKind::Kubernetes {
+            shown = dashboard.functions.keys().cloned().collect();
+        }
         let statuses = running.statuses();
         let now = clock::instant();
         let elapsed = now.duration_since(began) * plan.clock_rate.speed();
@@ -239,6 +242,7 @@ fn title(plan: &Plan, running: &RunningSystem, elapsed: Duration) -> String {
             let (speed, count) = (plan.clock_rate.speed(), plan.functions.len());
             format!("qscale  {seconds:.0} s at speed {speed}  {count} simulated functions  load {load}  (q quits)")
         }
+        BackendKind::Kubernetes => format!("qscale  {seconds:.0} s  workloads of the cluster  (q quits)"),
     }
 }
 
@@ -248,6 +252,7 @@ pub fn lag_warning(ticks: u64, plan: &Plan) -> String {
         BackendKind::Sim if plan.clock_rate.speed() > 1 => "lower --speed, reduce --functions, or lengthen --tick",
         BackendKind::Sim => "reduce --functions, or lengthen --tick",
         BackendKind::Local => "lengthen --tick, or stop other work on this machine",
+        BackendKind::Kubernetes => "lengthen the ticks of the policies, or stop other work on this machine",
     };
     format!("{ticks} ticks without a State: the system is overloaded; {remedy}")
 }

@@ -16,6 +16,8 @@ pub enum BackendKind {
     Local,
     /// In the simulator: hundreds of functions, in real time or faster
     Sim,
+    /// In a Kubernetes cluster: the workloads that ScalingPolicy objects name. Needs the features `kubernetes` of collector and actuator
+    Kubernetes,
 }
 
 /// Help of `--load`: the forms of a pattern.
@@ -23,7 +25,7 @@ fn load_help() -> String {
     format!("Offered load, requests/s over time: {}; none for no load", Pattern::grammars())
 }
 
-/// Run nats-server, platform, collector, agent, actuator and load generator on this machine, with a live view.
+/// Run nats-server, platform, collector, agent, actuator and load generator on this machine, with a live view. With --backend kubernetes the functions run in a cluster.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale up                                              fibonacci under a wave of two minutes, scaled both ways
@@ -33,7 +35,8 @@ fn load_help() -> String {
   qscale up --agent threshold --versus static            two agents with the same arrivals
   qscale up --function my-function.toml --protocol http --load 20
   qscale up --backend sim --functions 200 --agent hpa    two hundred simulated functions
-  qscale up --backend sim --speed 10 --for 10m --json --trace DIR --versus static")]
+  qscale up --backend sim --speed 10 --for 10m --json --trace DIR --versus static
+  qscale up --backend kubernetes --context kind-test      the workloads of a cluster that have a ScalingPolicy")]
 pub struct UpOptions {
     /// Backend
     #[arg(long, value_enum, value_name = "BACKEND", default_value_t)]
@@ -74,6 +77,15 @@ pub struct UpOptions {
     /// Replay a trace instead of --load: a folder or file in the format of InVitro or Azure, one function for each of its functions
     #[arg(long, value_name = "DIR|FILE", value_hint = clap::ValueHint::AnyPath, help_heading = "Simulated functions")]
     pub trace: Option<PathBuf>,
+    /// Context of the kubeconfig (`KUBECONFIG`, or ~/.kube/config) [default: its current one]
+    #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
+    pub context: Option<String>,
+    /// Accept certificates of kubelets that cannot be checked, as they are self-signed in many clusters
+    #[arg(long, help_heading = "Kubernetes")]
+    pub insecure_kubelets: bool,
+    /// Metrics with arrivals and latencies of the workloads, in Prometheus's text format, such as those of an ingress; without them decisions follow CPU and memory
+    #[arg(long, value_name = "URL", help_heading = "Kubernetes")]
+    pub requests: Option<String>,
     /// Control interval
     #[arg(long, value_name = "DURATION", default_value = "2s")]
     pub tick: TickLength,
@@ -104,12 +116,22 @@ impl UpOptions {
             ("profile", self.profile.is_some()),
             ("trace", self.trace.is_some()),
         ];
-        let (refused, remedy): (&[_], _) = match self.backend {
-            BackendKind::Local => (&simulated, "it is for simulated functions; add --backend sim"),
-            BackendKind::Sim => (&local, "it is for real functions; use --profile to describe simulated ones"),
+        let cluster =
+            [("context", self.context.is_some()), ("insecure-kubelets", self.insecure_kubelets), ("requests", self.requests.is_some())];
+        let both = [("versus", self.versus.is_some())];
+        let (for_local, for_simulated, for_cluster) = (
+            "it is for functions of this machine",
+            "it is for simulated functions; add --backend sim",
+            "it is for a cluster; add --backend kubernetes",
+        );
+        let refused: &[(&[_], _)] = match self.backend {
+            BackendKind::Local => &[(&simulated, for_simulated), (&cluster, for_cluster)],
+            BackendKind::Sim => &[(&local, "it is for real functions; use --profile to describe simulated ones"), (&cluster, for_cluster)],
+            BackendKind::Kubernetes => &[(&local, for_local), (&simulated, for_simulated), (&both, "a workload has no copy")],
         };
-        match refused.iter().find(|(_, given)| *given) {
-            Some((option, _)) => anyhow::bail!("--{option} is not valid with --backend {}: {remedy}", self.backend_name()),
+        let given = refused.iter().find_map(|(options, remedy)| Some((options.iter().find(|(_, given)| *given)?.0, remedy)));
+        match given {
+            Some((option, remedy)) => anyhow::bail!("--{option} is not valid with --backend {}: {remedy}", self.backend_name()),
             None => Ok(()),
         }
     }
@@ -119,6 +141,7 @@ impl UpOptions {
         match self.backend {
             BackendKind::Local => "local",
             BackendKind::Sim => "sim",
+            BackendKind::Kubernetes => "kubernetes",
         }
     }
 
@@ -161,6 +184,12 @@ mod tests {
         check("--backend sim --speed 10 --functions 3", None);
         check("--backend sim --function aes", Some("function"));
         check("--backend sim --input name=1", Some("input"));
+        check("--context kind", Some("context"));
+        check("--backend sim --requests http://x/metrics", Some("requests"));
+        check("--backend kubernetes --context kind --requests http://x/metrics --insecure-kubelets", None);
+        check("--backend kubernetes --function aes", Some("function"));
+        check("--backend kubernetes --speed 2", Some("speed"));
+        check("--backend kubernetes --versus static", Some("versus"));
     }
 
     #[test]

@@ -61,6 +61,19 @@ pub struct Plan {
     pub trace: Option<String>,
     /// Whether policies and models must be signed.
     pub require_signatures: bool,
+    /// The cluster, with that backend.
+    pub cluster: ClusterPlan,
+}
+
+/// A Kubernetes cluster. Its functions are those of the ScalingPolicy objects.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClusterPlan {
+    /// Context of the kubeconfig; `None`: its current one.
+    pub context: Option<String>,
+    /// Whether certificates of kubelets are not checked.
+    pub insecure_kubelets: bool,
+    /// Address of metrics with arrivals and latencies.
+    pub requests: Option<String>,
 }
 
 impl Plan {
@@ -83,9 +96,15 @@ impl Plan {
                 let (functions, words) = simulated::functions(arguments)?;
                 (functions, None, words)
             }
+            BackendKind::Kubernetes => (Vec::new(), None, LoadWords { short: "of the cluster".into(), trace: None }),
         };
         let mut agents: BTreeMap<Name, Map<String, Value>> =
             functions.iter().map(|function| (function.agent.clone(), Map::new())).collect();
+        if arguments.backend == BackendKind::Kubernetes {
+            // Objects name their agents; one that names none has the default one.
+            let default = ScalingPolicy::new(FunctionId::new(arguments.agent.clone(), arguments.agent.clone())).agent;
+            agents.extend([arguments.agent.clone(), default].map(|agent| (agent, Map::new())));
+        }
         if let Some(unknown) = agents.keys().find(|agent| registry::names().all(|name| name != agent.as_str())) {
             let known = registry::names().collect::<Vec<_>>().join(", ");
             let first = functions.first().map(|function| function.id.name.to_string()).unwrap_or_default();
@@ -100,7 +119,12 @@ impl Plan {
         }
         let LoadWords { short: load_description, trace } = words;
         let require_signatures = arguments.require_signatures;
-        Ok(Self { functions, backend: arguments.backend, clock_rate, agents, load, load_description, trace, require_signatures })
+        let cluster = ClusterPlan {
+            context: arguments.context.clone(),
+            insecure_kubelets: arguments.insecure_kubelets,
+            requests: arguments.requests.clone(),
+        };
+        Ok(Self { functions, backend: arguments.backend, clock_rate, agents, load, load_description, trace, require_signatures, cluster })
     }
 }
 

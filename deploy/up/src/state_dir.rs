@@ -216,13 +216,14 @@ impl StateDir {
         self.join(match backend {
             BackendKind::Local => "nats/store",
             BackendKind::Sim => "nats/simulated",
+            BackendKind::Kubernetes => "nats/cluster",
         })
     }
 
     /// The folder of the streams of an earlier start, or that of real functions.
     pub fn existing_store(&self) -> PathBuf {
-        let [local, simulated] = [BackendKind::Local, BackendKind::Sim].map(|backend| self.store(backend));
-        if simulated.is_dir() && !local.is_dir() { simulated } else { local }
+        let stores = [BackendKind::Local, BackendKind::Kubernetes, BackendKind::Sim].map(|backend| self.store(backend));
+        stores.iter().find(|store| store.is_dir()).unwrap_or(&stores[0]).clone()
     }
 
     /// Addresses of the system that runs in this folder.

@@ -64,7 +64,7 @@ fn inference_depends_on_neither_training_nor_burn() {
 
 #[test]
 fn programs_link_kube_only_with_the_feature_kubernetes() {
-    for package in ["qscale", "qscale-actuator", "qscale-simulation"] {
+    for package in ["qscale", "qscale-actuator", "qscale-collector", "qscale-simulation"] {
         links_none_of(package, true, &["kube", "k8s-openapi"]);
     }
 }

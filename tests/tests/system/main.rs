@@ -7,6 +7,8 @@ mod chaos;
 mod explain;
 mod faults;
 mod finetune;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod models;
 mod reproduce;
 mod signatures;

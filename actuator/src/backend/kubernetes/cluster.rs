@@ -6,28 +6,29 @@
 //! has not written, a change that was under way may still arrive within `platform.timeout`; a leader stops sending before another one can lead, and the
 //! next comparison of the platform corrects what arrived late.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Selector;
-use kube::{Api, Client, Config, Resource};
-use qscale_common::name::{FunctionId, Name};
+use kube::{Api, Client, Resource};
 use qscale_common::policy::WorkloadKind;
-use qscale_common::units::{Allocation, Replicas};
+use qscale_common::runtime::kubernetes::scaled::{self, Scaled, owner};
+use qscale_common::runtime::kubernetes::sizing::{Size, Sizing};
+use qscale_common::runtime::kubernetes::{configuration, function_id, is_alive};
+use qscale_common::units::Allocation;
 use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
 
-use super::KubernetesBackendConfig;
 use super::fence::Fence;
-use super::scaled::{self, Scaled, owner};
-use super::sizing::{Size, Sizing};
-use crate::backend::{BackendError, BackendFuture, PlatformBackend, WorkloadId, WorkloadStatus};
+use super::{KubernetesBackendConfig, policies};
+use crate::backend::{BackendError, BackendFuture, LoopAccess, PlatformBackend, WorkloadId, WorkloadStatus};
 
 /// Name of the writer in the managed fields of objects.
 pub(super) const FIELD_MANAGER: &str = "qscale-actuator";
@@ -43,7 +44,27 @@ pub struct KubernetesBackend {
     config: KubernetesBackendConfig,
     client: OnceCell<Client>,
     requested: Mutex<HashMap<WorkloadId, Requested>>,
+    view: SharedView,
 }
+
+/// What the last list contained.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    /// Whether there was one.
+    pub read: bool,
+    pub workloads: HashMap<WorkloadId, Seen>,
+    /// Another autoscaler of a workload, as `kind/name`.
+    pub rivals: HashMap<WorkloadId, String>,
+}
+
+/// A listed workload.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub status: WorkloadStatus,
+    pub uid: Option<String>,
+}
+
+pub(super) type SharedView = Arc<Mutex<View>>;
 
 /// The last request to resize the pods of a workload. A pod that was created since then has the size of its template.
 struct Requested {
@@ -76,21 +97,16 @@ fn backend_error(error: kube::Error) -> BackendError {
     }
 }
 
-async fn connect(config: &KubernetesBackendConfig) -> anyhow::Result<Client> {
-    let options = KubeConfigOptions { context: config.context.clone(), ..KubeConfigOptions::default() };
-    let found = match &config.kubeconfig {
-        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
-        None if config.context.is_some() => Config::from_kubeconfig(&options).await?,
-        None => Config::infer().await?,
-    };
-    Ok(Client::try_from(found)?)
+/// A client of the cluster.
+pub(super) async fn connect(config: &KubernetesBackendConfig) -> anyhow::Result<Client> {
+    Ok(Client::try_from(configuration(config.kubeconfig.as_deref(), config.context.as_deref()).await?)?)
 }
 
 impl KubernetesBackend {
     /// A cluster; connects with the first request.
     #[must_use]
     pub fn new(config: KubernetesBackendConfig) -> Self {
-        Self { config, client: OnceCell::new(), requested: Mutex::default() }
+        Self { config, client: OnceCell::new(), requested: Mutex::default(), view: SharedView::default() }
     }
 
     async fn client(&self) -> Result<&Client, BackendError> {
@@ -137,12 +153,42 @@ impl KubernetesBackend {
                 pods.entry(id).or_default().push(pod);
             }
         }
-        let statuses =
-            deployments.iter().map(|object| self.status(object, &pods)).chain(sets.iter().map(|object| self.status(object, &pods)));
-        let statuses: Vec<_> = statuses.flatten().collect();
-        let listed: HashSet<_> = statuses.iter().map(|status| &status.id).collect();
-        self.requested.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| listed.contains(id));
+        let rivals = self.rivals(client).await?;
+        let seen = deployments.iter().map(|object| self.seen(object, &pods)).chain(sets.iter().map(|object| self.seen(object, &pods)));
+        let workloads: HashMap<_, _> = seen.flatten().map(|seen| (seen.status.id.clone(), seen)).collect();
+        let statuses = workloads.values().map(|seen| seen.status.clone()).collect();
+        self.requested.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| workloads.contains_key(id));
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = View { read: true, workloads, rivals };
         Ok(statuses)
+    }
+
+    /// The HorizontalPodAutoscaler of each workload that has one. Without the right to read them there are none.
+    async fn rivals(&self, client: &Client) -> Result<HashMap<WorkloadId, String>, BackendError> {
+        let found = match self.all::<HorizontalPodAutoscaler>(client).await {
+            Ok(found) => found,
+            Err(BackendError::Invalid(error)) => {
+                tracing::debug!(error, "HorizontalPodAutoscalers cannot be read");
+                return Ok(HashMap::new());
+            }
+            Err(error) => return Err(error),
+        };
+        let rival = |autoscaler: &HorizontalPodAutoscaler| {
+            let target = &autoscaler.spec.as_ref()?.scale_target_ref;
+            let kind = match target.kind.as_str() {
+                "Deployment" => WorkloadKind::Deployment,
+                "StatefulSet" => WorkloadKind::StatefulSet,
+                _ => return None,
+            };
+            let metadata = ObjectMeta { name: Some(target.name.clone()), ..autoscaler.metadata.clone() };
+            let name = autoscaler.metadata.name.as_deref().unwrap_or_default();
+            Some((WorkloadId { kind, name: function_id(&metadata)? }, format!("HorizontalPodAutoscaler/{name}")))
+        };
+        Ok(found.iter().filter_map(rival).collect())
+    }
+
+    /// An object as it is listed; `None` if its name or namespace is not a DNS label.
+    fn seen<K: Scaled>(&self, object: &K, pods: &HashMap<WorkloadId, Vec<Pod>>) -> Option<Seen> {
+        Some(Seen { status: self.status(object, pods)?, uid: object.meta().uid.clone() })
     }
 
     /// The status of an object; `None` if its name or namespace is not a DNS label.
@@ -152,10 +198,14 @@ impl KubernetesBackend {
         let last = self.requested.lock().unwrap_or_else(PoisonError::into_inner).get(&id).map(|requested| requested.size);
         let size = sizing.as_ref().map(|sizing| sizing.requested(pods.get(&id).map_or(&[][..], Vec::as_slice), last));
         let vertical = sizing.as_ref().is_some_and(Sizing::is_possible);
-        Some(WorkloadStatus { id, desired: allocation(object.replicas(), size.unwrap_or_default()), vertical })
+        Some(WorkloadStatus { id, desired: size.unwrap_or_default().allocation(object.replicas()), vertical })
     }
 
     async fn set(&self, id: &WorkloadId, allocation: Allocation, lease: u64) -> Result<WorkloadStatus, BackendError> {
+        let rival = self.view.lock().unwrap_or_else(PoisonError::into_inner).rivals.get(id).cloned();
+        if let Some(rival) = rival {
+            return Err(BackendError::Invalid(format!("{rival} scales the workload")));
+        }
         let client = self.client().await?;
         let attempts = async {
             loop {
@@ -218,7 +268,7 @@ impl KubernetesBackend {
             Some(sizing) => sizing.requested(&own, None),
             None => Size::default(),
         };
-        Ok(WorkloadStatus { id: id.clone(), desired: allocation(wanted.replicas, size), vertical })
+        Ok(WorkloadStatus { id: id.clone(), desired: size.allocation(wanted.replicas), vertical })
     }
 
     /// Resizes the pods that have another size. Returns the size of all, or that of one that could not be resized.
@@ -250,16 +300,6 @@ impl KubernetesBackend {
     }
 }
 
-fn allocation(replicas: Replicas, size: Size) -> Allocation {
-    Allocation { replicas, cpu_millicores: size.cpu, memory_mib: size.memory }
-}
-
-/// Whether the pod runs or will run.
-fn is_alive(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
-}
-
 impl PlatformBackend for KubernetesBackend {
     fn kinds(&self) -> &'static [WorkloadKind] {
         &[WorkloadKind::Deployment, WorkloadKind::StatefulSet]
@@ -272,10 +312,8 @@ impl PlatformBackend for KubernetesBackend {
     fn apply<'a>(&'a self, workload: &'a WorkloadId, allocation: Allocation, lease: u64) -> BackendFuture<'a, WorkloadStatus> {
         Box::pin(self.set(workload, allocation, lease))
     }
-}
 
-/// Namespace and name as the identity of a function, if both are DNS labels.
-pub(super) fn function_id(metadata: &ObjectMeta) -> Option<FunctionId> {
-    let name = |text: &Option<String>| Name::new(text.as_deref()?).ok();
-    Some(FunctionId::new(name(&metadata.namespace)?, name(&metadata.name)?))
+    fn follow(&self, access: LoopAccess) -> Option<JoinHandle<()>> {
+        Some(tokio::spawn(policies::run(self.config.clone(), Arc::clone(&self.view), access)))
+    }
 }

@@ -8,25 +8,27 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::Resource;
 use kube::api::ObjectMeta;
-use qscale_common::policy::WorkloadKind;
-use qscale_common::units::Replicas;
 use serde::de::DeserializeOwned;
 
-use super::cluster::function_id;
-use crate::backend::WorkloadId;
+use super::function_id;
+use crate::policy::{WorkloadId, WorkloadKind};
+use crate::units::Replicas;
 
 /// Label that a Deployment gives the pods of one revision of its template; the name of their ReplicaSet ends with its value.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// An object with a scale subresource.
-pub(super) trait Scaled:
-    Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync
-{
+pub trait Scaled: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync {
+    /// Its kind.
     const KIND: WorkloadKind;
 
     /// Replicas that it asks for; 1 if it does not say.
     fn replicas(&self) -> Replicas;
+
+    /// Template of its pods.
     fn template(&self) -> Option<&PodTemplateSpec>;
+
+    /// Labels of its pods.
     fn selector(&self) -> Option<&LabelSelector>;
 }
 
@@ -55,12 +57,14 @@ scaled!(Deployment);
 scaled!(StatefulSet);
 
 /// The identity of an object; `None` if its name or namespace is not a DNS label.
-pub(super) fn id<K: Scaled>(object: &K) -> Option<WorkloadId> {
+#[must_use]
+pub fn id<K: Scaled>(object: &K) -> Option<WorkloadId> {
     Some(WorkloadId { kind: K::KIND, name: function_id(object.meta())? })
 }
 
 /// The workload that controls a pod.
-pub(super) fn owner(pod: &Pod) -> Option<WorkloadId> {
+#[must_use]
+pub fn owner(pod: &Pod) -> Option<WorkloadId> {
     let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
     let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
     let (kind, name) = match owner.kind.as_str() {

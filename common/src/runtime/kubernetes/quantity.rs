@@ -22,7 +22,8 @@ const SUFFIXES: [(&str, f64); 15] = [
 ];
 
 /// The value of a quantity in cores or bytes; `None` if it is not a positive number.
-pub(super) fn value(quantity: &Quantity) -> Option<f64> {
+#[must_use]
+pub fn value(quantity: &Quantity) -> Option<f64> {
     let text = quantity.0.trim();
     let suffix = SUFFIXES.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)));
     let (number, factor) = suffix.unwrap_or((text, 1.0));

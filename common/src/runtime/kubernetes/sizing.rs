@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodTemplateSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use serde_json::{Value, json};
 
 use super::quantity;
+use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
 /// Annotation of pods that names the container that people mean.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -20,14 +20,24 @@ const MIB: f64 = 1_048_576.0;
 
 /// CPU and memory of one pod's container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Size {
+pub struct Size {
+    /// CPU.
     pub cpu: Millicores,
+    /// Memory.
     pub memory: Mebibytes,
 }
 
 impl Size {
-    pub(super) fn of(allocation: Allocation) -> Self {
+    /// That of each replica of `allocation`.
+    #[must_use]
+    pub fn of(allocation: Allocation) -> Self {
         Self { cpu: allocation.cpu_millicores, memory: allocation.memory_mib }
+    }
+
+    /// The allocation of `replicas` of this size.
+    #[must_use]
+    pub fn allocation(self, replicas: Replicas) -> Allocation {
+        Allocation { replicas, cpu_millicores: self.cpu, memory_mib: self.memory }
     }
 }
 
@@ -41,7 +51,7 @@ enum Given {
 
 /// The container of a pod template, and how it is sized.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Sizing {
+pub struct Sizing {
     container: String,
     cpu: Option<Given>,
     memory: Option<Given>,
@@ -51,7 +61,8 @@ pub(super) struct Sizing {
 
 impl Sizing {
     /// That of a template; `None` if it has no container.
-    pub(super) fn of(template: &PodTemplateSpec) -> Option<Self> {
+    #[must_use]
+    pub fn of(template: &PodTemplateSpec) -> Option<Self> {
         let annotations = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
         let containers = &template.spec.as_ref()?.containers;
         let named = annotations.and_then(|annotations| annotations.get(DEFAULT_CONTAINER));
@@ -67,20 +78,23 @@ impl Sizing {
     }
 
     /// Whether both CPU and memory can be changed without a restart.
-    pub(super) fn is_possible(&self) -> bool {
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
         self.cpu.is_some() && self.memory.is_some() && self.in_place
     }
 
     /// The size of a pod's container; `None` if it lacks CPU or memory.
-    pub(super) fn size(&self, pod: &Pod) -> Option<Size> {
+    #[must_use]
+    pub fn size(&self, pod: &Pod) -> Option<Size> {
         let containers = &pod.spec.as_ref()?.containers;
         size(containers.iter().find(|container| container.name == self.container)?)
     }
 
     /// The size that was requested for `pods`: the `last` one unless a pod has another one. Without a request it is the most frequent one, and without pods
     /// that of the template.
-    pub(super) fn requested(&self, pods: &[Pod], last: Option<Size>) -> Size {
-        let sizes: Vec<_> = pods.iter().filter_map(|pod| self.size(pod)).collect();
+    #[must_use]
+    pub fn requested<'a>(&self, pods: impl IntoIterator<Item = &'a Pod>, last: Option<Size>) -> Size {
+        let sizes: Vec<_> = pods.into_iter().filter_map(|pod| self.size(pod)).collect();
         match last {
             Some(last) => sizes.into_iter().find(|size| *size != last).unwrap_or(last),
             None => {
@@ -91,7 +105,8 @@ impl Sizing {
     }
 
     /// The body of a resize of `pod` to `size`, for the revision that was read.
-    pub(super) fn patch(&self, pod: &Pod, size: Size) -> Value {
+    #[must_use]
+    pub fn patch(&self, pod: &Pod, size: Size) -> Value {
         let (mut requests, mut limits) = (BTreeMap::new(), BTreeMap::new());
         let cpu = |share: f64| format!("{}m", ((f64::from(size.cpu.0) * share).round() as u32).max(1));
         let memory = |share: f64| format!("{}Mi", ((f64::from(size.memory.0) * share).round() as u32).max(1));

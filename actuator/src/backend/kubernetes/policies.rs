@@ -1,0 +1,457 @@
+//! ScalingPolicy objects of a cluster: their policies go to the bucket that the services read; what is measured and decided goes to their status and to
+//! events. Owns the watch of the objects and what is written about them; must not change workloads. Only the leading actuator writes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource as _};
+use qscale_common::contract::{DecisionSource, Message as _, Outcome, State};
+use qscale_common::control::{self, Control};
+use qscale_common::name::{FunctionId, Name};
+use qscale_common::policy::{ScalingPolicy, WorkloadKind};
+use qscale_common::runtime::author::Author;
+use qscale_common::runtime::clock;
+use qscale_common::runtime::kv::Edited;
+use qscale_common::runtime::lease::LeaderStatus;
+use qscale_common::runtime::nats_accounts::User;
+use qscale_common::runtime::policies;
+use qscale_common::time::Timestamp;
+use serde_json::json;
+
+use super::KubernetesBackendConfig;
+use super::cluster::{FIELD_MANAGER, SharedView, connect};
+use super::resource::{PolicyObject, PolicyStatus};
+use super::status::{self, Facts, Unused};
+use crate::backend::{LoopAccess, Report, WorkloadId};
+
+/// Interval at which changes are written.
+const STEP: Duration = Duration::from_secs(1);
+/// Interval at which a status is written of which only the measurements changed.
+const MEASURED_INTERVAL: Duration = Duration::from_secs(60);
+/// Shortest interval between two events of one policy with the same reason.
+const EVENT_INTERVAL: Duration = Duration::from_secs(10);
+/// Writes of statuses, and of events, in one step: what a default API server serves beside its other clients.
+const WRITES: usize = 50;
+/// Failed writes of policies in one step, after which the others wait for the next one.
+const MAX_FAILURES: u32 = 3;
+/// Pause before another attempt to connect.
+const CONNECT_DELAY: Duration = Duration::from_secs(5);
+
+type Events = BoxStream<'static, (usize, Result<watcher::Event<PolicyObject>, watcher::Error>)>;
+
+/// Follows the objects until the control loop ends.
+pub(super) async fn run(config: KubernetesBackendConfig, view: SharedView, mut access: LoopAccess) {
+    let token = access.token.clone();
+    let Some(client) = token.run_until_cancelled(connected(&config)).await else { return };
+    let mut events = watch(&client, &config.namespaces);
+    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(access.instance.clone()) };
+    let mut policies = Policies {
+        author: Author::new(&access.bus, User::Actuator, FIELD_MANAGER),
+        recorder: Recorder::new(client.clone(), reporter),
+        client,
+        listings: config.namespaces.iter().map(|namespace| Listing::of(Some(namespace.clone()))).collect(),
+        entries: BTreeMap::new(),
+        view,
+        failed: None,
+    };
+    if policies.listings.is_empty() {
+        policies.listings.push(Listing::of(None));
+    }
+    let mut timer = clock::interval(STEP);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            Some((listing, event)) = events.next() => policies.on_watch(listing, event),
+            Some(report) = access.reports.recv() => policies.on_report(report),
+            _ = timer.tick() => {
+                if matches!(access.lease.status(), LeaderStatus::Leading { .. }) {
+                    let written = token.run_until_cancelled(policies.write(&access)).await;
+                    if written.is_none() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn connected(config: &KubernetesBackendConfig) -> Client {
+    loop {
+        match connect(config).await {
+            Ok(client) => return client,
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "no connection to Kubernetes; trying again"),
+        }
+        tokio::time::sleep(CONNECT_DELAY).await;
+    }
+}
+
+fn watch(client: &Client, namespaces: &[Name]) -> stream::SelectAll<Events> {
+    let apis: Vec<Api<PolicyObject>> = match namespaces {
+        [] => vec![Api::all(client.clone())],
+        some => some.iter().map(|namespace| Api::namespaced(client.clone(), namespace.as_str())).collect(),
+    };
+    let events = |(listing, api)| watcher(api, watcher::Config::default()).default_backoff().map(move |event| (listing, event)).boxed();
+    stream::select_all(apis.into_iter().enumerate().map(events))
+}
+
+/// Objects of a namespace, or of all.
+struct Listing {
+    namespace: Option<Name>,
+    /// Objects of the list that is being read.
+    seen: BTreeSet<FunctionId>,
+    /// Whether a list was read completely.
+    complete: bool,
+}
+
+impl Listing {
+    fn of(namespace: Option<Name>) -> Self {
+        Self { namespace, seen: BTreeSet::new(), complete: false }
+    }
+
+    fn covers(&self, function: &FunctionId) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| *namespace == function.namespace)
+    }
+}
+
+/// One object.
+struct Entry {
+    object: PolicyObject,
+    /// The policy that is in use: that of the object, or the last valid one of an object that became invalid.
+    policy: Option<ScalingPolicy>,
+    unused: Option<Unused>,
+    state: Option<(State, Timestamp)>,
+    decision: Option<Outcome>,
+    written: PolicyStatus,
+    written_at: Timestamp,
+    events: VecDeque<Outcome>,
+    /// Time of the last event by reason.
+    reported: HashMap<&'static str, Timestamp>,
+}
+
+impl Entry {
+    fn new(object: PolicyObject) -> Self {
+        let mut entry = Self {
+            written: object.status.clone().unwrap_or_default(),
+            object,
+            policy: None,
+            unused: None,
+            state: None,
+            decision: None,
+            written_at: Timestamp(0),
+            events: VecDeque::new(),
+            reported: HashMap::new(),
+        };
+        entry.read();
+        entry
+    }
+
+    fn update(&mut self, object: PolicyObject) {
+        let same = object.metadata.generation == self.object.metadata.generation && object.metadata.uid == self.object.metadata.uid;
+        // Another leader may have written it.
+        self.written = object.status.clone().unwrap_or_default();
+        self.object = object;
+        if !same {
+            self.read();
+        }
+    }
+
+    fn read(&mut self) {
+        match self.object.policy() {
+            Ok(policy) => (self.policy, self.unused) = (Some(policy), None),
+            Err(error) => self.unused = Some(Unused::Invalid(error)),
+        }
+    }
+
+    /// The workload that is scaled.
+    fn workload(&self) -> Option<WorkloadId> {
+        let policy = self.policy.as_ref()?;
+        let name = FunctionId::new(policy.namespace.clone(), policy.workload_name().clone());
+        Some(WorkloadId { kind: policy.workload.kind, name })
+    }
+
+    /// Older objects first.
+    fn order(&self) -> (Option<String>, Option<&String>) {
+        let created = self.object.metadata.creation_timestamp.as_ref();
+        (created.map(|created| created.0.to_string()), self.object.metadata.name.as_ref())
+    }
+}
+
+struct Policies {
+    client: Client,
+    recorder: Recorder,
+    author: Author,
+    listings: Vec<Listing>,
+    entries: BTreeMap<FunctionId, Entry>,
+    view: SharedView,
+    /// The last error, so that each is logged once.
+    failed: Option<String>,
+}
+
+impl Policies {
+    fn on_watch(&mut self, listing: usize, event: Result<watcher::Event<PolicyObject>, watcher::Error>) {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => return self.report_failure(format!("failed to watch ScalingPolicy objects: {:#}", anyhow::Error::new(error))),
+        };
+        match event {
+            watcher::Event::Init => self.listings[listing].seen.clear(),
+            watcher::Event::InitApply(object) => {
+                if let Some(function) = self.apply(object) {
+                    self.listings[listing].seen.insert(function);
+                }
+            }
+            watcher::Event::InitDone => {
+                let listing = &mut self.listings[listing];
+                listing.complete = true;
+                self.entries.retain(|function, _| !listing.covers(function) || listing.seen.contains(function));
+                self.failed = None;
+            }
+            watcher::Event::Apply(object) => drop(self.apply(object)),
+            watcher::Event::Delete(object) => {
+                if let Some(function) = object.function() {
+                    self.entries.remove(&function);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, object: PolicyObject) -> Option<FunctionId> {
+        let function = object.function()?;
+        match self.entries.get_mut(&function) {
+            Some(entry) => entry.update(object),
+            None => drop(self.entries.insert(function.clone(), Entry::new(object))),
+        }
+        Some(function)
+    }
+
+    fn on_report(&mut self, report: Report) {
+        let function = match &report {
+            Report::State(state) => state.function(),
+            Report::Outcome(outcome) => outcome.function(),
+        };
+        let Some(entry) = self.entries.get_mut(&function) else { return };
+        match report {
+            Report::State(state) => entry.state = Some((*state, clock::now())),
+            Report::Outcome(outcome) if outcome.source == DecisionSource::Shadow => {}
+            Report::Outcome(outcome) => {
+                if status::event(&outcome).is_some() {
+                    // The last ones say most.
+                    entry.events.truncate(3);
+                    entry.events.push_front((*outcome).clone());
+                }
+                entry.decision = Some(*outcome);
+            }
+        }
+    }
+
+    fn report_failure(&mut self, error: String) {
+        if self.failed.as_ref() != Some(&error) {
+            tracing::warn!("{error}");
+            self.failed = Some(error);
+        }
+    }
+
+    /// Writes what has changed since the last step.
+    async fn write(&mut self, access: &LoopAccess) {
+        self.find_conflicts();
+        let written = async {
+            self.mirror(access).await?;
+            self.report(access).await
+        };
+        if let Err(error) = written.await {
+            self.report_failure(format!("{error:#}"));
+        }
+    }
+
+    /// Of several policies for one workload the oldest is used.
+    fn find_conflicts(&mut self) {
+        let mut oldest: HashMap<WorkloadId, &FunctionId> = HashMap::new();
+        for (function, entry) in &self.entries {
+            let Some(workload) = entry.workload() else { continue };
+            let first = oldest.entry(workload).or_insert(function);
+            if entry.order() < self.entries[*first].order() {
+                *first = function;
+            }
+        }
+        let mut conflicts = Vec::new();
+        for (function, entry) in &self.entries {
+            let other = entry.workload().and_then(|workload| oldest.get(&workload).copied()).filter(|other| *other != function);
+            conflicts.push(other.map(|other| Unused::Conflict(other.name.to_string())));
+        }
+        for (entry, conflict) in self.entries.values_mut().zip(conflicts) {
+            match conflict {
+                Some(conflict) => entry.unused = Some(conflict),
+                // The object is read again: it may be invalid, too.
+                None if matches!(entry.unused, Some(Unused::Conflict(_))) => {
+                    entry.unused = None;
+                    entry.read();
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Makes the mirrored policies of the bucket those of the objects.
+    async fn mirror(&mut self, access: &LoopAccess) -> anyhow::Result<()> {
+        // Without the bucket nothing is known to differ.
+        let Some(bucket) = access.policies.borrow().clone() else { return Ok(()) };
+        let (now, mut failures) = (clock::now(), 0);
+        for (function, entry) in &mut self.entries {
+            // Each failure may have taken a timeout, and the others would fail, too.
+            anyhow::ensure!(failures < MAX_FAILURES, "failed to write policies; see the status of the ScalingPolicy objects");
+            let conflicts = matches!(entry.unused, Some(Unused::Conflict(_)));
+            let Some(policy) = entry.policy.as_ref().filter(|_| !conflicts) else { continue };
+            if bucket.get(&function.tokens()).is_some_and(|stored| **stored == *policy) {
+                if matches!(entry.unused, Some(Unused::NotWritten(_))) {
+                    entry.unused = None;
+                }
+                continue;
+            }
+            let author =
+                self.author.clone().because(Some(format!("ScalingPolicy object {function}, generation {}", generation(&entry.object))));
+            let error = match policies::edit(&author, function, |_| Ok(policy.clone()), now).await {
+                Ok(edit) if edit.edited == Edited::Unchanged => Some("written, but not in use yet; objects have no signature".to_owned()),
+                Ok(_) => None,
+                Err(error) => {
+                    failures += 1;
+                    Some(format!("{error:#}"))
+                }
+            };
+            if let Some(error) = error
+                && !matches!(entry.unused, Some(Unused::Invalid(_)))
+            {
+                entry.unused = Some(Unused::NotWritten(error));
+            }
+        }
+        if !self.listings.iter().all(|listing| listing.complete) {
+            return Ok(());
+        }
+        for policy in bucket.values().filter(|policy| policy.mirrored && policy.workload.kind != WorkloadKind::Local) {
+            let function = policy.function();
+            let used = self.entries.get(&function).is_some_and(|entry| !matches!(entry.unused, Some(Unused::Conflict(_))));
+            if !used && self.listings.iter().any(|listing| listing.covers(&function)) {
+                let reason = "the ScalingPolicy object was deleted, or another one is for the same workload".to_owned();
+                policies::delete(&self.author.clone().because(Some(reason)), &function, now).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes statuses and events.
+    async fn report(&mut self, access: &LoopAccess) -> anyhow::Result<()> {
+        let now = clock::now();
+        let controls = access.controls.borrow().clone();
+        let (mut statuses, mut events) = (0, 0);
+        for (function, entry) in &mut self.entries {
+            let workload = entry.workload();
+            let (facts, target) = {
+                let view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+                let seen = workload.as_ref().and_then(|workload| view.workloads.get(workload));
+                let facts = Facts {
+                    generation: entry.object.metadata.generation,
+                    policy: match (&entry.unused, &entry.policy) {
+                        (Some(unused), _) => Err(unused),
+                        (None, Some(policy)) => Ok(policy),
+                        (None, None) => continue,
+                    },
+                    workload: seen.map(|seen| &seen.status),
+                    platform_read: view.read,
+                    rival: workload.as_ref().and_then(|workload| view.rivals.get(workload)).map(String::as_str),
+                    frozen: controls.as_ref().is_none_or(|controls| is_frozen(controls, function)),
+                    state: entry.state.as_ref().map(|(state, arrived)| (state, *arrived)),
+                    decision: entry.decision.as_ref(),
+                };
+                (status::status(&facts, &entry.written, now), workload.as_ref().zip(seen).map(|(id, seen)| reference(id, seen.uid.clone())))
+            };
+            let due = status::differ(&facts, &entry.written) || now.since(entry.written_at) >= MEASURED_INTERVAL;
+            if facts != entry.written && due && statuses < WRITES {
+                statuses += 1;
+                write_status(&self.client, function, &facts).await?;
+                (entry.written, entry.written_at) = (facts, now);
+            }
+            while events < WRITES
+                && let Some(outcome) = entry.events.pop_back()
+            {
+                events += publish(&self.recorder, entry, &outcome, target.as_ref(), now).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_frozen(controls: &BTreeMap<String, Arc<Control>>, function: &FunctionId) -> bool {
+    [control::ALL, &Control::key(function)].iter().any(|key| controls.get(*key).is_some_and(|control| control.frozen))
+}
+
+fn generation(object: &PolicyObject) -> i64 {
+    object.metadata.generation.unwrap_or_default()
+}
+
+async fn write_status(client: &Client, function: &FunctionId, status: &PolicyStatus) -> anyhow::Result<()> {
+    let api: Api<PolicyObject> = Api::namespaced(client.clone(), function.namespace.as_str());
+    let patch = json!({
+        "apiVersion": PolicyObject::api_version(&()),
+        "kind": PolicyObject::kind(&()),
+        "metadata": { "name": function.name.as_str() },
+        "status": status,
+    });
+    match api.patch_status(function.name.as_str(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await {
+        // It is being deleted.
+        Err(kube::Error::Api(error)) if error.code == 404 => Ok(()),
+        written => {
+            written.map(drop).map_err(|error| anyhow::Error::new(error).context(format!("failed to write the status of {function}")))
+        }
+    }
+}
+
+/// Publishes the events of `outcome`, unless there was one a moment ago; returns their number.
+async fn publish(
+    recorder: &Recorder,
+    entry: &mut Entry,
+    outcome: &Outcome,
+    target: Option<&ObjectReference>,
+    now: Timestamp,
+) -> anyhow::Result<usize> {
+    let Some((normal, reason, note)) = status::event(outcome) else { return Ok(0) };
+    if entry.reported.get(reason).is_some_and(|last| now.since(*last) < EVENT_INTERVAL && *last <= now) {
+        return Ok(0);
+    }
+    entry.reported.insert(reason, now);
+    // Events with the same action are counted instead of written again, with the first note.
+    let action = format!("{reason} {}", outcome.allowed.unwrap_or(outcome.requested));
+    let event = Event {
+        type_: if normal { EventType::Normal } else { EventType::Warning },
+        reason: reason.to_owned(),
+        note: Some(note),
+        action,
+        secondary: None,
+    };
+    let own = entry.object.object_ref(&());
+    let mut written = 0;
+    for object in [Some(&own), target].into_iter().flatten() {
+        recorder.publish(&event, object).await.map_err(|error| anyhow::Error::new(error).context("failed to write an event"))?;
+        written += 1;
+    }
+    Ok(written)
+}
+
+fn reference(workload: &WorkloadId, uid: Option<String>) -> ObjectReference {
+    let kind = if workload.kind == WorkloadKind::StatefulSet { "StatefulSet" } else { "Deployment" };
+    ObjectReference {
+        api_version: Some("apps/v1".into()),
+        kind: Some(kind.into()),
+        name: Some(workload.name.name.to_string()),
+        namespace: Some(workload.name.namespace.to_string()),
+        uid,
+        ..ObjectReference::default()
+    }
+}

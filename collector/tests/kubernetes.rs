@@ -1,0 +1,111 @@
+//! The source for Kubernetes against a real control plane with simulated nodes.
+
+use qscale_collector::reading::Reading;
+use qscale_collector::source::kubernetes::KubernetesConfig;
+use qscale_collector::source::{Source, SourceConfig, SourceError};
+use qscale_common::scrape::{FunctionScrape, PlatformReplicas};
+use qscale_common::time::Span;
+use qscale_common::units::{Allocation, Replicas};
+use qscale_tests::{Cluster, eventually_async, repository};
+use serde_json::{Value, json};
+
+/// A Deployment of `replicas` pods that use 300m and 96Mi of 500m and 256Mi.
+fn deployment(of: &str, replicas: u32) -> Value {
+    let labels = json!({ "app": of });
+    let annotations = json!({ "qscale.dev/uses-cpu": "300m", "qscale.dev/uses-memory": "96Mi" });
+    let resources = json!({ "cpu": "500m", "memory": "256Mi" });
+    let container = json!({ "name": "f", "image": "function", "resources": { "requests": resources, "limits": resources } });
+    let pods = json!({ "containers": [container], "terminationGracePeriodSeconds": 0 });
+    let template = json!({ "metadata": { "labels": &labels, "annotations": annotations }, "spec": pods });
+    let spec = json!({ "replicas": replicas, "selector": { "matchLabels": &labels }, "template": template });
+    json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": of, "namespace": "default" }, "spec": spec })
+}
+
+/// A source with the published rights of the collector, and no others.
+fn source(cluster: &Cluster) -> Source {
+    let role = repository().join("deploy/cluster/collector-role.yaml");
+    cluster.kubectl(&["apply", "--server-side", "-f", &role.display().to_string()]);
+    cluster.kubectl(&["create", "serviceaccount", "collector"]);
+    cluster.kubectl(&["create", "clusterrolebinding", "collector", "--clusterrole=qscale-collector", "--serviceaccount=default:collector"]);
+    let token = cluster.kubectl(&["create", "token", "collector"]);
+    let kubeconfig = Some(cluster.kubeconfig_of("collector", token.trim()));
+    let config = KubernetesConfig { kubeconfig, insecure_kubelets: true, timeout: Span::seconds(20), ..KubernetesConfig::default() };
+    Source::open(&SourceConfig::Kubernetes(config)).expect("valid")
+}
+
+/// Reads until `accept` returns a value of a reading.
+async fn until<T>(source: &mut Source, what: &str, accept: impl Fn(&Reading) -> Option<T>) -> T {
+    let source = &tokio::sync::Mutex::new(source);
+    let accept = &accept;
+    eventually_async(what, async || {
+        let reading = source.lock().await.read().await.ok()?;
+        accept(&reading)
+    })
+    .await
+}
+
+fn counts(function: &FunctionScrape) -> Option<PlatformReplicas> {
+    function.platform?.replicas
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workloads_and_pods_are_measured_and_growth_of_cpu_is_that_of_the_pods() {
+    let Some(mut cluster) = Cluster::start() else { return };
+    cluster.apply(&deployment("fib", 2));
+    let mut source = source(&cluster);
+    let ready = PlatformReplicas { desired: Replicas(2), ready: Replicas(2), pending: Replicas(0) };
+    let first = until(&mut source, "two measured replicas", |reading| {
+        let fib = reading.functions.get("default/fib")?;
+        let measured = fib.replicas.iter().all(|replica| replica.cpu.is_some() && replica.working_set_bytes == Some(96 << 20));
+        (counts(fib) == Some(ready) && measured).then(|| fib.clone())
+    })
+    .await;
+    let platform = first.platform.expect("read");
+    assert_eq!(platform.allocation, Some(Allocation::new(2, 500, 256)));
+    assert_eq!(platform.startups.map(|(number, _)| number), Some(2));
+    assert!(first.replicas.iter().all(|replica| replica.restarts.as_ref().is_some_and(|restarts| restarts.sum() == 0)));
+
+    // 300m for as long as the clock of the simulated kubelet says.
+    let grown = until(&mut source, "CPU time to grow", |reading| {
+        let later =
+            reading.functions.get("default/fib")?.replicas.iter().find(|replica| replica.replica == first.replicas[0].replica)?.clone();
+        let (before, after) = (first.replicas[0].cpu.as_ref()?.usage_us(), later.cpu.as_ref()?.usage_us());
+        (after > before + 100_000).then_some(())
+    });
+    grown.await;
+
+    cluster.kubectl(&["scale", "deployment", "fib", "--replicas=5"]);
+    until(&mut source, "the new replicas", |reading| {
+        let fib = reading.functions.get("default/fib")?;
+        (counts(fib)?.ready == Replicas(5) && fib.platform?.startups?.0 == 5).then_some(())
+    })
+    .await;
+    let reading = source.read().await.expect("read");
+    let headroom = reading.headroom.expect("the nodes are known");
+    assert_eq!((headroom.cpu_millicores.0, reading.node.cores), (2 * 32_000 - 5 * 500, Some(32.0)));
+
+    // While the API server is down, what it said last ages; the kubelets answer.
+    let before = reading.functions["default/fib"].platform.expect("read").at;
+    cluster.restart_api_server();
+    cluster.kubectl(&["delete", "deployment", "fib"]);
+    until(&mut source, "the workload to be gone", |reading| (!reading.functions.contains_key("default/fib")).then_some(())).await;
+    assert!(before.0 > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_rights_or_cluster_the_reason_is_named() {
+    let config = KubernetesConfig { kubeconfig: Some("/nonexistent/kubeconfig".into()), ..KubernetesConfig::default() };
+    let mut missing = Source::open(&SourceConfig::Kubernetes(config)).expect("valid");
+    let error = missing.read().await.expect_err("no such file").to_string();
+    assert!(error.contains("/nonexistent/kubeconfig"), "{error}");
+    let Some(cluster) = Cluster::start() else { return };
+    let kubeconfig = Some(cluster.kubeconfig_of("nobody", "no-such-token"));
+    let config = KubernetesConfig { kubeconfig, ..KubernetesConfig::default() };
+    let unknown = tokio::sync::Mutex::new(Source::open(&SourceConfig::Kubernetes(config)).expect("valid"));
+    let unknown = &unknown;
+    eventually_async("the refusal", async || {
+        let SourceError::Connection(error) = unknown.lock().await.read().await.err()? else { return None };
+        error.contains("Unauthorized").then_some(())
+    })
+    .await;
+}

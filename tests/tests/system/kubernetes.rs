@@ -1,0 +1,63 @@
+//! The services with a Kubernetes cluster: a real control plane with simulated nodes, whose pods say what they use.
+
+use std::time::Duration;
+
+use qscale_tests::{Cluster, System, repository, within};
+use serde_json::{Value, json};
+
+/// Long enough for several decisions of a rule that decides every 15 s.
+const DECISIONS: Duration = Duration::from_secs(180);
+
+fn deployment() -> Value {
+    let labels = json!({ "app": "fib" });
+    let annotations = json!({ "qscale.dev/uses-cpu": "400m", "qscale.dev/uses-memory": "96Mi" });
+    let resources = json!({ "cpu": "500m", "memory": "256Mi" });
+    let container = json!({ "name": "f", "image": "function", "resources": { "requests": resources, "limits": resources } });
+    let pods = json!({ "containers": [container], "terminationGracePeriodSeconds": 0 });
+    let template = json!({ "metadata": { "labels": &labels, "annotations": annotations }, "spec": pods });
+    let spec = json!({ "replicas": 1, "selector": { "matchLabels": &labels }, "template": template });
+    json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "fib", "namespace": "default" }, "spec": spec })
+}
+
+fn policy(mode: &str) -> Value {
+    let bounds = json!({ "replicas": { "min": 1, "max": 3 } });
+    let spec = json!({ "agent": "threshold", "mode": mode, "tick": "1s", "bounds": bounds });
+    let metadata = json!({ "name": "fib", "namespace": "default" });
+    json!({ "apiVersion": "qscale.dev/v1alpha1", "kind": "ScalingPolicy", "metadata": metadata, "spec": spec })
+}
+
+#[test]
+fn a_workload_follows_its_use_first_in_recommendations() {
+    let Some(cluster) = Cluster::start() else { return };
+    cluster.kubectl(&["create", "namespace", "qscale-system"]);
+    let definition = repository().join("deploy/cluster/scaling-policies.yaml");
+    cluster.kubectl(&["apply", "--server-side", "-f", &definition.display().to_string()]);
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/scalingpolicies.qscale.dev"]);
+    cluster.apply(&deployment());
+    let mut system = System::up_with(&["--backend", "kubernetes", "--insecure-kubelets"], None, |command| {
+        command.env("KUBECONFIG", cluster.kubeconfig());
+    });
+    cluster.apply(&policy("recommend"));
+    let replicas = || cluster.get(&["deployment", "fib"])["spec"]["replicas"].clone();
+    let recommended = within(DECISIONS, "a recommendation", || {
+        let status = cluster.get(&["scp", "fib"])["status"].clone();
+        (status["recommendation"]["replicas"] == 2).then_some(status)
+    });
+    assert_eq!(recommended["estimatedSaving"], "-100 %");
+    assert_eq!(recommended["measured"]["cpu"], "400m");
+    assert_eq!(replicas(), 1, "nothing is changed");
+
+    cluster.apply(&policy("active"));
+    within(DECISIONS, "the largest number of replicas", || (replicas() == 3).then_some(()));
+    let table = cluster.kubectl(&["get", "scp"]);
+    assert!(table.contains("deployment/fib") && table.contains("threshold"), "{table}");
+
+    cluster.kubectl(&["annotate", "--overwrite", "pods", "-l", "app=fib", "qscale.dev/uses-cpu=50m"]);
+    within(DECISIONS, "the smallest number of replicas", || (replicas() == 1).then_some(()));
+    for arguments in [["policy", "list"], ["why", "fib"]] {
+        let output = system.qscale(&arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && text.contains("threshold"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(system.stop(), "{}", system.tail());
+}
