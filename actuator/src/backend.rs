@@ -130,14 +130,14 @@ pub enum BackendError {
 
 /// A measurement or a decision of the control loop.
 #[derive(Debug)]
-pub enum Report {
+pub enum LoopReport {
     /// A State.
     State(Box<State>),
     /// The result of a decision.
     Outcome(Box<Outcome>),
 }
 
-/// What a backend may read of the control loop that it serves.
+/// Access of a backend to the control loop that it serves.
 #[derive(Debug)]
 pub struct LoopAccess {
     /// Name of the actuator.
@@ -151,7 +151,7 @@ pub struct LoopAccess {
     /// Freezes and restores.
     pub controls: Bucket<Control>,
     /// States and Outcomes. Those that are not taken in time are lost.
-    pub reports: mpsc::Receiver<Report>,
+    pub reports: mpsc::Receiver<LoopReport>,
     /// Cancelled when the loop ends.
     pub token: CancellationToken,
 }

@@ -21,7 +21,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::actions::Actions;
-use crate::backend::{BackendError, LoopAccess, PlatformBackend, Report, WorkloadStatus};
+use crate::backend::{BackendError, LoopAccess, LoopReport, PlatformBackend, WorkloadStatus};
 use crate::config::ActuatorConfig;
 use crate::core::{ApplyRequest, Command, Core, Lead, Settings};
 use crate::metrics::ActuatorMetrics;
@@ -183,7 +183,7 @@ struct Service {
     /// Number of requests to the platform and writes in flight.
     in_flight: usize,
     /// Where the backend gets States and Outcomes, if it takes them.
-    reports: Option<mpsc::Sender<Report>>,
+    reports: Option<mpsc::Sender<LoopReport>>,
 }
 
 impl Service {
@@ -211,7 +211,7 @@ impl Service {
                 Some(completion) = completions.recv() => self.on_completion(completion),
                 _ = wake.tick() => self.wake(),
                 Some(received) = inputs.states.next() => {
-                    self.report(|| Report::State(Box::new(received.message.clone())));
+                    self.report(|| LoopReport::State(Box::new(received.message.clone())));
                     self.core.on_state(received.message, received.trace, clock::now());
                 }
                 Some(received) = inputs.actions.next() => self.core.on_action(received.message, received.trace, clock::now()),
@@ -280,7 +280,7 @@ impl Service {
                 Command::Apply(request) => self.apply(request),
                 Command::Publish(outcome, trace) => {
                     self.metrics.outcome(&outcome);
-                    self.report(|| Report::Outcome(outcome.clone()));
+                    self.report(|| LoopReport::Outcome(outcome.clone()));
                     self.outbox.push(*outcome, self.bus.child_trace(trace));
                 }
                 Command::Store(function, record) => self.store(function, record),
@@ -290,7 +290,7 @@ impl Service {
         }
     }
 
-    fn report(&self, report: impl FnOnce() -> Report) {
+    fn report(&self, report: impl FnOnce() -> LoopReport) {
         if let Some(reports) = &self.reports {
             // Full or closed: the next report says the same or more.
             let _lost = reports.try_send(report());

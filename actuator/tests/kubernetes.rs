@@ -398,6 +398,12 @@ async fn an_object_is_a_policy_whose_decisions_are_applied_and_explained() {
         assert!(events.contains("to 3 x 300m 192Mi by agent"), "{events}");
     }
 
+    let pod = pods(&world.cluster, "fib", 3)[0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    let pending = json!({ "type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "no room" });
+    let patch = json!({ "status": { "conditions": [pending] } }).to_string();
+    world.cluster.kubectl(&["patch", "pod", &pod, "--subresource=status", "--type=strategic", "-p", &patch]);
+    assert_eq!(world.condition("fib", "ResizePending", "True"), "Deferred");
+
     // The API server accepts it, since it does not know every unit.
     world.cluster.apply(&policy("fib", &json!({ "mode": "active", "agent": "agent", "tick": "5parsec" })));
     assert_eq!(world.condition("fib", "Ready", "False"), "Invalid");

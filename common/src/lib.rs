@@ -15,6 +15,7 @@ pub mod name;
 pub mod partition;
 pub mod platform;
 pub mod policy;
+pub mod quantity;
 pub mod range;
 pub mod restart;
 pub mod reward;

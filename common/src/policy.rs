@@ -13,6 +13,7 @@ use crate::version::Version;
 mod bounds;
 mod costs;
 mod guardrails;
+pub mod import;
 mod objective;
 pub mod text;
 

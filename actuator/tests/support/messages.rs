@@ -1,4 +1,4 @@
-//! What a collector and an agent publish.
+//! Messages of a collector and an agent.
 
 use std::time::Duration;
 

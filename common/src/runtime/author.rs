@@ -81,6 +81,11 @@ impl Author {
         self.reason.as_deref()
     }
 
+    /// User whose credential the author has.
+    pub(super) fn user(&self) -> &User {
+        &self.user
+    }
+
     /// Key with which the author signs.
     pub(super) fn key(&self) -> Option<&SigningKey> {
         self.key.as_ref()

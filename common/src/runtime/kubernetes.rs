@@ -1,6 +1,5 @@
-//! What the services know of Kubernetes: connection, workloads, sizes of pods. Owns reading them; what is written is with the service that writes it.
+//! Kubernetes, as the services read it: connection, workloads, sizes of pods. Must not write: the service does that owns the object.
 
-pub mod quantity;
 pub mod scaled;
 pub mod sizing;
 

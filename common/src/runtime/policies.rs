@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::author::{Author, Made};
 use super::kv::{self, Edited};
+use super::nats_accounts::User;
 use super::signature;
 use crate::change::{ChangeKind, ChangedValue};
 use crate::contract::subject;
@@ -29,7 +30,7 @@ pub struct PolicyEdit {
 /// written only if the author signs and it is not signed. `change` runs again after a concurrent write.
 ///
 /// # Errors
-/// Errors of `change`; those of [`kv::edit`]; an author without a key does not replace a signed policy.
+/// Errors of `change`; those of [`kv::edit`]; an author without a key does not replace a signed policy, and only an actuator one that is mirrored.
 pub async fn edit(
     author: &Author,
     function: &FunctionId,
@@ -41,6 +42,12 @@ pub async fn edit(
     let edited = kv::edit(&store, &function.tokens(), |current| {
         let after = change(current)?;
         let before = current.and_then(|value| ScalingPolicy::from_json(value).ok());
+        let mirrored = after.mirrored || before.as_ref().is_some_and(|before| before.mirrored);
+        anyhow::ensure!(
+            !mirrored || *author.user() == User::Actuator,
+            "policy {function} is a copy of a ScalingPolicy object of the cluster; change that, for example with `kubectl edit scp {}`",
+            function.name
+        );
         let write = stored_form(author, function, &after, before.as_ref(), current, now)?;
         policies = Some((before, after));
         Ok(write)

@@ -12,6 +12,7 @@ mod finetune;
 mod freeze_restore;
 mod function;
 mod help;
+mod import;
 mod key;
 mod model;
 mod output;
@@ -64,6 +65,8 @@ enum Command {
     /// Apply, show and delete ScalingPolicies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Turn autoscalers of a Kubernetes cluster into ScalingPolicies
+    Import(import::ImportArgs),
     /// Add, show, scale and delete functions of the local platform
     #[command(subcommand)]
     Function(function::FunctionCommand),
@@ -148,6 +151,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(arguments) => return replay::run(locate, arguments).await,
         Command::Compare(arguments) => return compare::run(locate, arguments).await,
         Command::Policy(command) => policy::run(locate, command).await?,
+        Command::Import(arguments) => import::run(&arguments)?,
         Command::Function(command) => function::run(locate, command).await?,
         Command::Platform(command) => platform::run(locate, command).await?,
         Command::Profile(arguments) => profile::run(locate, arguments).await?,

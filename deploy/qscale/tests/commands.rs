@@ -137,6 +137,39 @@ async fn invalid_policy_is_refused_with_file_field_value_and_range() {
     assert!(fixture.run(&["policy", "set", "missing", "agent=mine"]).failure().contains("default/missing"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_mirrored_from_an_object_is_changed_there() {
+    let fixture = Fixture::new().await;
+    let mut policy = ScalingPolicy::new("fibonacci".parse().expect("a name"));
+    policy.mirrored = true;
+    fixture.bucket(subject::POLICY_BUCKET).await.put("default.fibonacci", policy.to_json().into()).await.expect("written");
+    let file = fixture.file("fib.yaml", "name: fibonacci\nagent: mine\n");
+    for arguments in [&["policy", "set", "fibonacci", "agent=mine"][..], &["policy", "apply", &file]] {
+        let error = fixture.run(arguments).failure();
+        assert!(error.contains("kubectl edit scp fibonacci"), "{error}");
+    }
+    assert_eq!(fixture.policy("default.fibonacci").await, Some(policy));
+    let forged = fixture.file("forged.yaml", "name: other\nmirrored: true\n");
+    fixture.run(&["policy", "apply", &forged]).failure();
+    assert_eq!(fixture.policy("default.other").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn autoscalers_are_imported_from_what_kubectl_prints() {
+    let fixture = Fixture::new().await;
+    let hpa = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: web, namespace: shop}\n\
+               spec: {scaleTargetRef: {kind: Deployment, name: web}, minReplicas: 2, maxReplicas: 9}\n";
+    let file = fixture.file("hpa.yaml", hpa);
+    let printed = fixture.run(&["import", &file]).success();
+    for part in ["# in place of HorizontalPodAutoscaler shop/web", "kind: ScalingPolicy", "agent: hpa", "mode: recommend", "max: 9"] {
+        assert!(printed.contains(part), "`{part}` in {printed}");
+    }
+    let list = json!({ "kind": "List", "items": [{ "kind": "ScaledObject", "metadata": { "name": "q" }, "spec": { "scaleTargetRef": { "name": "q" } } }] });
+    assert!(fixture.run_with_input(&["import", "-"], &list.to_string()).success().contains("agent: keda"));
+    assert!(fixture.run_with_input(&["import", "-"], "{}").failure().contains("HorizontalPodAutoscaler"));
+    assert!(fixture.run_with_input(&["import", "-"], "{").failure().contains("standard input"));
+}
+
 #[test]
 fn examples_and_schemas_need_no_system() {
     let folder = Folder::new("offline");

@@ -182,7 +182,7 @@ fn files_are_read_within_their_limits() {
 }
 
 /// First components of absolute paths that may appear: of the operating system, of HTTP APIs, of JSON pointers, and placeholders.
-const PATHS: [&str; 22] = [
+const PATHS: [&str; 23] = [
     "allocation",
     "architecture",
     "bin",
@@ -192,6 +192,7 @@ const PATHS: [&str; 22] = [
     "hyperparameters",
     "no",
     "nowhere",
+    "metrics",
     "objective",
     "path",
     "proc",

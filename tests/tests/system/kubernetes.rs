@@ -44,7 +44,8 @@ fn a_workload_follows_its_use_first_in_recommendations() {
         (status["recommendation"]["replicas"] == 2).then_some(status)
     });
     assert_eq!(recommended["estimatedSaving"], "-100 %");
-    assert_eq!(recommended["measured"]["cpu"], "400m");
+    let cpu = recommended["measured"]["cpu"].as_str().and_then(|cpu| cpu.strip_suffix('m')?.parse::<f64>().ok());
+    assert!(cpu.is_some_and(|cpu| (250.0..550.0).contains(&cpu)), "{recommended}");
     assert_eq!(replicas(), 1, "nothing is changed");
 
     cluster.apply(&policy("active"));

@@ -32,6 +32,8 @@ use crate::backend::{BackendError, BackendFuture, LoopAccess, PlatformBackend, W
 
 /// Name of the writer in the managed fields of objects.
 pub(super) const FIELD_MANAGER: &str = "qscale-actuator";
+/// Condition of a pod whose resize was accepted but not begun.
+const PENDING_RESIZE: &str = "PodResizePending";
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
 /// Pause before a request is repeated on a newer revision.
@@ -47,7 +49,7 @@ pub struct KubernetesBackend {
     view: SharedView,
 }
 
-/// What the last list contained.
+/// Content of the last list.
 #[derive(Debug, Default)]
 pub(super) struct View {
     /// Whether there was one.
@@ -62,6 +64,8 @@ pub(super) struct View {
 pub(super) struct Seen {
     pub status: WorkloadStatus,
     pub uid: Option<String>,
+    /// Why the resize of a pod waits, or cannot be done: reason and message of its condition.
+    pub pending_resize: Option<(String, String)>,
 }
 
 pub(super) type SharedView = Arc<Mutex<View>>;
@@ -188,7 +192,9 @@ impl KubernetesBackend {
 
     /// An object as it is listed; `None` if its name or namespace is not a DNS label.
     fn seen<K: Scaled>(&self, object: &K, pods: &HashMap<WorkloadId, Vec<Pod>>) -> Option<Seen> {
-        Some(Seen { status: self.status(object, pods)?, uid: object.meta().uid.clone() })
+        let status = self.status(object, pods)?;
+        let pending_resize = pods.get(&status.id).and_then(|pods| pods.iter().find_map(pending_resize));
+        Some(Seen { status, uid: object.meta().uid.clone(), pending_resize })
     }
 
     /// The status of an object; `None` if its name or namespace is not a DNS label.
@@ -298,6 +304,14 @@ impl KubernetesBackend {
         requested.insert(id.clone(), Requested { size, refused });
         Ok(kept.unwrap_or(size))
     }
+}
+
+/// Reason and message of a resize that waits, or that the node cannot do.
+fn pending_resize(pod: &Pod) -> Option<(String, String)> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let pending = conditions.iter().find(|condition| condition.type_ == PENDING_RESIZE && condition.status == "True")?;
+    let pod = pod.metadata.name.as_deref().unwrap_or_default();
+    Some((pending.reason.clone().unwrap_or_default(), format!("{pod}: {}", pending.message.as_deref().unwrap_or_default())))
 }
 
 impl PlatformBackend for KubernetesBackend {

@@ -30,7 +30,7 @@ use super::KubernetesBackendConfig;
 use super::cluster::{FIELD_MANAGER, SharedView, connect};
 use super::resource::{PolicyObject, PolicyStatus};
 use super::status::{self, Facts, Unused};
-use crate::backend::{LoopAccess, Report, WorkloadId};
+use crate::backend::{LoopAccess, LoopReport, WorkloadId};
 
 /// Interval at which changes are written.
 const STEP: Duration = Duration::from_secs(1);
@@ -233,16 +233,16 @@ impl Policies {
         Some(function)
     }
 
-    fn on_report(&mut self, report: Report) {
+    fn on_report(&mut self, report: LoopReport) {
         let function = match &report {
-            Report::State(state) => state.function(),
-            Report::Outcome(outcome) => outcome.function(),
+            LoopReport::State(state) => state.function(),
+            LoopReport::Outcome(outcome) => outcome.function(),
         };
         let Some(entry) = self.entries.get_mut(&function) else { return };
         match report {
-            Report::State(state) => entry.state = Some((*state, clock::now())),
-            Report::Outcome(outcome) if outcome.source == DecisionSource::Shadow => {}
-            Report::Outcome(outcome) => {
+            LoopReport::State(state) => entry.state = Some((*state, clock::now())),
+            LoopReport::Outcome(outcome) if outcome.source == DecisionSource::Shadow => {}
+            LoopReport::Outcome(outcome) => {
                 if status::event(&outcome).is_some() {
                     // The last ones say most.
                     entry.events.truncate(3);
@@ -367,6 +367,7 @@ impl Policies {
                     platform_read: view.read,
                     rival: workload.as_ref().and_then(|workload| view.rivals.get(workload)).map(String::as_str),
                     frozen: controls.as_ref().is_none_or(|controls| is_frozen(controls, function)),
+                    pending_resize: seen.and_then(|seen| seen.pending_resize.as_ref()),
                     state: entry.state.as_ref().map(|(state, arrived)| (state, *arrived)),
                     decision: entry.decision.as_ref(),
                 };

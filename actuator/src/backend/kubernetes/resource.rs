@@ -72,9 +72,9 @@ pub struct PolicyStatus {
     /// The last measurements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measured: Option<Measured>,
-    /// Ready, Acting, Fallback, Stale, NoLatencySource and Conflict.
+    /// Ready, Acting, Fallback, Stale, NoLatencySource, Conflict and ResizePending.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<PolicyCondition>,
 }
 
 /// An allocation.
@@ -135,7 +135,7 @@ pub struct Measured {
 /// A condition, as the conventions of the Kubernetes API define it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Condition {
+pub struct PolicyCondition {
     /// Name of the condition.
     #[serde(rename = "type")]
     pub kind: String,

@@ -1,5 +1,7 @@
 //! The status of a ScalingPolicy object from what its actuator knows. Owns the conditions and their reasons; must not send anything.
 
+use std::borrow::Cow;
+
 use qscale_common::contract::{DecisionSource, Effect, Outcome, State};
 use qscale_common::policy::{Mode, Prices, ScalingPolicy, WorkloadKind};
 use qscale_common::text;
@@ -7,10 +9,10 @@ use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use strum::IntoStaticStr;
 
-use super::resource::{Condition, DecisionStatus, Measured, PolicyStatus};
+use super::resource::{DecisionStatus, Measured, PolicyCondition, PolicyStatus};
 use crate::backend::WorkloadStatus;
 
-/// What is known of one policy.
+/// Knowledge of one policy.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts<'a> {
     pub generation: Option<i64>,
@@ -20,9 +22,11 @@ pub(super) struct Facts<'a> {
     pub workload: Option<&'a WorkloadStatus>,
     /// Whether the platform was read.
     pub platform_read: bool,
-    /// What else scales the workload.
+    /// Another autoscaler of the workload.
     pub rival: Option<&'a str>,
     pub frozen: bool,
+    /// Reason and message of a resize that waits.
+    pub pending_resize: Option<&'a (String, String)>,
     /// The last State, and when it arrived.
     pub state: Option<(&'a State, Timestamp)>,
     /// The last decision of the agent, the fallback or an operator.
@@ -49,6 +53,7 @@ pub(super) enum ConditionKind {
     Stale,
     NoLatencySource,
     Conflict,
+    ResizePending,
 }
 
 /// The status at `now`; conditions that are as `before` keep their time.
@@ -56,7 +61,7 @@ pub(super) fn status(facts: &Facts<'_>, before: &PolicyStatus, now: Timestamp) -
     let policy = facts.policy.ok();
     let present = facts.workload.map(|workload| workload.desired);
     let allowed = facts.decision.and_then(|decision| decision.allowed);
-    let conditions = [ready(facts), acting(facts), fallback(facts), stale(facts, now), latency(facts), conflict(facts)];
+    let conditions = [ready(facts), acting(facts), fallback(facts), stale(facts, now), latency(facts), conflict(facts), resize(facts)];
     PolicyStatus {
         observed_generation: facts.generation,
         target: policy.map(target).or_else(|| before.target.clone()),
@@ -77,23 +82,23 @@ struct Found {
     kind: ConditionKind,
     /// `None` if unknown.
     holds: Option<bool>,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
 }
 
 impl Found {
-    fn new(kind: ConditionKind, holds: impl Into<Option<bool>>, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, holds: holds.into(), reason, message: message.into() }
+    fn new(kind: ConditionKind, holds: impl Into<Option<bool>>, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { kind, holds: holds.into(), reason: reason.into(), message: message.into() }
     }
 
-    fn condition(self, generation: Option<i64>, before: &PolicyStatus, now: Timestamp) -> Condition {
+    fn condition(self, generation: Option<i64>, before: &PolicyStatus, now: Timestamp) -> PolicyCondition {
         let kind: &str = self.kind.into();
         let status = self.holds.map_or("Unknown", |holds| if holds { "True" } else { "False" });
         let same = before.conditions.iter().find(|condition| condition.kind == kind && condition.status == status);
-        Condition {
+        PolicyCondition {
             kind: kind.to_owned(),
             status: status.to_owned(),
-            reason: self.reason.to_owned(),
+            reason: self.reason.into_owned(),
             message: text::clean(&self.message),
             last_transition_time: same.map_or_else(|| now.to_string(), |condition| condition.last_transition_time.clone()),
             observed_generation: generation,
@@ -177,6 +182,15 @@ fn conflict(facts: &Facts<'_>) -> Found {
         (Err(Unused::Conflict(other)), _) => found(true, "SameTarget", format!("policy {other} is for the same workload")),
         (_, Some(rival)) => found(true, "Autoscaler", format!("{rival} scales the workload; nothing is changed until it is deleted")),
         _ => found(false, "None", String::new()),
+    }
+}
+
+fn resize(facts: &Facts<'_>) -> Found {
+    match facts.pending_resize {
+        // A reason of a condition is never empty.
+        Some((reason, message)) if !reason.is_empty() => Found::new(ConditionKind::ResizePending, true, reason.clone(), message),
+        Some((_, message)) => Found::new(ConditionKind::ResizePending, true, "Pending", message),
+        None => Found::new(ConditionKind::ResizePending, false, "None", ""),
     }
 }
 

@@ -124,7 +124,7 @@ impl Opened {
     }
 }
 
-/// What the kubelets show.
+/// Measurements of the kubelets.
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     /// Measurements of pods, by `namespace/pod`.

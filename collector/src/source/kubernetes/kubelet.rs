@@ -62,7 +62,7 @@ impl Kubelets {
         Some((client, path.clone()))
     }
 
-    /// What a kubelet shows of its pods.
+    /// Measurements of the pods of a node.
     pub(super) async fn read(&self, client: &Client, path: &str) -> Result<Reading, SourceError> {
         let requested_at = clock::now();
         let fetched = tokio::time::timeout(self.timeout, self.fetch(client, path)).await.map_err(|_| SourceError::Timeout)?;

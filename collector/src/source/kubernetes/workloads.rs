@@ -11,9 +11,10 @@ use kube::{Resource, ResourceExt as _};
 use qscale_common::contract::Headroom;
 use qscale_common::hash::fnv1a;
 use qscale_common::policy::WorkloadId;
+use qscale_common::quantity;
+use qscale_common::runtime::kubernetes::is_alive;
 use qscale_common::runtime::kubernetes::scaled::{self, Scaled};
 use qscale_common::runtime::kubernetes::sizing::{Size, Sizing};
-use qscale_common::runtime::kubernetes::{is_alive, quantity};
 use qscale_common::scrape::{Count, FunctionScrape, PlatformReading, PlatformReplicas, Scrape};
 use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
@@ -116,7 +117,7 @@ impl Objects {
     /// Allocatable cores and bytes of each node that takes pods.
     fn capacity(&self) -> (Vec<f64>, Vec<f64>) {
         let takes_pods = |node: &&Arc<Node>| node.spec.as_ref().is_none_or(|spec| spec.unschedulable != Some(true));
-        let amount = |node: &Node, name: &str| quantity::value(node.status.as_ref()?.allocatable.as_ref()?.get(name)?);
+        let amount = |node: &Node, name: &str| quantity::value(&node.status.as_ref()?.allocatable.as_ref()?.get(name)?.0);
         let both = |node: &Arc<Node>| Some((amount(node, "cpu")?, amount(node, "memory")?));
         self.nodes.iter().filter(takes_pods).filter_map(both).unzip()
     }

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodTemplateSpec, ResourceRequir
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
-use super::quantity;
+use crate::quantity;
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
 /// Annotation of pods that names the container that people mean.
@@ -126,7 +126,7 @@ impl Sizing {
 }
 
 fn resource(resources: Option<&ResourceRequirements>, name: &str) -> (Option<f64>, Option<f64>) {
-    let value = |map: Option<&BTreeMap<String, Quantity>>| map.and_then(|map| map.get(name)).and_then(quantity::value);
+    let value = |map: Option<&BTreeMap<String, Quantity>>| map.and_then(|map| map.get(name)).and_then(|amount| quantity::value(&amount.0));
     (value(resources.and_then(|resources| resources.requests.as_ref())), value(resources.and_then(|resources| resources.limits.as_ref())))
 }
 

@@ -1,7 +1,5 @@
 //! Quantities of Kubernetes, such as `250m` and `1.5Gi`. Owns their reading.
 
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-
 /// Suffixes and their factors, longer ones first.
 const SUFFIXES: [(&str, f64); 15] = [
     ("Ki", 1024.0),
@@ -23,8 +21,8 @@ const SUFFIXES: [(&str, f64); 15] = [
 
 /// The value of a quantity in cores or bytes; `None` if it is not a positive number.
 #[must_use]
-pub fn value(quantity: &Quantity) -> Option<f64> {
-    let text = quantity.0.trim();
+pub fn value(text: &str) -> Option<f64> {
+    let text = text.trim();
     let suffix = SUFFIXES.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)));
     let (number, factor) = suffix.unwrap_or((text, 1.0));
     // Not `inf` or `nan`, which Rust reads as numbers.
@@ -52,11 +50,11 @@ mod tests {
             ("128974848", 128_974_848.0),
         ];
         for (text, expected) in cases {
-            let found = value(&Quantity(text.into())).unwrap_or_else(|| panic!("{text}"));
+            let found = value(text).unwrap_or_else(|| panic!("{text}"));
             assert!((found - expected).abs() <= expected * 1e-12, "{text}: {found}");
         }
         for text in ["", "m", "-1", "inf", "nan", "0", "1x", "Mi"] {
-            assert_eq!(value(&Quantity(text.into())), None, "{text}");
+            assert_eq!(value(text), None, "{text}");
         }
     }
 }
