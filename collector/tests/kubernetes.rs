@@ -94,10 +94,10 @@ async fn workloads_and_pods_are_measured_and_growth_of_cpu_is_that_of_the_pods()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_rights_or_cluster_the_reason_is_named() {
-    let config = KubernetesConfig { kubeconfig: Some("/nonexistent/kubeconfig".into()), ..KubernetesConfig::default() };
+    let config = KubernetesConfig { kubeconfig: Some("/proc/none/kubeconfig".into()), ..KubernetesConfig::default() };
     let mut missing = Source::open(&SourceConfig::Kubernetes(config)).expect("valid");
     let error = missing.read().await.expect_err("no such file").to_string();
-    assert!(error.contains("/nonexistent/kubeconfig"), "{error}");
+    assert!(error.contains("/proc/none/kubeconfig"), "{error}");
     let Some(cluster) = Cluster::start() else { return };
     let kubeconfig = Some(cluster.kubeconfig_of("nobody", "no-such-token"));
     let config = KubernetesConfig { kubeconfig, ..KubernetesConfig::default() };
