@@ -57,8 +57,8 @@ async fn examine(locate: &Locate) -> Report {
         workloads::services(&mut report, addresses, state).await;
         workloads::measurements(&mut report, addresses).await;
     }
-    let functions =
-        if addresses.is_some() || locate.platform.is_some() { workloads::platform(&mut report, locate.platform()).await } else { None };
+    let has_platform = locate.platform.is_some() || addresses.as_ref().is_some_and(|addresses| addresses.has_platform());
+    let functions = if has_platform { workloads::platform(&mut report, locate.platform()).await } else { None };
     if let Some(bus) = &bus {
         match locate.trust() {
             Ok(SystemTrust { policies, models }) => {

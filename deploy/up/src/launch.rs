@@ -31,7 +31,7 @@ use super::plan::{ClusterPlan, Plan, PlannedFunction, copy_of};
 use super::supervisor::{HealthCheck, KILLED, Preparation, Service, Status, Statuses, Supervisor};
 use super::{BackendKind, say, sibling_program};
 use crate::repair::{Repair, RepairReport};
-use crate::state_dir::{Addresses, StateDir, SystemTrust, find_nats_server};
+use crate::state_dir::{Addresses, NO_PLATFORM, StateDir, SystemTrust, find_nats_server};
 use crate::storage::{Storage, streams_folder};
 
 /// Name of the platform, local or simulated.
@@ -103,7 +103,7 @@ impl RunningSystem {
             nats: format!("nats://{}", address(4222)?),
             platform: match plan.backend {
                 BackendKind::Local | BackendKind::Sim => address(8701)?.to_string(),
-                BackendKind::Kubernetes => "none: a Kubernetes cluster".to_owned(),
+                BackendKind::Kubernetes => NO_PLATFORM.to_owned(),
             },
             gateway: match plan.backend {
                 BackendKind::Local => address(8700)?.to_string(),

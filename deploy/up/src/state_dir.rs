@@ -32,6 +32,9 @@ const CREDENTIALS: &str = "credentials.json";
 /// Folder of a state folder with the seeds of the keys that sign.
 const KEYS: &str = "keys";
 
+/// Address of the platform where there is none on this machine.
+pub(crate) const NO_PLATFORM: &str = "none: a Kubernetes cluster";
+
 /// Addresses of a running system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
@@ -51,6 +54,14 @@ pub struct Addresses {
     /// Keys of which one must have signed policies and models, if signatures are required.
     #[serde(default)]
     pub trust: SystemTrust,
+}
+
+impl Addresses {
+    /// Whether there is a platform with the API of Qscale: a cluster has its own.
+    #[must_use]
+    pub fn has_platform(&self) -> bool {
+        self.platform != NO_PLATFORM
+    }
 }
 
 /// Keys that a system trusts.
