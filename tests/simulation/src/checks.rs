@@ -269,6 +269,9 @@ impl Checks {
         let requested = view.restore_request(function);
         let restore = requested > view.restored(function) && view.baseline(function) == Some(request.allocation);
         let disconnected = matches!(status, LeaderStatus::Disconnected { .. });
+        self.require(view.baseline(function).is_some(), "the allocation before the first change is stored before it", || {
+            format!("actuator {process}: {function} {}", request.allocation)
+        });
         self.require(restore || policy.bounds.contain(request.allocation), "allocations are within the bounds", || {
             format!("actuator {process}: {function} {}, bounds {:?}", request.allocation, policy.bounds)
         });
