@@ -4,6 +4,7 @@
 mod messages;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use qscale_actuator::backend::{BackendError, KubernetesBackend, KubernetesBackendConfig, PlatformBackend, WorkloadId, WorkloadStatus};
 use qscale_common::contract::subject::{self, POLICY_BUCKET};
@@ -11,9 +12,10 @@ use qscale_common::contract::{Effect, EventType, Outcome};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::{Bus, Subscription};
+use qscale_common::runtime::clock;
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
-use qscale_tests::{Cluster, Folder, NatsServer, Program, TIMEOUT, eventually, eventually_async, first, repository};
+use qscale_tests::{Cluster, Folder, NatsServer, Program, TIMEOUT, eventually, eventually_async, first};
 use serde_json::{Value, json};
 
 fn name(text: &str) -> Name {
@@ -80,29 +82,6 @@ fn running(cluster: &Cluster, of: &str, count: usize) -> Vec<Value> {
         let same = pods.iter().all(|pod| of_container(&pod["spec"]["containers"]) == of_container(&pod["status"]["containerStatuses"]));
         same.then(|| of_container(&pods[0]["spec"]["containers"])).flatten()
     })
-}
-
-/// Applies a manifest of `deploy/cluster`.
-fn install(cluster: &Cluster, manifest: &str) {
-    cluster.kubectl(&["apply", "--server-side", "-f", &repository().join("deploy/cluster").join(manifest).display().to_string()]);
-}
-
-/// Configuration of a client with the published rights of the actuator, and no others.
-fn service_account(cluster: &Cluster) -> PathBuf {
-    install(cluster, "actuator-role.yaml");
-    cluster.kubectl(&["create", "serviceaccount", "actuator", "-n", "qscale-system"]);
-    let account = "--serviceaccount=qscale-system:actuator";
-    cluster.kubectl(&["create", "clusterrolebinding", "actuator", "--clusterrole=qscale-actuator", account]);
-    let token = cluster.kubectl(&["create", "token", "actuator", "-n", "qscale-system"]);
-    cluster.kubeconfig_of("actuator", token.trim())
-}
-
-fn install_policies(cluster: &Cluster) {
-    install(cluster, "scaling-policies.yaml");
-    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/scalingpolicies.qscale.dev"]);
-    eventually("the resource to be served", || {
-        (!cluster.kubectl(&["api-resources", "--api-group=qscale.dev", "-o", "name"]).is_empty()).then_some(())
-    });
 }
 
 fn policy(of: &str, spec: &Value) -> Value {
@@ -229,7 +208,7 @@ async fn the_rights_of_the_actuator_suffice_and_a_missing_one_is_named() {
     let Some((cluster, _)) = start() else { return };
     cluster.apply(&object("Deployment", "fib", 1, &json!([container("f", &resources("100m", "64Mi"), &resources("100m", "64Mi"))])));
     pods(&cluster, "fib", 1);
-    let backend = backend(service_account(&cluster));
+    let backend = backend(cluster.service_account("actuator"));
     let (id, wanted) = (workload(WorkloadKind::Deployment, "fib"), allocation(2, 200, 128));
     let applied = qscale_tests::eventually_async("the rights to be in effect", async || backend.apply(&id, wanted, 1).await.ok());
     assert_eq!(applied.await.desired, wanted);
@@ -246,7 +225,7 @@ async fn the_rights_of_the_actuator_suffice_and_a_missing_one_is_named() {
 #[test]
 fn policies_are_checked_completed_and_explained_by_the_api_server() {
     let Some((cluster, _)) = start() else { return };
-    install_policies(&cluster);
+    cluster.install_policies();
     cluster.apply(&policy("fib", &json!({})));
     let spec = cluster.get(&["scp", "fib"])["spec"].clone();
     let mut expected = ScalingPolicy::new(workload(WorkloadKind::Deployment, "fib").name);
@@ -300,7 +279,7 @@ struct World {
 impl World {
     async fn start() -> Option<Self> {
         let (cluster, _) = start()?;
-        install_policies(&cluster);
+        cluster.install_policies();
         cluster.apply(&object("Deployment", "fib", 2, &json!([container("f", &resources("100m", "64Mi"), &resources("200m", "128Mi"))])));
         pods(&cluster, "fib", 2);
         let server = NatsServer::start_with_accounts(&["agent"]);
@@ -319,7 +298,7 @@ impl World {
             format!("nats.user={}", nats.user),
             format!("nats.password={}", nats.password),
             "platform.backend=kubernetes".into(),
-            format!("platform.kubeconfig={}", service_account(&self.cluster).display()),
+            format!("platform.kubeconfig={}", self.cluster.service_account("actuator").display()),
             "platform.timeout=9s".into(),
             "lease.ttl=60s".into(),
             "reconcile=1s".into(),
@@ -343,14 +322,15 @@ impl World {
         policy.agent = name("agent");
         let trace = self.collector.new_trace();
         self.collector.publish(&messages::state(&policy, self.tick, allocation(2, 200, 128), 150.0), trace).await;
-        self.agent.record(&messages::action("agent", self.tick, wanted, messages::later()), trace).await;
+        let expires = clock::now().plus(Duration::from_secs(30));
+        self.agent.record(&messages::action("agent", &policy.function(), self.tick, wanted, expires), trace).await;
     }
 
     /// Sends States and Actions until an Outcome has `effect`, and returns it.
     async fn until(&mut self, wanted: Allocation, effect: Effect) -> Outcome {
         loop {
             self.tick_wanting(wanted).await;
-            let second = std::time::Duration::from_secs(1);
+            let second = Duration::from_secs(1);
             let next = tokio::time::timeout(second, first(&mut self.outcomes, |outcome| outcome.effect == effect)).await;
             if let Ok(Some(outcome)) = next {
                 return outcome;

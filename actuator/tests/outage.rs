@@ -2,6 +2,8 @@
 
 #[path = "support/memory.rs"]
 mod memory;
+#[path = "support/messages.rs"]
+mod messages;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -14,7 +16,7 @@ use prometheus_client::registry::Registry;
 use qscale_actuator::config::ActuatorConfig;
 use qscale_actuator::service;
 use qscale_common::contract::subject::{CONTROL_BUCKET, POLICY_BUCKET};
-use qscale_common::contract::{Action, Ages, DecisionSource, Epoch, Outcome, State, TraceParent, Usage, Version, Window, Windows};
+use qscale_common::contract::{Action, DecisionSource, Outcome, State, TraceParent, Version};
 use qscale_common::control::{self, Control};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Mode, ScalingPolicy};
@@ -23,7 +25,7 @@ use qscale_common::runtime::clock;
 use qscale_common::runtime::health::Health;
 use qscale_common::runtime::http;
 use qscale_common::runtime::lease::LeaseConfig;
-use qscale_common::time::{Span, Tick, TickLength, Timestamp};
+use qscale_common::time::{Span, TickLength, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_tests::{NatsServer, eventually_async};
 use tokio_util::sync::CancellationToken;
@@ -137,28 +139,11 @@ fn policy(function: &FunctionId, after: u32) -> ScalingPolicy {
 }
 
 fn state(function: &FunctionId, tick: u64, replicas: u32) -> State {
-    let policy = policy(function, EARLY_AFTER);
-    let used = |used: f64| Some(Usage { mean: used, max: used });
-    let window = Window { cpu_millicores: used(480.0), memory_mib: used(50.0), rate_rps: Some(10.0), ..Window::default() };
-    let age = Ages { requests_ms: Some(0), cpu_ms: Some(0), memory_ms: Some(0), replicas_ms: Some(0) };
-    State {
-        epoch: Epoch(1),
-        tick: Tick(tick),
-        observed_at_ms: clock::now(),
-        age,
-        allocation: Some(Allocation::new(replicas, 500, 256)),
-        windows: Windows { tick: window.clone(), short: window.clone(), long: window },
-        ..State::unmeasured(&policy)
-    }
+    messages::state(&policy(function, EARLY_AFTER), tick, Allocation::new(replicas, 500, 256), 480.0)
 }
 
 fn action(function: &FunctionId, tick: u64, replicas: u32) -> Action {
-    let now = clock::now();
-    let body = serde_json::json!({
-        "version": "1.0", "agent": "agent", "namespace": function.namespace, "function": function.name, "epoch": 1, "tick": tick,
-        "decided_at_ms": now, "expires_at_ms": now.plus(Duration::from_secs(300)), "allocation": Allocation::new(replicas, 500, 256),
-    });
-    serde_json::from_value(body).expect("an Action")
+    messages::action("agent", function, tick, Allocation::new(replicas, 500, 256), clock::now().plus(Duration::from_secs(300)))
 }
 
 #[tokio::test(flavor = "multi_thread")]

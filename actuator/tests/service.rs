@@ -119,11 +119,11 @@ impl World {
     }
 
     async fn action(&self, tick: u64, replicas: u32, trace: TraceParent) {
-        self.action_until(tick, replicas, messages::later(), trace).await;
+        self.action_until(tick, replicas, clock::now().plus(Duration::from_secs(30)), trace).await;
     }
 
     async fn action_until(&self, tick: u64, replicas: u32, expires: Timestamp, trace: TraceParent) {
-        let action = messages::action("agent", tick, Allocation::new(replicas, 500, 256), expires);
+        let action = messages::action("agent", &function(), tick, Allocation::new(replicas, 500, 256), expires);
         self.agent.record(&action, trace).await;
     }
 

@@ -54,6 +54,16 @@ impl Dropped {
         }
     }
 
+    /// Adds the values of another part of the same reading.
+    pub fn extend(&mut self, other: Self) {
+        for (metric, values) in other.0 {
+            match self.0.get_mut(&metric) {
+                Some(own) => own.count += values.count,
+                None => drop(self.0.insert(metric, values)),
+            }
+        }
+    }
+
     /// The values by metric.
     pub fn iter(&self) -> impl Iterator<Item = (Metric, &DroppedValues)> {
         self.0.iter().map(|(metric, values)| (*metric, values))

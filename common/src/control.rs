@@ -1,5 +1,6 @@
 //! Requests of operators: freezes and restores. Owns the value behind a key of the control bucket.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -18,8 +19,8 @@ pub const RESTORE: &str = "restore";
 
 /// Whether an operator has frozen `function`, alone or with all functions.
 #[must_use]
-pub fn is_frozen(controls: &BTreeMap<String, Control>, function: &FunctionId) -> bool {
-    let frozen = |key: &str| controls.get(key).is_some_and(|control| control.frozen);
+pub fn is_frozen<C: Borrow<Control>>(controls: &BTreeMap<String, C>, function: &FunctionId) -> bool {
+    let frozen = |key: &str| controls.get(key).is_some_and(|control| control.borrow().frozen);
     frozen(ALL) || frozen(&Control::key(function))
 }
 

@@ -209,6 +209,54 @@ impl Cluster {
         self.run(&["apply", "-f", "-"], &object.to_string()).expect_err("refused")
     }
 
+    /// Applies a manifest of `deploy/cluster`.
+    ///
+    /// # Panics
+    /// When it is refused.
+    #[track_caller]
+    pub fn install(&self, manifest: &str) {
+        let path = repository().join("deploy/cluster").join(manifest);
+        self.kubectl(&["apply", "--server-side", "-f", &path.display().to_string()]);
+    }
+
+    /// Installs the custom resource, and waits until it is served.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[track_caller]
+    pub fn install_policies(&self) {
+        self.install("scaling-policies.yaml");
+        self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/scalingpolicies.qscale.dev"]);
+        let served = || !self.kubectl(&["api-resources", "--api-group=qscale.dev", "-o", "name"]).is_empty();
+        eventually("the resource to be served", || served().then_some(()));
+    }
+
+    /// Configuration of a client with the published rights of `service`, and no others.
+    ///
+    /// # Panics
+    /// When there are none.
+    #[track_caller]
+    pub fn service_account(&self, service: &str) -> PathBuf {
+        self.install(&format!("{service}-role.yaml"));
+        self.kubectl(&["create", "serviceaccount", service]);
+        let (role, account) = (format!("--clusterrole=qscale-{service}"), format!("--serviceaccount=default:{service}"));
+        self.kubectl(&["create", "clusterrolebinding", service, &role, &account]);
+        self.kubeconfig_of(service, self.kubectl(&["create", "token", service]).trim())
+    }
+
+    /// A Deployment `fib` of pods that have 500m and 256Mi, and use `cpu` and 96Mi.
+    #[must_use]
+    pub fn deployment(replicas: u32, cpu: &str) -> Value {
+        let labels = json!({ "app": "fib" });
+        let annotations = json!({ "qscale.dev/uses-cpu": cpu, "qscale.dev/uses-memory": "96Mi" });
+        let resources = json!({ "cpu": "500m", "memory": "256Mi" });
+        let container = json!({ "name": "f", "image": "function", "resources": { "requests": resources, "limits": resources } });
+        let pods = json!({ "containers": [container], "terminationGracePeriodSeconds": 0 });
+        let template = json!({ "metadata": { "labels": &labels, "annotations": annotations }, "spec": pods });
+        let spec = json!({ "replicas": replicas, "selector": { "matchLabels": &labels }, "template": template });
+        json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "fib", "namespace": "default" }, "spec": spec })
+    }
+
     /// An object, or a list of objects, that kubectl gets with `arguments`.
     ///
     /// # Panics

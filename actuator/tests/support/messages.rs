@@ -1,8 +1,7 @@
 //! Messages of a collector and an agent.
 
-use std::time::Duration;
-
 use qscale_common::contract::{Action, Ages, Epoch, State, Usage, Window, Windows};
+use qscale_common::name::FunctionId;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::clock;
 use qscale_common::time::{Tick, Timestamp};
@@ -24,16 +23,11 @@ pub fn state(policy: &ScalingPolicy, tick: u64, allocation: Allocation, cpu: f64
     }
 }
 
-/// An Action of `agent` for the function `default/fib`.
-pub fn action(agent: &str, tick: u64, allocation: Allocation, expires: Timestamp) -> Action {
+/// An Action of `agent` for `function`.
+pub fn action(agent: &str, function: &FunctionId, tick: u64, allocation: Allocation, expires: Timestamp) -> Action {
     let body = serde_json::json!({
-        "version": "1.0", "agent": agent, "namespace": "default", "function": "fib", "epoch": 1, "tick": tick,
+        "version": "1.0", "agent": agent, "namespace": function.namespace, "function": function.name, "epoch": 1, "tick": tick,
         "decided_at_ms": clock::now().min(expires), "expires_at_ms": expires, "allocation": allocation,
     });
     serde_json::from_value(body).expect("an Action")
-}
-
-/// A time at which no Action of a test has expired.
-pub fn later() -> Timestamp {
-    clock::now().plus(Duration::from_secs(30))
 }

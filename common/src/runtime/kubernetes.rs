@@ -5,10 +5,11 @@ pub mod sizing;
 
 use std::path::Path;
 
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Config;
 use kube::api::ObjectMeta;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, Resource};
 
 use crate::name::{FunctionId, Name};
 
@@ -23,6 +24,15 @@ pub async fn configuration(kubeconfig: Option<&Path>, context: Option<&str>) -> 
         None if context.is_some() => Config::from_kubeconfig(&options).await?,
         None => Config::infer().await?,
     })
+}
+
+/// Access to the objects of a kind in `namespaces`, or in all if there are none.
+#[must_use]
+pub fn apis<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(client: &Client, namespaces: &[Name]) -> Vec<Api<K>> {
+    match namespaces {
+        [] => vec![Api::all(client.clone())],
+        some => some.iter().map(|namespace| Api::namespaced(client.clone(), namespace.as_str())).collect(),
+    }
 }
 
 /// Namespace and name as the identity of a function, if both are DNS labels.

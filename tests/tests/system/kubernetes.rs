@@ -2,22 +2,11 @@
 
 use std::time::Duration;
 
-use qscale_tests::{Cluster, System, repository, within};
+use qscale_tests::{Cluster, System, within};
 use serde_json::{Value, json};
 
 /// Long enough for several decisions of a rule that decides every 15 s.
 const DECISIONS: Duration = Duration::from_secs(180);
-
-fn deployment() -> Value {
-    let labels = json!({ "app": "fib" });
-    let annotations = json!({ "qscale.dev/uses-cpu": "400m", "qscale.dev/uses-memory": "96Mi" });
-    let resources = json!({ "cpu": "500m", "memory": "256Mi" });
-    let container = json!({ "name": "f", "image": "function", "resources": { "requests": resources, "limits": resources } });
-    let pods = json!({ "containers": [container], "terminationGracePeriodSeconds": 0 });
-    let template = json!({ "metadata": { "labels": &labels, "annotations": annotations }, "spec": pods });
-    let spec = json!({ "replicas": 1, "selector": { "matchLabels": &labels }, "template": template });
-    json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "fib", "namespace": "default" }, "spec": spec })
-}
 
 fn policy(mode: &str) -> Value {
     let bounds = json!({ "replicas": { "min": 1, "max": 3 } });
@@ -30,10 +19,8 @@ fn policy(mode: &str) -> Value {
 fn a_workload_follows_its_use_first_in_recommendations() {
     let Some(cluster) = Cluster::start() else { return };
     cluster.kubectl(&["create", "namespace", "qscale-system"]);
-    let definition = repository().join("deploy/cluster/scaling-policies.yaml");
-    cluster.kubectl(&["apply", "--server-side", "-f", &definition.display().to_string()]);
-    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/scalingpolicies.qscale.dev"]);
-    cluster.apply(&deployment());
+    cluster.install_policies();
+    cluster.apply(&Cluster::deployment(1, "400m"));
     let mut system = System::up_with(&["--backend", "kubernetes", "--insecure-kubelets"], None, |command| {
         command.env("KUBECONFIG", cluster.kubeconfig());
     });

@@ -21,7 +21,7 @@ use kube::{Api, Client, Resource};
 use qscale_common::policy::WorkloadKind;
 use qscale_common::runtime::kubernetes::scaled::{self, Scaled, owner};
 use qscale_common::runtime::kubernetes::sizing::{Size, Sizing};
-use qscale_common::runtime::kubernetes::{configuration, function_id, is_alive};
+use qscale_common::runtime::kubernetes::{apis, configuration, function_id, is_alive};
 use qscale_common::units::Allocation;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
@@ -123,12 +123,8 @@ impl KubernetesBackend {
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
     {
-        let apis: Vec<Api<K>> = match self.config.namespaces.as_slice() {
-            [] => vec![Api::all(client.clone())],
-            some => some.iter().map(|namespace| Api::namespaced(client.clone(), namespace.as_str())).collect(),
-        };
         let mut found = Vec::new();
-        for api in apis {
+        for api in apis::<K>(client, &self.config.namespaces) {
             let mut params = ListParams::default().limit(PAGE);
             loop {
                 let page = api.list(&params).await.map_err(backend_error)?;

@@ -2,7 +2,7 @@
 //! events. Owns the watch of the objects and what is written about them; must not change workloads. Only the leading actuator writes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -14,11 +14,12 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource as _};
 use qscale_common::contract::{DecisionSource, Message as _, Outcome, State};
-use qscale_common::control::{self, Control};
+use qscale_common::control;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::author::Author;
 use qscale_common::runtime::clock;
+use qscale_common::runtime::kubernetes::apis;
 use qscale_common::runtime::kv::Edited;
 use qscale_common::runtime::lease::LeaderStatus;
 use qscale_common::runtime::nats_accounts::User;
@@ -95,12 +96,8 @@ async fn connected(config: &KubernetesBackendConfig) -> Client {
 }
 
 fn watch(client: &Client, namespaces: &[Name]) -> stream::SelectAll<Events> {
-    let apis: Vec<Api<PolicyObject>> = match namespaces {
-        [] => vec![Api::all(client.clone())],
-        some => some.iter().map(|namespace| Api::namespaced(client.clone(), namespace.as_str())).collect(),
-    };
     let events = |(listing, api)| watcher(api, watcher::Config::default()).default_backoff().map(move |event| (listing, event)).boxed();
-    stream::select_all(apis.into_iter().enumerate().map(events))
+    stream::select_all(apis::<PolicyObject>(client, namespaces).into_iter().enumerate().map(events))
 }
 
 /// Objects of a namespace, or of all.
@@ -366,7 +363,7 @@ impl Policies {
                     workload: seen.map(|seen| &seen.status),
                     platform_read: view.read,
                     rival: workload.as_ref().and_then(|workload| view.rivals.get(workload)).map(String::as_str),
-                    frozen: controls.as_ref().is_none_or(|controls| is_frozen(controls, function)),
+                    frozen: controls.as_ref().is_none_or(|controls| control::is_frozen(controls, function)),
                     pending_resize: seen.and_then(|seen| seen.pending_resize.as_ref()),
                     state: entry.state.as_ref().map(|(state, arrived)| (state, *arrived)),
                     decision: entry.decision.as_ref(),
@@ -387,10 +384,6 @@ impl Policies {
         }
         Ok(())
     }
-}
-
-fn is_frozen(controls: &BTreeMap<String, Arc<Control>>, function: &FunctionId) -> bool {
-    [control::ALL, &Control::key(function)].iter().any(|key| controls.get(*key).is_some_and(|control| control.frozen))
 }
 
 fn generation(object: &PolicyObject) -> i64 {

@@ -1,7 +1,6 @@
 //! The objects of one kind, kept up to date by a watch. Owns the watch and the time up to which the objects are known to be current.
 
 use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,10 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Objects of one kind.
-pub(super) struct Cache<K: Lookup + 'static>
-where
-    K::DynamicType: Hash + Eq,
-{
+pub(super) struct Cache<K: Cached> {
     store: Store<K>,
     watch: Arc<Mutex<Watch>>,
     _task: AbortOnDropHandle<()>,
@@ -37,10 +33,18 @@ enum Watch {
     Broken(Timestamp, String),
 }
 
-impl<K> Cache<K>
-where
-    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+/// An object that can be followed.
+pub(super) trait Cached:
+    Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
 {
+}
+
+impl<K> Cached for K where
+    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl<K: Cached> Cache<K> {
     /// Follows the objects of `apis`, as `reduce` leaves them.
     pub(super) fn follow(api: Api<K>, reduce: fn(&mut K)) -> Self {
         let (store, mut writer) = reflector::store();

@@ -9,16 +9,16 @@ use futures::stream;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{Api, Client, Resource, ResourceExt as _};
-use qscale_common::runtime::kubernetes::configuration;
+use kube::{Api, Client, Resource};
+use qscale_common::runtime::kubernetes::{apis, configuration};
 use qscale_common::scrape::Scrape;
 
 use super::super::SourceError;
 use super::KubernetesConfig;
-use super::cache::Cache;
-use super::kubelet::Kubelets;
+use super::cache::{Cache, Cached};
+use super::kubelet::{KubeletAddress, Kubelets};
 use super::workloads::{Objects, StartUps};
-use crate::reading::Reading;
+use crate::reading::{Dropped, Reading};
 
 /// A cluster that is read.
 pub struct Cluster {
@@ -39,8 +39,10 @@ struct Opened {
     pods: Vec<Cache<Pod>>,
     nodes: Cache<Node>,
     kubelets: Kubelets,
-    /// Connections to kubelets by name of the node and revision of its address.
-    connections: HashMap<String, Option<(Client, String)>>,
+    /// Connections to kubelets by address.
+    connections: HashMap<String, Client>,
+    /// Whether a node could not be read the last time.
+    incomplete: bool,
 }
 
 impl Cluster {
@@ -58,25 +60,13 @@ impl Cluster {
             nodes: Cache::follow(Api::all(client), without_writers),
             kubelets: Kubelets::new(found, &self.config),
             connections: HashMap::new(),
+            incomplete: false,
         })
     }
 
     /// Follows the objects of a kind in the configured namespaces.
-    fn follow<K>(&self, client: &Client) -> Vec<Cache<K>>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + std::fmt::Debug
-            + serde::de::DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
-    {
-        let apis: Vec<Api<K>> = match self.config.namespaces.as_slice() {
-            [] => vec![Api::all(client.clone())],
-            some => some.iter().map(|namespace| Api::namespaced(client.clone(), namespace.as_str())).collect(),
-        };
-        apis.into_iter().map(|api| Cache::follow(api, without_writers)).collect()
+    fn follow<K: Cached + Resource<Scope = NamespaceResourceScope>>(&self, client: &Client) -> Vec<Cache<K>> {
+        apis(client, &self.config.namespaces).into_iter().map(|api| Cache::follow(api, without_writers)).collect()
     }
 
     pub(in super::super) async fn read(&mut self) -> Result<Reading, SourceError> {
@@ -100,27 +90,41 @@ impl Opened {
     async fn usage(&mut self, objects: &Objects, concurrency: usize, limit: Duration) -> Usage {
         let kubelets = &self.kubelets;
         let (mut connections, mut read) = (HashMap::new(), Vec::new());
-        for node in &objects.nodes {
-            let key = format!(
-                "{} {}",
-                node.name_any(),
-                node.status.as_ref().map_or_else(String::new, |status| format!("{:?}", status.addresses))
-            );
-            let connection = self.connections.remove(&key).unwrap_or_else(|| kubelets.connect(node));
-            read.extend(connection.clone());
-            connections.insert(key, connection);
+        for KubeletAddress { url, path } in objects.nodes.iter().filter_map(|node| kubelets.address(node)) {
+            let Some(client) = self.connections.remove(&url).or_else(|| kubelets.connect(&url)) else { continue };
+            read.push((client.clone(), path));
+            connections.insert(url, client);
         }
         self.connections = connections;
-        let mut usage = Usage { failed: read.len() as u64, ..Usage::default() };
-        let readings = stream::iter(read).map(async |(client, path)| kubelets.read(&client, &path).await);
-        let mut readings = pin!(readings.buffer_unordered(concurrency).take_until(tokio::time::sleep(limit)));
-        while let Some(reading) = readings.next().await {
-            match reading {
-                Ok(reading) => usage.add(reading),
-                Err(error) => tracing::debug!(%error, "failed to read a kubelet"),
+        let (nodes, mut missing, mut reason) = (objects.nodes.len(), objects.nodes.len(), None);
+        let mut usage = Usage::default();
+        {
+            let readings = stream::iter(read).map(async |(client, path)| kubelets.read(&client, &path).await);
+            let mut readings = pin!(readings.buffer_unordered(concurrency).take_until(tokio::time::sleep(limit)));
+            while let Some(reading) = readings.next().await {
+                match reading {
+                    Ok(reading) => {
+                        missing -= 1;
+                        usage.add(reading);
+                    }
+                    Err(error) => reason = Some(error),
+                }
             }
         }
+        self.report(missing, nodes, reason);
         usage
+    }
+
+    /// Logs that some nodes cannot be read, or that all can, when that changes.
+    fn report(&mut self, missing: usize, nodes: usize, reason: Option<SourceError>) {
+        match (std::mem::replace(&mut self.incomplete, missing > 0), missing > 0) {
+            (false, true) => {
+                let error = reason.unwrap_or(SourceError::Timeout);
+                tracing::warn!(missing, nodes, %error, "kubelets cannot be read; the CPU and memory of their pods are absent");
+            }
+            (true, false) => tracing::info!(nodes, "all kubelets are read"),
+            _ => {}
+        }
     }
 }
 
@@ -129,16 +133,16 @@ impl Opened {
 pub(super) struct Usage {
     /// Measurements of pods, by `namespace/pod`.
     pub pods: HashMap<String, Scrape>,
-    pub reading: Reading,
-    /// Nodes that could not be read.
-    pub failed: u64,
+    pub samples: u64,
+    pub malformed: u64,
+    pub dropped: Dropped,
 }
 
 impl Usage {
     fn add(&mut self, reading: Reading) {
-        self.failed -= 1;
-        self.reading.samples += reading.samples;
-        self.reading.malformed += reading.malformed;
+        self.samples += reading.samples;
+        self.malformed += reading.malformed;
+        self.dropped.extend(reading.dropped);
         self.pods.extend(reading.unowned);
     }
 }

@@ -20,6 +20,12 @@ const PATH: &str = "metrics.k8s.io/resource-metrics-path";
 /// Port of a kubelet that does not say.
 const PORT: i32 = 10250;
 
+/// Address and path of a kubelet's metrics.
+pub(super) struct KubeletAddress {
+    pub url: String,
+    pub path: String,
+}
+
 /// Reads kubelets with the credentials of the cluster.
 pub(super) struct Kubelets {
     config: Config,
@@ -46,20 +52,22 @@ impl Kubelets {
         }
     }
 
-    /// A connection to the kubelet of `node`; `None` if the node has no address.
-    pub(super) fn connect(&self, node: &Node) -> Option<(Client, String)> {
+    /// Where the kubelet of `node` shows its metrics; `None` if the node has no address.
+    pub(super) fn address(&self, node: &Node) -> Option<KubeletAddress> {
         let status = node.status.as_ref()?;
         let address = status.addresses.iter().flatten().find(|address| address.type_ == "InternalIP")?;
         let host = if address.address.contains(':') { format!("[{}]", address.address) } else { address.address.clone() };
         let port = status.daemon_endpoints.as_ref().and_then(|endpoints| endpoints.kubelet_endpoint.as_ref());
         let port = port.map_or(PORT, |endpoint| endpoint.port);
-        let cluster_url = format!("https://{host}:{port}/").parse().ok()?;
+        let path = node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(PATH)).unwrap_or(&self.path);
+        Some(KubeletAddress { url: format!("https://{host}:{port}/"), path: path.clone() })
+    }
+
+    /// A connection to a kubelet; `None` if `url` is malformed.
+    pub(super) fn connect(&self, url: &str) -> Option<Client> {
         let mut config = self.config.clone();
-        config.cluster_url = cluster_url;
-        let client = Client::try_from(config).ok()?;
-        let annotations = node.metadata.annotations.as_ref();
-        let path = annotations.and_then(|annotations| annotations.get(PATH)).unwrap_or(&self.path);
-        Some((client, path.clone()))
+        config.cluster_url = url.parse().ok()?;
+        Client::try_from(config).ok()
     }
 
     /// Measurements of the pods of a node.
@@ -68,7 +76,14 @@ impl Kubelets {
         let fetched = tokio::time::timeout(self.timeout, self.fetch(client, path)).await.map_err(|_| SourceError::Timeout)?;
         let (body, content_type) = fetched?;
         let text = ExpositionText { body: &body, format: ExpositionFormat::of(&content_type), complete: true };
-        if text.is_truncated() { Err(SourceError::Truncated) } else { Ok(self.reader.read(text, requested_at)) }
+        if text.is_truncated() {
+            return Err(SourceError::Truncated);
+        }
+        let reading = self.reader.read(text, requested_at);
+        if reading.unreadable {
+            return Err(SourceError::Unreadable { malformed: reading.malformed, samples: reading.samples });
+        }
+        Ok(reading)
     }
 
     async fn fetch(&self, client: &Client, path: &str) -> Result<(Bytes, Vec<u8>), SourceError> {

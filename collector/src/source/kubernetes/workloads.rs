@@ -1,13 +1,11 @@
 //! Measurements of workloads from objects and kubelets. Owns what counts as a replica, and as ready; must not send anything.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
-use kube::runtime::reflector::Lookup;
-use kube::{Resource, ResourceExt as _};
+use kube::ResourceExt as _;
 use qscale_common::contract::Headroom;
 use qscale_common::hash::fnv1a;
 use qscale_common::policy::WorkloadId;
@@ -20,7 +18,7 @@ use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 
 use super::super::SourceError;
-use super::cache::Cache;
+use super::cache::{Cache, Cached};
 use super::cluster::Usage;
 use crate::reading::{NodeLimits, Reading};
 
@@ -46,18 +44,7 @@ pub(super) struct StartUps {
 
 impl Objects {
     /// Adds the objects of `caches`.
-    pub(super) fn add<K>(&mut self, caches: &[Cache<K>], field: fn(&mut Self) -> &mut Vec<Arc<K>>) -> Result<(), SourceError>
-    where
-        K: Resource<DynamicType = ()>
-            + Lookup<DynamicType = ()>
-            + Clone
-            + std::fmt::Debug
-            + serde::de::DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
-        <K as Lookup>::DynamicType: Hash + Eq,
-    {
+    pub(super) fn add<K: Cached>(&mut self, caches: &[Cache<K>], field: fn(&mut Self) -> &mut Vec<Arc<K>>) -> Result<(), SourceError> {
         for cache in caches {
             let (objects, current) = cache.objects().map_err(SourceError::Connection)?;
             field(self).extend(objects);
@@ -76,7 +63,7 @@ impl Objects {
             }
         }
         start_ups.count(&pods);
-        let Usage { pods: mut measured, reading, failed } = usage;
+        let Usage { pods: mut measured, samples, malformed, dropped } = usage;
         let mut functions = HashMap::new();
         let mut desired = (0.0, 0.0);
         let mut add = |found: Option<(WorkloadId, Option<Allocation>, u32)>| {
@@ -108,8 +95,9 @@ impl Objects {
             functions,
             headroom: (!cores.is_empty()).then_some(headroom),
             node: NodeLimits { cores: largest(&cores), memory_bytes: largest(&memory) },
-            samples: reading.samples + self.pods.len() as u64,
-            malformed: reading.malformed + failed,
+            samples: samples + self.pods.len() as u64,
+            malformed,
+            dropped,
             ..Reading::default()
         }
     }
