@@ -85,7 +85,12 @@ fn default_namespace() -> Name {
     Name::new(FunctionId::DEFAULT_NAMESPACE).expect("the default namespace is a DNS label")
 }
 
-fn default_agent() -> Name {
+/// Agent of a ScalingPolicy that names none.
+///
+/// # Panics
+/// Never: the name is a DNS label.
+#[must_use]
+pub fn default_agent() -> Name {
     Name::new("threshold").expect("the default agent is a DNS label")
 }
 

@@ -19,6 +19,9 @@ pub const FALLBACK: &str = "threshold-both";
 /// good and bad States alternate.
 const RECOVERY_STATES: u32 = 6;
 
+/// Ticks of other measurements without one of requests after which a function counts as one without a source of them. Sources that lag are faster.
+const UNMEASURED_TICKS: u64 = 10;
+
 /// Longest text of a device's error that is passed on, bytes.
 const MAX_ERROR: usize = 256;
 
@@ -134,7 +137,8 @@ impl Decider {
                         vec![Err(FallbackReason::DeviceFailed { error }); cases.len()]
                     }
                 };
-                let decide = |((state, memories), seen): (&mut (&State, &mut Memories), _)| match memories.trust(seen) {
+                let decide = |((state, memories), seen): (&mut (&State, &mut Memories), _)| match memories.trust(with_requests(state, seen))
+                {
                     Ok(valued) => {
                         if fallback.lookback().is_some() {
                             // Its decision is ignored; it sees every State so as to know the load when it has to take over.
@@ -165,6 +169,12 @@ fn trusted(valued: Valuation) -> Result<Valuation, FallbackReason> {
     }
     let score = Some(f64::from(valued.ood_score)).filter(|score| score.is_finite());
     Err(FallbackReason::OutOfDistribution { score, threshold: f64::from(OOD_THRESHOLD) })
+}
+
+/// `seen`, unless requests of the function are never measured: the model would take that for no requests.
+fn with_requests(state: &State, seen: Result<Valuation, FallbackReason>) -> Result<Valuation, FallbackReason> {
+    let measured = state.windows.short.covered_ms >= state.tick_length_ms.saturating_mul(UNMEASURED_TICKS);
+    if measured && state.age.requests_ms.is_none() { Err(FallbackReason::RequestsNotMeasured) } else { seen }
 }
 
 impl Memories {

@@ -62,6 +62,8 @@ pub struct Fallback {
 pub enum FallbackReason {
     /// The model returned a value that is not finite.
     NonFiniteValue,
+    /// Nothing measures the requests of the function, which the model needs.
+    RequestsNotMeasured,
     /// The State lies too far from those that the model was trained on.
     OutOfDistribution {
         /// Distance from the training distribution, in standard deviations (root mean square over the features); absent where it is not finite.
@@ -100,6 +102,7 @@ impl fmt::Display for FallbackReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NonFiniteValue => f.write_str("the model returned a non-finite value"),
+            Self::RequestsNotMeasured => f.write_str("nothing measures the requests of the function"),
             Self::OutOfDistribution { score: Some(score), threshold } => {
                 write!(f, "the State is out of distribution (score {score:.2}, threshold {threshold:.2})")
             }

@@ -9,7 +9,7 @@ use anyhow::Context;
 use qscale_common::document::Format;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::platform::{FunctionSpec, Protocol};
-use qscale_common::policy::ScalingPolicy;
+use qscale_common::policy::{ScalingPolicy, default_agent};
 use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::files::{self, read_document};
 use qscale_common::workload::Pattern;
@@ -102,8 +102,7 @@ impl Plan {
             functions.iter().map(|function| (function.agent.clone(), Map::new())).collect();
         if arguments.backend == BackendKind::Kubernetes {
             // Objects name their agents; one that names none has the default one.
-            let default = ScalingPolicy::new(FunctionId::new(arguments.agent.clone(), arguments.agent.clone())).agent;
-            agents.extend([arguments.agent.clone(), default].map(|agent| (agent, Map::new())));
+            agents.extend([arguments.agent.clone(), default_agent()].map(|agent| (agent, Map::new())));
         }
         if let Some(unknown) = agents.keys().find(|agent| registry::names().all(|name| name != agent.as_str())) {
             let known = registry::names().collect::<Vec<_>>().join(", ");

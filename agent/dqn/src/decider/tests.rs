@@ -81,6 +81,23 @@ fn the_fallback_decides_until_six_good_states_in_a_row() {
 }
 
 #[test]
+fn the_fallback_decides_where_nothing_measures_requests() {
+    let decider = learned(pretrained(), "threshold-both");
+    let unmeasured = |ticks: u64| {
+        let mut state = state(1);
+        (state.windows.short, state.age.requests_ms) = (state.windows.tick.clone(), None);
+        state.windows.short.covered_ms = ticks * state.tick_length_ms;
+        state
+    };
+    let reason = |state: &State| decide(&decider, state, &mut Memories::default()).fallback.map(|fallback| fallback.reason);
+    assert_eq!(reason(&unmeasured(9)), None, "a source may lag");
+    assert_eq!(reason(&unmeasured(10)), Some(FallbackReason::RequestsNotMeasured));
+    let mut measured = unmeasured(10);
+    measured.age.requests_ms = Some(0);
+    assert_eq!(reason(&measured), None);
+}
+
+#[test]
 fn a_model_that_returns_a_non_finite_value_is_not_trusted() {
     let model = pretrained();
     let (shift, scale) = model.weights.normalisation();
