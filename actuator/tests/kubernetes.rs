@@ -411,6 +411,42 @@ async fn an_object_is_a_policy_whose_decisions_are_applied_and_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_created_later_gets_the_decided_size_at_its_admission() {
+    let Some(mut world) = World::start().await else { return };
+    world.cluster.install("chart/files/pod-sizes.yaml");
+    let mut actuator = world.actuator();
+    world.cluster.apply(&policy("fib", &json!({ "mode": "active", "agent": "agent", "tick": "1s", "fallback": { "rule": "hold" } })));
+    world.until(allocation(2, 300, 192), Effect::Applied).await;
+    let size = eventually("the size of pods in the status", || {
+        let size = world.cluster.get(&["scp", "fib"])["status"]["podSize"].clone();
+        (size["limits"]["cpu"] == "300m").then_some(size)
+    });
+    let decided = json!({ "requests": { "cpu": "150m", "memory": "96Mi" }, "limits": { "cpu": "300m", "memory": "192Mi" } });
+    assert_eq!(size, json!({ "container": "f", "requests": decided["requests"], "limits": decided["limits"] }));
+    // Nobody is left to resize them.
+    assert!(actuator.stop().success());
+    world.cluster.kubectl(&["delete", "pods", "-l", "app=fib", "--wait"]);
+    let sizes = |of: &str, count| {
+        let pods = pods(&world.cluster, of, count);
+        pods.iter().map(|pod| pod["spec"]["containers"][0]["resources"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(sizes("fib", 2), [decided.clone(), decided]);
+    let of_template = json!({ "requests": resources("100m", "64Mi"), "limits": resources("200m", "128Mi") });
+    assert_eq!(world.cluster.get(&["deployment", "fib"])["spec"]["template"]["spec"]["containers"][0]["resources"], of_template);
+
+    world.cluster.apply(&object(
+        "Deployment",
+        "fib-2",
+        1,
+        &json!([container("f", &resources("100m", "64Mi"), &resources("200m", "128Mi"))]),
+    ));
+    assert_eq!(sizes("fib-2", 1), std::slice::from_ref(&of_template), "another workload keeps the size of its template");
+    world.cluster.kubectl(&["delete", "scp", "fib"]);
+    world.cluster.kubectl(&["delete", "pods", "-l", "app=fib", "--wait"]);
+    assert_eq!(sizes("fib", 2), [of_template.clone(), of_template], "without a policy the template decides");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_workload_that_another_autoscaler_scales_is_left_to_it() {
     let Some(mut world) = World::start().await else { return };
     let target = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "fib" });

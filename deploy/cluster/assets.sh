@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the programs of a Kubernetes control plane with simulated nodes from Go modules, for the tests: etcd, kube-apiserver,
-# kube-controller-manager, kube-scheduler, kubectl and kwok. Prints the folder that holds them, the value for KUBEBUILDER_ASSETS.
+# kube-controller-manager, kube-scheduler, kubectl, kwok and helm. Prints the folder that holds them, the value for KUBEBUILDER_ASSETS.
 #
-#   deploy/cluster/assets.sh             build what is missing: 20 CPU minutes from nothing
+#   deploy/cluster/assets.sh             build what is missing: 25 CPU minutes from nothing
 #   deploy/cluster/assets.sh where       only print the folder
 #
 # The modules in `modules/` pin every dependency by version and hash. The folder is below QSCALE_CACHE (~/.cache/qscale), outside the
@@ -21,7 +21,7 @@ fi
 
 say() { printf '%s\n' "$*" >&2; }
 go_version=1.26.6
-programs=" etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok"
+programs=" etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok helm"
 missing=
 for program in $programs; do [ -x "$folder/$program" ] || missing="$missing $program"; done
 if [ -z "$missing" ]; then
@@ -67,6 +67,7 @@ for program in $missing; do
     case $program in
         etcd) module=etcd package=go.etcd.io/etcd/server/v3 ;;
         kwok) module=kwok package=sigs.k8s.io/kwok/cmd/kwok ;;
+        helm) module=helm package=helm.sh/helm/v4/cmd/helm ;;
         *) module=kubernetes package=k8s.io/kubernetes/cmd/$program ;;
     esac
     say "building $program"

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
@@ -225,7 +225,7 @@ impl Cluster {
     /// When it is not.
     #[track_caller]
     pub fn install_policies(&self) {
-        self.install("scaling-policies.yaml");
+        self.install("chart/files/scaling-policies.yaml");
         self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/scalingpolicies.qscale.dev"]);
         let served = || !self.kubectl(&["api-resources", "--api-group=qscale.dev", "-o", "name"]).is_empty();
         eventually("the resource to be served", || served().then_some(()));
@@ -237,11 +237,32 @@ impl Cluster {
     /// When there are none.
     #[track_caller]
     pub fn service_account(&self, service: &str) -> PathBuf {
-        self.install(&format!("{service}-role.yaml"));
+        self.install(&format!("chart/files/{service}-role.yaml"));
         self.kubectl(&["create", "serviceaccount", service]);
         let (role, account) = (format!("--clusterrole=qscale-{service}"), format!("--serviceaccount=default:{service}"));
         self.kubectl(&["create", "clusterrolebinding", service, &role, &account]);
+        let namespaced = self.get(&["roles", "-n", "qscale-system"]);
+        for role in namespaced["items"].as_array().into_iter().flatten() {
+            let role = format!("--role={}", role["metadata"]["name"].as_str().expect("named"));
+            self.kubectl(&["create", "rolebinding", service, "-n", "qscale-system", &role, &account]);
+        }
         self.kubeconfig_of(service, self.kubectl(&["create", "token", service]).trim())
+    }
+
+    /// Runs helm with the rights of an administrator; `None`, with a message, if it is missing.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn helm(&self, arguments: &[&str]) -> Option<Output> {
+        let program = self.assets.join("helm");
+        if !program.is_file() {
+            eprintln!("skipped: {} is missing; `make kube-assets` builds it", program.display());
+            return None;
+        }
+        let mut command = Command::new(program);
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments).env("HOME", self.folder.path());
+        Some(command.output().expect("helm runs"))
     }
 
     /// A Deployment `fib` of pods that have 500m and 256Mi, and use `cpu` and 96Mi.

@@ -7,7 +7,7 @@ use clap::builder::styling::Styles;
 
 /// Every visible command by group, in the order of the help.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Run", &["up", "function", "platform", "agent"]),
+    ("Run", &["up", "function", "platform", "agent", "bus"]),
     ("Operate", &["policy", "import", "model", "key", "finetune", "freeze", "unfreeze", "restore", "doctor"]),
     ("Understand", &["watch", "changes", "why", "replay", "compare"]),
     ("Experiment", &["evaluate", "train", "ablate", "reproduce", "profile", "validate"]),

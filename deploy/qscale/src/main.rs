@@ -4,6 +4,7 @@
 
 mod agent;
 mod author;
+mod bus;
 mod changes;
 mod compare;
 mod doctor;
@@ -80,6 +81,9 @@ enum Command {
     /// Manage the credentials of agents
     #[command(subcommand)]
     Agent(agent::AgentCommand),
+    /// Set up a nats-server that `qscale up` does not start, as in a cluster
+    #[command(subcommand)]
+    Bus(bus::BusCommand),
     /// Compare policies in the simulator, with defaults and tuned
     Evaluate(Box<evaluate::EvaluateArgs>),
     /// Train a model in the simulator and compare it with the best tuned rule
@@ -157,6 +161,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Profile(arguments) => profile::run(locate, arguments).await?,
         Command::Validate(arguments) => return validate::run(locate, arguments).await,
         Command::Agent(command) => agent::run(locate, command).await?,
+        Command::Bus(command) => bus::run(command).await?,
         Command::Model(command) => model::run(locate, command).await?,
         Command::Key(command) => key::run(&command)?,
         Command::Freeze(arguments) => freeze_restore::freeze(locate, arguments).await?,

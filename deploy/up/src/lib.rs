@@ -2,6 +2,7 @@
 //!
 //! Owns the order of start and stop, and the result of a run. Must not decide allocations or measure latency: the services do.
 
+pub mod bus;
 mod copies;
 pub mod dashboard;
 pub mod doctor;

@@ -20,6 +20,12 @@ pub enum BackendKind {
     Kubernetes,
 }
 
+/// Defaults of options that describe functions and their load.
+const LOAD: &str = "diurnal:3..40/2m";
+const TICK: &str = "2s";
+const OBJECTIVE: &str = "200ms";
+const SEED: u64 = 1;
+
 /// Help of `--load`: the forms of a pattern.
 fn load_help() -> String {
     format!("Offered load, requests/s over time: {}; none for no load", Pattern::grammars())
@@ -45,7 +51,7 @@ pub struct UpOptions {
     #[arg(long = "for", value_name = "DURATION")]
     pub duration: Option<Span>,
     /// Offered load, a pattern; the help lists its forms.
-    #[arg(long, value_name = "PATTERN", default_value = "diurnal:3..40/2m", help = load_help())]
+    #[arg(long, value_name = "PATTERN", default_value = LOAD, help = load_help())]
     pub load: String,
     /// Agent that scales the function
     #[arg(long, value_name = "NAME", default_value = DQN)]
@@ -87,13 +93,13 @@ pub struct UpOptions {
     #[arg(long, value_name = "URL", help_heading = "Kubernetes")]
     pub requests: Option<String>,
     /// Control interval
-    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    #[arg(long, value_name = "DURATION", default_value = TICK)]
     pub tick: TickLength,
     /// Objective: bound on the 95th percentile of latency
-    #[arg(long, value_name = "DURATION", default_value = "200ms")]
+    #[arg(long, value_name = "DURATION", default_value = OBJECTIVE)]
     pub slo: Span,
     /// Seed of the arrivals
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", default_value_t = SEED)]
     pub seed: u64,
     /// Refuse ScalingPolicies and models that are not signed. Makes the keys of operator and promoter in the folder `keys` of the state folder
     #[arg(long)]
@@ -119,6 +125,8 @@ impl UpOptions {
         let cluster =
             [("context", self.context.is_some()), ("insecure-kubelets", self.insecure_kubelets), ("requests", self.requests.is_some())];
         let both = [("versus", self.versus.is_some())];
+        let objects = [("tick", Span::from(self.tick).to_string() != TICK), ("slo", self.slo.to_string() != OBJECTIVE)];
+        let load = [("load", self.load != LOAD && self.load != "none"), ("seed", self.seed != SEED)];
         let (for_local, for_simulated, for_cluster) = (
             "it is for functions of this machine",
             "it is for simulated functions; add --backend sim",
@@ -127,7 +135,13 @@ impl UpOptions {
         let refused: &[(&[_], _)] = match self.backend {
             BackendKind::Local => &[(&simulated, for_simulated), (&cluster, for_cluster)],
             BackendKind::Sim => &[(&local, "it is for real functions; use --profile to describe simulated ones"), (&cluster, for_cluster)],
-            BackendKind::Kubernetes => &[(&local, for_local), (&simulated, for_simulated), (&both, "a workload has no copy")],
+            BackendKind::Kubernetes => &[
+                (&local, for_local),
+                (&simulated, for_simulated),
+                (&both, "a workload has no copy"),
+                (&objects, "the ScalingPolicy objects of the cluster say it"),
+                (&load, "requests come from the users of the cluster"),
+            ],
         };
         let given = refused.iter().find_map(|(options, remedy)| Some((options.iter().find(|(_, given)| *given)?.0, remedy)));
         match given {
@@ -190,6 +204,10 @@ mod tests {
         check("--backend kubernetes --function aes", Some("function"));
         check("--backend kubernetes --speed 2", Some("speed"));
         check("--backend kubernetes --versus static", Some("versus"));
+        check("--backend kubernetes --load 20", Some("load"));
+        check("--backend kubernetes --load none --tick 2s", None);
+        check("--backend kubernetes --tick 5s", Some("tick"));
+        check("--backend kubernetes --slo 1s", Some("slo"));
     }
 
     #[test]

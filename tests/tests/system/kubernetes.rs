@@ -1,5 +1,7 @@
 //! The services with a Kubernetes cluster: a real control plane with simulated nodes, whose pods say what they use.
 
+mod chart;
+
 use std::time::Duration;
 
 use qscale_tests::{Cluster, System, within};

@@ -63,6 +63,8 @@ pub(super) struct View {
 #[derive(Debug)]
 pub(super) struct Seen {
     pub status: WorkloadStatus,
+    /// How its pods are sized; `None` if they cannot be resized.
+    pub sizing: Option<Sizing>,
     pub uid: Option<String>,
     /// Why the resize of a pod waits, or cannot be done: reason and message of its condition.
     pub pending_resize: Option<(String, String)>,
@@ -190,7 +192,8 @@ impl KubernetesBackend {
     fn seen<K: Scaled>(&self, object: &K, pods: &HashMap<WorkloadId, Vec<Pod>>) -> Option<Seen> {
         let status = self.status(object, pods)?;
         let pending_resize = pods.get(&status.id).and_then(|pods| pods.iter().find_map(pending_resize));
-        Some(Seen { status, uid: object.meta().uid.clone(), pending_resize })
+        let sizing = object.template().and_then(Sizing::of).filter(Sizing::is_possible);
+        Some(Seen { status, sizing, uid: object.meta().uid.clone(), pending_resize })
     }
 
     /// The status of an object; `None` if its name or namespace is not a DNS label.
@@ -217,7 +220,13 @@ impl KubernetesBackend {
                     WorkloadKind::Local => Err(Attempt::Failed(BackendError::NotFound(id.name.clone()))),
                 };
                 match attempt {
-                    Ok(status) => return Ok(status),
+                    Ok(status) => {
+                        // New pods get the new size before the next list.
+                        if let Some(seen) = self.view.lock().unwrap_or_else(PoisonError::into_inner).workloads.get_mut(id) {
+                            seen.status = status.clone();
+                        }
+                        return Ok(status);
+                    }
                     Err(Attempt::Failed(error)) => return Err(error),
                     Err(Attempt::Conflict) => tokio::time::sleep(CONFLICT_DELAY).await,
                 }

@@ -3,11 +3,13 @@
 #![allow(clippy::duplicated_attributes, reason = "the columns of the resource have the same attributes")]
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use kube::{CustomResource, CustomResourceExt as _};
 use qscale_common::name::FunctionId;
 use qscale_common::policy::{ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::kubernetes::function_id;
+use qscale_common::runtime::kubernetes::sizing::{ContainerResources, Size, Sizing};
 use qscale_common::units::Allocation;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -72,6 +74,9 @@ pub struct PolicyStatus {
     /// The last measurements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measured: Option<Measured>,
+    /// Size that pods get at their admission, while the mode is active. The pod template stays as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_size: Option<PodSize>,
     /// Ready, Acting, Fallback, Stale, NoLatencySource, Conflict and ResizePending.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<PolicyCondition>,
@@ -96,6 +101,27 @@ impl From<Allocation> for AllocationStatus {
     fn from(allocation: Allocation) -> Self {
         let (cpu, memory) = (allocation.cpu_millicores.to_string(), allocation.memory_mib.to_string());
         Self { replicas: allocation.replicas.0, cpu, memory, text: allocation.to_string() }
+    }
+}
+
+/// Size of the container that is scaled.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSize {
+    /// Name of the container.
+    pub container: String,
+    /// Requests, by resource.
+    pub requests: BTreeMap<String, String>,
+    /// Limits, by resource; without those that the template does not have.
+    pub limits: BTreeMap<String, String>,
+}
+
+impl PodSize {
+    /// That of each replica of `allocation`.
+    #[must_use]
+    pub fn of(sizing: &Sizing, allocation: Allocation) -> Self {
+        let ContainerResources { requests, limits } = sizing.resources(Size::of(allocation));
+        Self { container: sizing.container().to_owned(), requests, limits }
     }
 }
 
@@ -319,7 +345,7 @@ mod tests {
 
     #[test]
     fn the_published_definition_is_the_generated_one() {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/cluster/scaling-policies.yaml");
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/cluster/chart/files/scaling-policies.yaml");
         assert!(std::fs::read_to_string(path).expect("readable") == PolicyObject::definition(), "`make schemas` writes it");
         assert!(!PolicyObject::definition().contains("uint32"), "the API server warns of formats that it does not know");
     }

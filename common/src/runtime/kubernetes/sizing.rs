@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodTemplateSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::quantity;
@@ -104,25 +105,46 @@ impl Sizing {
         }
     }
 
-    /// The body of a resize of `pod` to `size`, for the revision that was read.
+    /// Name of the sized container.
     #[must_use]
-    pub fn patch(&self, pod: &Pod, size: Size) -> Value {
-        let (mut requests, mut limits) = (BTreeMap::new(), BTreeMap::new());
+    pub fn container(&self) -> &str {
+        &self.container
+    }
+
+    /// Requests and limits of the container at `size`, as text.
+    #[must_use]
+    pub fn resources(&self, size: Size) -> ContainerResources {
+        let mut resources = ContainerResources::default();
         let cpu = |share: f64| format!("{}m", ((f64::from(size.cpu.0) * share).round() as u32).max(1));
         let memory = |share: f64| format!("{}Mi", ((f64::from(size.memory.0) * share).round() as u32).max(1));
         for (name, given, text) in [(CPU, self.cpu, &cpu as &dyn Fn(f64) -> String), (MEMORY, self.memory, &memory)] {
             match given {
                 Some(Given::Limit(share)) => {
-                    limits.insert(name, text(1.0));
-                    requests.insert(name, text(share));
+                    resources.limits.insert(name.to_owned(), text(1.0));
+                    resources.requests.insert(name.to_owned(), text(share));
                 }
-                Some(Given::Request) => drop(requests.insert(name, text(1.0))),
+                Some(Given::Request) => drop(resources.requests.insert(name.to_owned(), text(1.0))),
                 None => {}
             }
         }
-        let container = json!({ "name": self.container, "resources": { "requests": requests, "limits": limits } });
+        resources
+    }
+
+    /// The body of a resize of `pod` to `size`, for the revision that was read.
+    #[must_use]
+    pub fn patch(&self, pod: &Pod, size: Size) -> Value {
+        let container = json!({ "name": self.container, "resources": self.resources(size) });
         json!({ "metadata": { "resourceVersion": pod.metadata.resource_version }, "spec": { "containers": [container] } })
     }
+}
+
+/// Requests and limits of a container, by resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ContainerResources {
+    /// What a node must have free.
+    pub requests: BTreeMap<String, String>,
+    /// What it may use at most.
+    pub limits: BTreeMap<String, String>,
 }
 
 fn resource(resources: Option<&ResourceRequirements>, name: &str) -> (Option<f64>, Option<f64>) {

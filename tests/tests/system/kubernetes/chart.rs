@@ -1,0 +1,212 @@
+//! The chart: what it installs is accepted by a real API server, and the services work with its configuration, passwords and rights, and with no others.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use qscale_tests::command::CommandResult;
+use qscale_tests::nats::listening_port;
+use qscale_tests::{Cluster, Folder, Program, eventually, nats, process, repository, within};
+use serde_json::{Value, json};
+
+use super::{DECISIONS, policy};
+
+const NAMESPACE: &str = "qscale-system";
+/// What clusters with simulated nodes need: their kubelets have certificates that cannot be checked.
+const VALUES: [&str; 2] = ["--set", "collector.sources.cluster.insecure_kubelets=true"];
+
+fn chart() -> String {
+    repository().join("deploy/cluster/chart").display().to_string()
+}
+
+/// A volume for the streams, as no provisioner makes one here.
+fn volume() -> Value {
+    let spec = json!({
+        "capacity": { "storage": "4Gi" }, "accessModes": ["ReadWriteOnce"], "hostPath": { "path": "/data" }, "persistentVolumeReclaimPolicy": "Retain"
+    });
+    json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "streams" }, "spec": spec })
+}
+
+/// An installed chart, whose services run as processes of this machine.
+struct Installed<'a> {
+    cluster: &'a Cluster,
+    folder: Folder,
+    programs: BTreeMap<String, Program>,
+    url: String,
+}
+
+impl<'a> Installed<'a> {
+    fn new(cluster: &'a Cluster) -> Self {
+        Self { cluster, folder: Folder::new("chart"), programs: BTreeMap::new(), url: String::new() }
+    }
+
+    fn object(&self, kind: &str, name: &str) -> Value {
+        self.cluster.get(&[kind, name, "-n", NAMESPACE])
+    }
+
+    /// The passwords, as a pod has them mounted.
+    fn credentials(&self) -> PathBuf {
+        let folder = self.folder.path().join("credentials");
+        std::fs::create_dir_all(&folder).expect("created");
+        let secret = self.object("secret", "qscale-credentials");
+        for (user, password) in secret["data"].as_object().expect("passwords") {
+            let password = STANDARD.decode(password.as_str().expect("text")).expect("base64");
+            std::fs::write(folder.join(user), password).expect("written");
+        }
+        folder
+    }
+
+    fn qscale(&self, arguments: &[&str]) -> String {
+        let output = Command::new(process::binary("qscale")).args(arguments).output().expect("qscale runs");
+        CommandResult::of(&output).success()
+    }
+
+    /// Starts the nats-server as its pod does: accounts, server, streams.
+    fn start_nats(&mut self) {
+        let credentials = self.credentials().display().to_string();
+        let (folder, accounts) = (self.folder.path().to_owned(), self.folder.path().join("run/accounts/accounts.conf"));
+        self.qscale(&["bus", "accounts", "--credentials", &credentials, "--output", &accounts.display().to_string()]);
+        let config = self.object("configmap", "qscale-nats")["data"]["nats.conf"].as_str().expect("configured").to_owned();
+        let config = config
+            .replace("/run/qscale/accounts/accounts.conf", &accounts.display().to_string())
+            .replace("/data", &folder.join("data").display().to_string())
+            .replace("0.0.0.0:4222", "127.0.0.1:-1")
+            .replace("0.0.0.0:8222", "127.0.0.1:-1");
+        std::fs::write(folder.join("nats.conf"), config).expect("written");
+        let mut command = Command::new(nats::program());
+        command.arg("--config").arg(folder.join("nats.conf")).arg("--ports_file_dir").arg(&folder);
+        self.programs.insert("nats".into(), Program::spawn(command, &folder.join("nats.log")));
+        self.url = format!("nats://127.0.0.1:{}", eventually("nats-server to listen", || listening_port(&folder)));
+        let created = self.qscale(&["bus", "provision", "--credentials", &credentials, "--server", &self.url]);
+        assert!(created.is_empty(), "steps are no result: {created}");
+    }
+
+    /// Starts `program` of `component` with its configuration, password and rights.
+    fn start(&mut self, component: &str, kind: &str, program: &str) {
+        let name = format!("qscale-{component}");
+        let text = self.object("configmap", &name)["data"]["config.json"].as_str().expect("configured").to_owned();
+        let mut config: Value = serde_json::from_str(&text).expect("JSON");
+        let pod = self.object(kind, &name)["spec"]["template"]["spec"].clone();
+        let secret = pod["volumes"].as_array().and_then(|all| all.iter().find(|volume| volume["name"] == "credentials")).expect("mounted");
+        let user = secret["secret"]["items"][0]["key"].as_str().expect("a key");
+        assert_eq!(config["nats"]["url"], format!("nats://qscale-nats.{NAMESPACE}.svc:4222"));
+        config["nats"]["url"] = json!(self.url);
+        config["nats"]["password_file"] = json!(self.folder.path().join("credentials").join(user));
+        config["health"] = json!("127.0.0.1:0");
+        let path = self.folder.path().join(format!("{component}.json"));
+        std::fs::write(&path, config.to_string()).expect("written");
+
+        let mut command = Command::new(process::binary(program));
+        command.arg("--config").arg(path).env("HOME", self.folder.path()).env_remove("KUBECONFIG");
+        for variable in pod["containers"][0]["env"].as_array().into_iter().flatten() {
+            let value = variable["value"].as_str().unwrap_or("0");
+            command.env(variable["name"].as_str().expect("named"), value);
+        }
+        if let Some(account) = pod["serviceAccountName"].as_str() {
+            let token = self.cluster.kubectl(&["create", "token", account, "-n", NAMESPACE]);
+            command.env("KUBECONFIG", self.cluster.kubeconfig_of(account, token.trim()));
+        }
+        let log = self.folder.path().join(format!("{component}.log"));
+        self.programs.insert(component.to_owned(), Program::spawn(command, &log));
+    }
+
+    fn logs(&self) -> String {
+        let log = |name: &String| format!("{name}:\n{}", process::tail(&self.folder.path().join(format!("{name}.log"))));
+        self.programs.keys().map(log).collect()
+    }
+}
+
+fn users(secret: &Value) -> BTreeMap<String, Value> {
+    secret["data"].as_object().expect("passwords").clone().into_iter().collect()
+}
+
+#[test]
+fn the_services_of_the_chart_scale_a_workload() {
+    let Some(cluster) = Cluster::start() else { return };
+    let Some(checked) = cluster.helm(&["lint", "--strict", &chart()]) else { return };
+    CommandResult::of(&checked).success();
+    cluster.apply(&volume());
+    let run = |arguments: &[&str]| CommandResult::of(&cluster.helm(arguments).expect("helm is there"));
+    let place = ["--namespace", NAMESPACE, "--wait", "--timeout", "180s"];
+    run(&[&["install", "qscale", &chart(), "--create-namespace"][..], &place, &VALUES].concat()).success();
+
+    let mut installed = Installed::new(&cluster);
+    installed.start_nats();
+    installed.start("collector", "statefulset", "qscale-collector");
+    installed.start("actuator", "deployment", "qscale-actuator");
+    installed.start("agent-threshold", "statefulset", "qscale-agent");
+    cluster.apply(&Cluster::deployment(1, "400m"));
+    cluster.apply(&policy("active"));
+    let replicas = || cluster.get(&["deployment", "fib"])["spec"]["replicas"].clone();
+    within(DECISIONS, "the largest number of replicas", || {
+        for (name, program) in &mut installed.programs {
+            assert!(program.ended().is_none(), "{name} ended: {}", process::tail(&installed.folder.path().join(format!("{name}.log"))));
+        }
+        (replicas() == 3).then_some(())
+    });
+    assert!(!installed.logs().contains("forbidden"), "a right is missing: {}", installed.logs());
+
+    let before = users(&installed.object("secret", "qscale-credentials"));
+    let more = ["--set", "agents.hpa.replicas=2", "--set", "collector.replicas=2"];
+    run(&[&["upgrade", "qscale", &chart()][..], &place, &VALUES, &more].concat()).success();
+    let after = users(&installed.object("secret", "qscale-credentials"));
+    assert!(before.iter().all(|(user, password)| after[user] == *password), "passwords stay");
+    assert_eq!(after.keys().filter(|user| !before.contains_key(*user)).collect::<Vec<_>>(), ["agent-hpa"]);
+    assert_eq!(installed.object("statefulset", "qscale-agent-hpa")["status"]["readyReplicas"], 2);
+    assert_eq!(installed.object("poddisruptionbudget", "qscale-collector")["spec"]["maxUnavailable"], 1);
+
+    run(&["uninstall", "qscale", "--namespace", NAMESPACE, "--wait", "--timeout", "180s"]).success();
+    assert_eq!(cluster.get(&["scp", "fib"])["metadata"]["name"], "fib", "policies stay");
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused_with_their_place() {
+    let Some(cluster) = Cluster::start() else { return };
+    for (value, place) in [
+        ("actuator.replicas=0", "/actuator/replicas"),
+        ("nats.url=http://nats:4222", "/nats/url"),
+        ("agents.DQN.replicas=1", "/agents"),
+        ("colector.replicas=1", "colector"),
+        ("nats.storage.size=lots", "/nats/storage/size"),
+    ] {
+        let Some(refused) = cluster.helm(&["template", "qscale", &chart(), "--set", value]) else { return };
+        let error = CommandResult::of(&refused).failure();
+        assert!(error.contains(place), "{value}: {error}");
+    }
+}
+
+#[test]
+fn every_container_has_the_least_rights() {
+    let Some(cluster) = Cluster::start() else { return };
+    let Some(rendered) = cluster.helm(&["template", "qscale", &chart(), "--namespace", NAMESPACE, "--set", "serviceMonitor.enabled=true"])
+    else {
+        return;
+    };
+    let path = cluster_file(&cluster, &CommandResult::of(&rendered).success());
+    let objects = cluster.kubectl(&["create", "--dry-run=client", "--validate=false", "-o", "json", "-f", &path.display().to_string()]);
+    let mut pods = 0;
+    for object in serde_json::Deserializer::from_str(&objects).into_iter::<Value>().map(|object| object.expect("JSON")) {
+        let pod = &object["spec"]["template"]["spec"];
+        let containers = ["initContainers", "containers"].iter().flat_map(|list| pod[list].as_array().into_iter().flatten());
+        for container in containers {
+            let security = &container["securityContext"];
+            assert_eq!(security["readOnlyRootFilesystem"], true, "{object}");
+            assert_eq!(security["allowPrivilegeEscalation"], false, "{object}");
+            assert_eq!(security["capabilities"]["drop"], json!(["ALL"]), "{object}");
+            assert!(container["resources"]["limits"]["memory"].is_string(), "{object}");
+            assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{object}");
+            let token = pod["serviceAccountName"].is_string();
+            assert_eq!(pod["automountServiceAccountToken"] == false, !token, "{object}");
+            pods += 1;
+        }
+    }
+    assert!(pods > 5, "{pods} containers");
+}
+
+fn cluster_file(cluster: &Cluster, text: &str) -> PathBuf {
+    let path = cluster.kubeconfig().parent().unwrap_or(Path::new(".")).join("rendered.yaml");
+    std::fs::write(&path, text).expect("written");
+    path
+}
