@@ -51,6 +51,8 @@ pub(super) struct ScaledFunction {
     /// Last restore request that was executed.
     pub(super) restored: Timestamp,
     pub(super) restored_stored: bool,
+    /// Time of the last answer that there is nothing to restore.
+    pub(super) nothing_restored_at: Option<Timestamp>,
     pub(super) work: Work,
     /// Newest decision that arrived while a request was in flight.
     pub(super) next: Option<AllocationDecision>,
@@ -162,6 +164,7 @@ impl ScaledFunction {
             baseline: BaselineState::None,
             restored: Timestamp(0),
             restored_stored: true,
+            nothing_restored_at: None,
             work: Work::Idle,
             next: None,
             answered: Vec::new(),

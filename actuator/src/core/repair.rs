@@ -102,7 +102,9 @@ impl Core {
             }
             BaselineState::None => {
                 (function.restored, function.restored_stored) = (request, true);
-                let current = function.current();
+                // Two requests that arrive at once get one answer.
+                let answered = function.nothing_restored_at.replace(now) == Some(now);
+                let current = function.current().filter(|_| !answered);
                 self.commands.push(Command::Store(id.clone(), Record::Restored(request)));
                 if let (Some(current), Some(function)) = (current, self.functions.get(id)) {
                     let decision = AllocationDecision::of_restore(

@@ -20,7 +20,8 @@ impl Rate {
     /// If it is not finite, negative, or above [`Rate::MAX`].
     pub fn new(per_second: f64) -> Result<Self, String> {
         if (0.0..=Self::MAX).contains(&per_second) {
-            Ok(Self(per_second))
+            // The sum of zeros is positive; divided by a negative zero, time would run backwards.
+            Ok(Self(per_second + 0.0))
         } else {
             Err(format!("rate = {per_second}, must be 0 to {} requests a second", Self::MAX))
         }

@@ -63,6 +63,8 @@ pub(crate) struct Checks {
     concluded: HashSet<(ProcessId, ActionKey)>,
     acknowledged: BTreeSet<String>,
     highest_accepted: u64,
+    /// Fencing tokens, and who leads or led with each.
+    tokens: HashMap<u64, ProcessId>,
     changes: HashMap<FunctionId, Spent>,
     last_loop: HashMap<FunctionId, Millis>,
     terms: u32,
@@ -229,6 +231,10 @@ impl Checks {
         }
         let is_new = matches!(lead, Lead::Leading(_)) && !matches!(before, Lead::Disconnected(_));
         self.terms += u32::from(is_new);
+        if let Lead::Leading(token) = lead {
+            let holder = *self.tokens.entry(token).or_insert(process);
+            self.require(holder == process, "every leader has a token of its own", || format!("actuators {holder} and {process}: {token}"));
+        }
         self.leads.insert(process, (lead, term + u32::from(is_new)));
         self.waiting.retain(|(waiting, _), _| *waiting != process);
     }
@@ -310,6 +316,7 @@ impl Checks {
     pub(crate) fn on_server_disk_lost(&mut self) {
         self.acknowledged.clear();
         self.changes.clear();
+        self.tokens.clear();
     }
 
     /// `leaders` are the actuators that lead now.
@@ -371,8 +378,12 @@ impl Checks {
                 format!("actuator {process}: {key:?} at {at}, expires {expires:?}")
             });
         }
+        let operator = outcome.source == DecisionSource::Operator;
         let (Some(before), Some(allowed)) = (outcome.before, outcome.allowed) else { return };
-        if emission.restore || outcome.source == DecisionSource::Operator || !emission.bounds.contain(before) {
+        // An allocation that is outside the bounds moves into them because an operator has changed these.
+        let restored = operator && !repair && emission.bounds.contain(before);
+        self.require(!restored || emission.restore, "no withdrawn restore is executed", || format!("actuator {process}: {function}"));
+        if emission.restore || operator || !emission.bounds.contain(before) {
             return;
         }
         let lower = allowed.is_lower_than(before);
