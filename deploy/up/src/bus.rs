@@ -41,8 +41,7 @@ pub fn passwords(folder: &Path) -> anyhow::Result<BTreeMap<String, String>> {
 }
 
 /// The connection that may create streams, with the password of `passwords`.
-#[must_use]
-pub fn setup(url: &str, passwords: &BTreeMap<String, String>) -> BusConfig {
+fn setup(url: &str, passwords: &BTreeMap<String, String>) -> BusConfig {
     let user = User::Setup.name();
     let password = passwords.get(&user).cloned().unwrap_or_default();
     BusConfig { url: url.to_owned(), user, password, ..BusConfig::default() }
@@ -108,9 +107,9 @@ mod tests {
         write(&folder, &[("setup", "c"), ("actuator", "d"), ("loadgen", "e"), ("promoter", "f"), ("operator", "g")]);
         let known = read().expect("complete");
         assert_eq!((known["collector"].as_str(), known["agent-dqn"].as_str(), known.len()), ("a", "b", 7));
-        write(&folder, &[("somebody", "h")]);
-        assert!(read().expect_err("no such user").contains("somebody: name a file after its user"));
-        fs::remove_file(folder.path().join("somebody")).expect("removed");
+        write(&folder, &[("stranger", "h")]);
+        assert!(read().expect_err("no such user").contains("stranger: name a file after its user"));
+        fs::remove_file(folder.path().join("stranger")).expect("removed");
         write(&folder, &[("agent-hpa", " \n")]);
         assert!(read().expect_err("empty").contains("agent-hpa is empty"));
     }

@@ -182,13 +182,14 @@ fn files_are_read_within_their_limits() {
 }
 
 /// First components of absolute paths that may appear: of the operating system, of HTTP APIs, of JSON pointers, and placeholders.
-const PATHS: [&str; 23] = [
+const PATHS: [&str; 24] = [
     "allocation",
     "architecture",
     "bin",
     "bounds",
     "changes",
     "dev",
+    "etc",
     "hyperparameters",
     "no",
     "nowhere",

@@ -141,9 +141,9 @@ impl Sizing {
 /// Requests and limits of a container, by resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ContainerResources {
-    /// What a node must have free.
+    /// Amounts that a node must have free.
     pub requests: BTreeMap<String, String>,
-    /// What it may use at most.
+    /// Largest amounts that it may use.
     pub limits: BTreeMap<String, String>,
 }
 

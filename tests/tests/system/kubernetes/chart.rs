@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{DECISIONS, policy};
 
 const NAMESPACE: &str = "qscale-system";
-/// What clusters with simulated nodes need: their kubelets have certificates that cannot be checked.
+/// Values for clusters with simulated nodes, whose kubelets have certificates that cannot be checked.
 const VALUES: [&str; 2] = ["--set", "collector.sources.cluster.insecure_kubelets=true"];
 
 fn chart() -> String {
