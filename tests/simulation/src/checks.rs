@@ -378,12 +378,8 @@ impl Checks {
                 format!("actuator {process}: {key:?} at {at}, expires {expires:?}")
             });
         }
-        let operator = outcome.source == DecisionSource::Operator;
         let (Some(before), Some(allowed)) = (outcome.before, outcome.allowed) else { return };
-        // An allocation that is outside the bounds moves into them because an operator has changed these.
-        let restored = operator && !repair && emission.bounds.contain(before);
-        self.require(!restored || emission.restore, "no withdrawn restore is executed", || format!("actuator {process}: {function}"));
-        if emission.restore || operator || !emission.bounds.contain(before) {
+        if emission.restore || outcome.source == DecisionSource::Operator || !emission.bounds.contain(before) {
             return;
         }
         let lower = allowed.is_lower_than(before);
