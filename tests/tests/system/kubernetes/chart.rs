@@ -66,17 +66,18 @@ impl<'a> Installed<'a> {
     /// Starts the nats-server as its pod does: accounts, server, streams.
     fn start_nats(&mut self) {
         let credentials = self.credentials().display().to_string();
-        let (folder, accounts) = (self.folder.path().to_owned(), self.folder.path().join("run/accounts/accounts.conf"));
+        let (folder, accounts) = (self.folder.path().to_owned(), self.folder.path().join("run/qscale/accounts/accounts.conf"));
         self.qscale(&["bus", "accounts", "--credentials", &credentials, "--output", &accounts.display().to_string()]);
         let config = self.object("configmap", "qscale-nats")["data"]["nats.conf"].as_str().expect("configured").to_owned();
         let config = config
-            .replace("/run/qscale/accounts/accounts.conf", &accounts.display().to_string())
             .replace("/data", &folder.join("data").display().to_string())
             .replace("0.0.0.0:4222", "127.0.0.1:-1")
             .replace("0.0.0.0:8222", "127.0.0.1:-1");
-        std::fs::write(folder.join("nats.conf"), config).expect("written");
+        let path = folder.join("etc/nats/nats.conf");
+        std::fs::create_dir_all(folder.join("etc/nats")).expect("created");
+        std::fs::write(&path, config).expect("written");
         let mut command = Command::new(nats::program());
-        command.arg("--config").arg(folder.join("nats.conf")).arg("--ports_file_dir").arg(&folder);
+        command.arg("--config").arg(path).arg("--ports_file_dir").arg(&folder);
         self.programs.insert("nats".into(), Program::spawn(command, &folder.join("nats.log")));
         self.url = format!("nats://127.0.0.1:{}", eventually("nats-server to listen", || listening_port(&folder)));
         let created = self.qscale(&["bus", "provision", "--credentials", &credentials, "--server", &self.url]);
