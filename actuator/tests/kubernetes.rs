@@ -416,6 +416,17 @@ async fn a_pod_that_is_created_later_gets_the_decided_size_at_its_admission() {
     world.cluster.install("chart/files/pod-sizes.yaml");
     let mut actuator = world.actuator();
     world.cluster.apply(&policy("fib", &json!({ "mode": "active", "agent": "agent", "tick": "1s", "fallback": { "rule": "hold" } })));
+    // Until something is decided, a new template decides.
+    world.condition("fib", "Acting", "True");
+    let smaller = json!([container("f", &resources("80m", "64Mi"), &resources("160m", "128Mi"))]);
+    world.cluster.apply(&object("Deployment", "fib", 2, &smaller));
+    world.cluster.kubectl(&["rollout", "status", "deployment/fib", "--timeout=60s"]);
+    let rolled_out = |pod: &Value| pod["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "160m";
+    assert!(pods(&world.cluster, "fib", 2).iter().all(rolled_out));
+    world.cluster.apply(&object("Deployment", "fib", 2, &json!([container("f", &resources("100m", "64Mi"), &resources("200m", "128Mi"))])));
+    world.cluster.kubectl(&["rollout", "status", "deployment/fib", "--timeout=60s"]);
+    pods(&world.cluster, "fib", 2);
+
     world.until(allocation(2, 300, 192), Effect::Applied).await;
     let size = eventually("the size of pods in the status", || {
         let size = world.cluster.get(&["scp", "fib"])["status"]["podSize"].clone();

@@ -27,6 +27,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
 use super::fence::Fence;
+use super::resource::PodSize;
 use super::{KubernetesBackendConfig, policies};
 use crate::backend::{BackendError, BackendFuture, LoopAccess, PlatformBackend, WorkloadId, WorkloadStatus};
 
@@ -63,8 +64,8 @@ pub(super) struct View {
 #[derive(Debug)]
 pub(super) struct Seen {
     pub status: WorkloadStatus,
-    /// How its pods are sized; `None` if they cannot be resized.
-    pub sizing: Option<Sizing>,
+    /// Size that new pods get; `None` if this actuator has decided none.
+    pub pod_size: Option<PodSize>,
     pub uid: Option<String>,
     /// Why the resize of a pod waits, or cannot be done: reason and message of its condition.
     pub pending_resize: Option<(String, String)>,
@@ -75,6 +76,7 @@ pub(super) type SharedView = Arc<Mutex<View>>;
 /// The last request to resize the pods of a workload. A pod that was created since then has the size of its template.
 struct Requested {
     size: Size,
+    pod_size: PodSize,
     /// Why one of the pods kept its size.
     refused: Option<String>,
 }
@@ -192,8 +194,14 @@ impl KubernetesBackend {
     fn seen<K: Scaled>(&self, object: &K, pods: &HashMap<WorkloadId, Vec<Pod>>) -> Option<Seen> {
         let status = self.status(object, pods)?;
         let pending_resize = pods.get(&status.id).and_then(|pods| pods.iter().find_map(pending_resize));
-        let sizing = object.template().and_then(Sizing::of).filter(Sizing::is_possible);
-        Some(Seen { status, sizing, uid: object.meta().uid.clone(), pending_resize })
+        let pod_size = self.pod_size(&status.id).filter(|_| pending_resize.is_none());
+        Some(Seen { status, pod_size, uid: object.meta().uid.clone(), pending_resize })
+    }
+
+    /// Size that new pods get. One that a pod was refused may fit no node, so new pods do not get it either.
+    fn pod_size(&self, id: &WorkloadId) -> Option<PodSize> {
+        let requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
+        requested.get(id).filter(|requested| requested.refused.is_none()).map(|requested| requested.pod_size.clone())
     }
 
     /// The status of an object; `None` if its name or namespace is not a DNS label.
@@ -221,9 +229,10 @@ impl KubernetesBackend {
                 };
                 match attempt {
                     Ok(status) => {
+                        let pod_size = self.pod_size(id);
                         // New pods get the new size before the next list.
                         if let Some(seen) = self.view.lock().unwrap_or_else(PoisonError::into_inner).workloads.get_mut(id) {
-                            seen.status = status.clone();
+                            (seen.status, seen.pod_size) = (status.clone(), pod_size);
                         }
                         return Ok(status);
                     }
@@ -306,7 +315,7 @@ impl KubernetesBackend {
         {
             tracing::warn!(workload = %id.name, reason, "a pod cannot be resized; it keeps its size");
         }
-        requested.insert(id.clone(), Requested { size, refused });
+        requested.insert(id.clone(), Requested { size, pod_size: PodSize::of(sizing, size), refused });
         Ok(kept.unwrap_or(size))
     }
 }

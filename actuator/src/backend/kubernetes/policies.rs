@@ -361,7 +361,7 @@ impl Policies {
                         (None, None) => continue,
                     },
                     workload: seen.map(|seen| &seen.status),
-                    sizing: seen.and_then(|seen| seen.sizing.as_ref()),
+                    pod_size: seen.and_then(|seen| seen.pod_size.as_ref()),
                     platform_read: view.read,
                     rival: workload.as_ref().and_then(|workload| view.rivals.get(workload)).map(String::as_str),
                     frozen: controls.as_ref().is_none_or(|controls| control::is_frozen(controls, function)),

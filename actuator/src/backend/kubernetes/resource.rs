@@ -74,7 +74,7 @@ pub struct PolicyStatus {
     /// The last measurements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measured: Option<Measured>,
-    /// Size that pods get at their admission, while the mode is active. The pod template stays as it is.
+    /// Decided size, which pods get at their admission while the mode is active. The pod template stays as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_size: Option<PodSize>,
     /// Ready, Acting, Fallback, Stale, NoLatencySource, Conflict and ResizePending.
@@ -117,10 +117,10 @@ pub struct PodSize {
 }
 
 impl PodSize {
-    /// That of each replica of `allocation`.
+    /// Requests and limits at `size`.
     #[must_use]
-    pub fn of(sizing: &Sizing, allocation: Allocation) -> Self {
-        let ContainerResources { requests, limits } = sizing.resources(Size::of(allocation));
+    pub fn of(sizing: &Sizing, size: Size) -> Self {
+        let ContainerResources { requests, limits } = sizing.resources(size);
         Self { container: sizing.container().to_owned(), requests, limits }
     }
 }

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use qscale_common::contract::{DecisionSource, Effect, Outcome, State};
 use qscale_common::policy::{Mode, Prices, ScalingPolicy, WorkloadKind};
-use qscale_common::runtime::kubernetes::sizing::Sizing;
 use qscale_common::text;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
@@ -21,8 +20,8 @@ pub(super) struct Facts<'a> {
     pub policy: Result<&'a ScalingPolicy, &'a Unused>,
     /// The workload; `None` if the platform does not have it or was not read yet.
     pub workload: Option<&'a WorkloadStatus>,
-    /// How its pods are sized; `None` if they are not.
-    pub sizing: Option<&'a Sizing>,
+    /// Size that was decided for new pods; `None` if this actuator has decided none.
+    pub pod_size: Option<&'a PodSize>,
     /// Whether the platform was read.
     pub platform_read: bool,
     /// Another autoscaler of the workload.
@@ -76,12 +75,12 @@ pub(super) fn status(facts: &Facts<'_>, before: &PolicyStatus, now: Timestamp) -
             .and_then(|((policy, present), allowed)| saving(&policy.prices, present, allowed)),
         decision: facts.decision.map(decision),
         measured: facts.state.map(|(state, _)| measured(state)),
-        // Also while it is frozen or paused: pods that are replaced keep their size.
+        // Also while it is frozen or paused, and after another actuator has decided: pods that are replaced keep their size.
         pod_size: facts
-            .sizing
-            .zip(present)
+            .pod_size
+            .or(before.pod_size.as_ref())
             .filter(|_| facts.rival.is_none() && policy.is_some_and(|policy| policy.mode == Mode::Active))
-            .map(|(sizing, present)| PodSize::of(sizing, present)),
+            .cloned(),
         conditions: conditions.into_iter().map(|found| found.condition(facts.generation, before, now)).collect(),
     }
 }
