@@ -21,7 +21,7 @@ const AGENT_CONNECTIONS: u32 = 16;
 /// Subscriptions of each connection of an agent.
 const AGENT_SUBSCRIPTIONS: u32 = 64;
 /// Bytes that the server holds for a connection that does not read, before it closes it.
-pub const MAX_PENDING: u32 = 16 << 20;
+const MAX_PENDING: u32 = 16 << 20;
 /// Time for which the server keeps the return path of an agent's request; the default of two minutes would let a flood of requests fill its memory.
 const RESPONSE_SECONDS: u32 = 10;
 
@@ -288,7 +288,7 @@ pub fn agents<'a>(users: impl IntoIterator<Item = &'a String>) -> Vec<Name> {
     users.into_iter().filter_map(agent).collect()
 }
 
-/// The accounts in the configuration of a nats-server for the users of `passwords`.
+/// The accounts in the configuration of a nats-server for the users of `passwords`, and its limit of unread bytes of a connection.
 ///
 /// # Errors
 /// If a name belongs to no user.
@@ -308,7 +308,7 @@ pub fn accounts(passwords: &BTreeMap<String, String>) -> Result<String, InvalidN
     }
     let exports = exports(&agents);
     Ok(format!(
-        "accounts {{\n  {SERVICES}: {{\n    jetstream: enabled\n    users: [\n{services}    ]\n    exports: [\n{exports}    ]\n    \
+        "max_pending: {MAX_PENDING}\naccounts {{\n  {SERVICES}: {{\n    jetstream: enabled\n    users: [\n{services}    ]\n    exports: [\n{exports}    ]\n    \
          imports: [ {{ service: {{ account: {SERVER}, subject: \"{SERVER_HEALTH}\" }} }} ]\n  }}\n{others}  \
          {SERVER}: {{ exports: [ {{ service: \"{SERVER_HEALTH}\", accounts: [{SERVICES}] }} ] }}\n}}\nsystem_account: {SERVER}\n"
     ))

@@ -7,13 +7,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream;
+use async_nats::jetstream::{self, kv};
 use futures::TryStreamExt as _;
+use qscale_common::contract::subject;
+use qscale_common::control;
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::files::read_text;
 use qscale_common::runtime::nats_accounts::{self, User};
 use qscale_common::runtime::provision;
+
+use crate::repair::freeze_of_all;
 
 /// Longest wait for the nats-server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,7 +66,8 @@ impl Provisioning {
         Self { config: setup(url, passwords), agents: nats_accounts::agents(passwords.keys()), connected: None }
     }
 
-    /// Creates missing streams and buckets; returns their names. With the first call it also updates existing ones and deletes the Actions of agents without
+    /// Creates missing streams and buckets; returns their names. If the requests of operators alone are lost, all functions are frozen, because a freeze may be
+    /// among them. With the first call it also updates existing ones and deletes the Actions of agents without
     /// a password.
     ///
     /// # Errors
@@ -74,8 +79,11 @@ impl Provisioning {
             None => jetstream::new(self.config.connect_once("qscale-bus", CONNECT_TIMEOUT).await?),
         };
         let present: Vec<String> = context.stream_names().try_collect().await.context("failed to list the streams")?;
-        let expected = provision::storage(&self.agents).into_iter().map(|(name, _)| name);
-        let missing: Vec<String> = expected.filter(|name| !present.contains(name)).collect();
+        let expected = provision::storage(&self.agents);
+        let missing: Vec<String> = expected.iter().map(|(name, _)| name).filter(|name| !present.contains(name)).cloned().collect();
+        if missing.len() < expected.len() && missing.contains(&subject::bucket_stream(subject::CONTROL_BUCKET)) {
+            create_frozen(&context).await.context("failed to freeze all functions after the requests of operators were lost")?;
+        }
         if first || !missing.is_empty() {
             provision::ensure(&context, &self.agents).await.context("failed to create streams and buckets")?;
         }
@@ -87,9 +95,19 @@ impl Provisioning {
     }
 }
 
+/// Creates the bucket of the operators' requests with a freeze of all functions. Nobody reads it before it is updated to its usual description.
+async fn create_frozen(context: &jetstream::Context) -> anyhow::Result<()> {
+    let controls = provision::buckets().into_iter().find(|bucket| bucket.bucket == subject::CONTROL_BUCKET);
+    let closed = kv::Config { description: provision::RESTORING.into(), ..controls.context("the bucket has no definition")? };
+    let store = context.create_key_value(closed).await?;
+    store.put(control::ALL, freeze_of_all("qscale bus provision").to_json().into()).await?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use qscale_tests::Folder;
+    use qscale_common::runtime::bus::Bus;
+    use qscale_tests::{Folder, NatsServer};
 
     use super::*;
 
@@ -112,5 +130,30 @@ mod tests {
         fs::remove_file(folder.path().join("stranger")).expect("removed");
         write(&folder, &[("agent-hpa", " \n")]);
         assert!(read().expect_err("empty").contains("agent-hpa is empty"));
+    }
+    #[tokio::test]
+    async fn lost_streams_are_created_again_and_lost_requests_of_operators_freeze_everything() {
+        let server = NatsServer::start_with_accounts(&["dqn"]);
+        let users = User::all([Name::new("dqn").expect("valid")]);
+        let passwords: BTreeMap<_, _> = users.iter().map(|user| (user.name(), server.config(&user.name()).password)).collect();
+        let mut provisioning = Provisioning::new(&server.url(), &passwords);
+        let all = provision::storage(&[Name::new("dqn").expect("valid")]).len();
+        assert_eq!(provisioning.ensure().await.expect("it answers").len(), all);
+        assert!(provisioning.ensure().await.expect("it answers").is_empty());
+
+        let client = server.config("operator").connect_once("test", CONNECT_TIMEOUT).await.expect("it answers");
+        let bus = Bus::of_client(client, "/test");
+        assert!(qscale_common::runtime::kv::controls(&bus).await.expect("readable").is_empty(), "a new system is not frozen");
+        let setup = jetstream::new(setup(&server.url(), &passwords).connect_once("test", CONNECT_TIMEOUT).await.expect("it answers"));
+        let controls = subject::bucket_stream(subject::CONTROL_BUCKET);
+        setup.delete_stream(&controls).await.expect("deleted");
+        setup.delete_stream(subject::LIVE_STREAM).await.expect("deleted");
+        let mut created = provisioning.ensure().await.expect("it answers");
+        created.sort();
+        let mut expected = [controls, subject::LIVE_STREAM.to_owned()];
+        expected.sort();
+        assert_eq!(created, expected);
+        let frozen = qscale_common::runtime::kv::controls(&bus).await.expect("readable");
+        assert!(frozen[control::ALL].frozen, "{frozen:?}");
     }
 }

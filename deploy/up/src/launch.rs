@@ -205,10 +205,9 @@ impl RunningSystem {
         Storage::measure(&self.store(), &nats_accounts::agents(passwords.keys())).check()?;
         let listen = self.addresses.nats.trim_start_matches("nats://");
         let configuration = format!(
-            "listen: {listen:?}\nserver_name: \"qscale\"\npid_file: {:?}\njetstream {{ store_dir: {:?}, max_file_store: {MAX_STORE} }}\nmax_pending: {}\ninclude \"accounts.conf\"\n",
+            "listen: {listen:?}\nserver_name: \"qscale\"\npid_file: {:?}\njetstream {{ store_dir: {:?}, max_file_store: {MAX_STORE} }}\ninclude \"accounts.conf\"\n",
             self.state.join("nats/nats.pid"),
             self.store(),
-            nats_accounts::MAX_PENDING,
         );
         let path = self.state.join("nats/nats.conf");
         private::write(&path, configuration.as_bytes())?;

@@ -330,7 +330,7 @@ impl Repair {
         copy.absorb(&read(bus, name, &info_of(bus, stream).await?).await?);
         let freezes = name == subject::CONTROL_BUCKET;
         if freezes {
-            store.put(control::ALL, freeze_of_all().to_json().into()).await.context("failed to freeze all functions")?;
+            store.put(control::ALL, freeze_of_all("qscale up").to_json().into()).await.context("failed to freeze all functions")?;
         }
         let mut restored = 0;
         for (key, value) in copy.values().filter(|(key, _)| !(freezes && *key == control::ALL)) {
@@ -458,12 +458,12 @@ fn entries(count: usize) -> String {
 }
 
 /// A freeze of all functions: requests that are lost may have been freezes.
-fn freeze_of_all() -> Control {
+pub(crate) fn freeze_of_all(by: &str) -> Control {
     Control {
         version: Version::CURRENT,
         frozen: true,
         restore: None,
-        by: "qscale up".into(),
+        by: by.into(),
         reason: "requests of operators were lost".into(),
         at_ms: clock::now(),
         malformed: false,
