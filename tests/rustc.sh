@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The compiler of `make unit`: test programs are compiled without optimisation, which takes a fifth of the time. What they test, libraries and programs,
-# (In bash, because sh drops variables whose name has a hyphen, such as CARGO_BIN_EXE_qscale-loadgen.)
+# The compiler of `make unit`: test programs are compiled without optimisation, which is several times as fast. What they test, libraries and programs,
 # is compiled as always. The unit tests of the simulator and the learner compute for long, so they stay optimised.
+# (In bash, because sh drops variables whose name has a hyphen, such as CARGO_BIN_EXE_qscale-loadgen.)
 case " $* " in
 *" --crate-name qscale_sim "* | *" --crate-name qscale_rl "* | *" --crate-name qscale_dqn "* | *" --crate-name qscale_train "*) ;;
 *" --test "*) set -- "$@" -C opt-level=0 ;;
