@@ -436,7 +436,7 @@ async fn a_pod_that_is_created_later_gets_the_decided_size_at_its_admission() {
     assert_eq!(size, json!({ "container": "f", "requests": decided["requests"], "limits": decided["limits"] }));
     // Nobody is left to resize them.
     assert!(actuator.stop().success());
-    world.cluster.kubectl(&["delete", "pods", "-l", "app=fib", "--wait"]);
+    world.cluster.kubectl(&["delete", "pods", "-l", "app=fib", "--wait", "--ignore-not-found"]);
     let sizes = |of: &str, count| {
         let pods = pods(&world.cluster, of, count);
         pods.iter().map(|pod| pod["spec"]["containers"][0]["resources"].clone()).collect::<Vec<_>>()
@@ -453,7 +453,7 @@ async fn a_pod_that_is_created_later_gets_the_decided_size_at_its_admission() {
     ));
     assert_eq!(sizes("fib-2", 1), std::slice::from_ref(&of_template), "another workload keeps the size of its template");
     world.cluster.kubectl(&["delete", "scp", "fib"]);
-    world.cluster.kubectl(&["delete", "pods", "-l", "app=fib", "--wait"]);
+    world.cluster.kubectl(&["delete", "pods", "-l", "app=fib", "--wait", "--ignore-not-found"]);
     assert_eq!(sizes("fib", 2), [of_template.clone(), of_template], "without a policy the template decides");
 }
 

@@ -188,7 +188,15 @@ impl Cluster {
     /// When it fails.
     #[track_caller]
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        self.run(arguments, "").unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
+        self.try_kubectl(arguments).unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
+    }
+
+    /// Runs kubectl with all rights and returns what it prints.
+    ///
+    /// # Errors
+    /// What it prints when it fails, such as that a pod that it had listed is gone.
+    pub fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        self.run(arguments, "")
     }
 
     /// Creates or changes `object`.

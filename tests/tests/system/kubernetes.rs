@@ -42,8 +42,11 @@ fn a_workload_follows_its_use_first_in_recommendations() {
     let table = cluster.kubectl(&["get", "scp"]);
     assert!(table.contains("deployment/fib") && table.contains("threshold"), "{table}");
 
-    cluster.kubectl(&["annotate", "--overwrite", "pods", "-l", "app=fib", "qscale.dev/uses-cpu=50m"]);
-    within(DECISIONS, "the smallest number of replicas", || (replicas() == 1).then_some(()));
+    within(DECISIONS, "the smallest number of replicas", || {
+        // Pods are replaced meanwhile: one that is listed may be gone, and a new one uses as much as its template says.
+        let _replaced = cluster.try_kubectl(&["annotate", "--overwrite", "pods", "-l", "app=fib", "qscale.dev/uses-cpu=50m"]);
+        (replicas() == 1).then_some(())
+    });
     for arguments in [["policy", "list"], ["why", "fib"]] {
         let output = system.qscale(&arguments);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

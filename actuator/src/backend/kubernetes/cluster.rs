@@ -194,14 +194,15 @@ impl KubernetesBackend {
     fn seen<K: Scaled>(&self, object: &K, pods: &HashMap<WorkloadId, Vec<Pod>>) -> Option<Seen> {
         let status = self.status(object, pods)?;
         let pending_resize = pods.get(&status.id).and_then(|pods| pods.iter().find_map(pending_resize));
-        let pod_size = self.pod_size(&status.id).filter(|_| pending_resize.is_none());
+        let pod_size = self.pod_size(&status).filter(|_| pending_resize.is_none());
         Some(Seen { status, pod_size, uid: object.meta().uid.clone(), pending_resize })
     }
 
-    /// Size that new pods get. One that a pod was refused may fit no node, so new pods do not get it either.
-    fn pod_size(&self, id: &WorkloadId) -> Option<PodSize> {
+    /// Size that new pods get: the one that was requested last, if all pods have it. One that a pod was refused may fit no node.
+    fn pod_size(&self, status: &WorkloadStatus) -> Option<PodSize> {
         let requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
-        requested.get(id).filter(|requested| requested.refused.is_none()).map(|requested| requested.pod_size.clone())
+        let last = requested.get(&status.id).filter(|last| last.refused.is_none() && last.size == Size::of(status.desired));
+        last.map(|last| last.pod_size.clone())
     }
 
     /// The status of an object; `None` if its name or namespace is not a DNS label.
@@ -229,7 +230,7 @@ impl KubernetesBackend {
                 };
                 match attempt {
                     Ok(status) => {
-                        let pod_size = self.pod_size(id);
+                        let pod_size = self.pod_size(&status);
                         // New pods get the new size before the next list.
                         if let Some(seen) = self.view.lock().unwrap_or_else(PoisonError::into_inner).workloads.get_mut(id) {
                             (seen.status, seen.pod_size) = (status.clone(), pod_size);
