@@ -2,7 +2,7 @@
 # Arguments for `make up`: make up ARGS="--for 60s --load step:5@0s,40@20s,5@40s"
 
 .DEFAULT_GOAL := help
-.PHONY: help up up-kubernetes test test-gpu build tools format lint unit check-gpu test-kube kube-assets fuzz audit sbom schemas bench clean
+.PHONY: help up up-kubernetes cluster cluster-demo test test-gpu build tools format lint unit check-gpu test-kube kube-assets fuzz audit sbom schemas bench clean
 ARGS ?=
 # Seconds for each target of `make fuzz`; 14 targets of 260 s take an hour. TARGETS selects some of them.
 SECONDS ?= 260
@@ -50,6 +50,16 @@ test-kube: tools kube-assets ## Run the tests with a Kubernetes control plane
 
 kube-assets: ## Build a Kubernetes control plane for the tests, in ~/.cache/qscale
 	deploy/cluster/assets.sh
+
+cluster: tools ## Run a Kubernetes cluster with real pods on this machine; needs root, and 15 minutes to build
+	@deploy/cluster/assets.sh node
+	$(CARGO) build --locked --workspace $(FEATURES) --bins --example cluster
+	@target/debug/examples/cluster
+
+cluster-demo: tools ## Run Qscale beside the HorizontalPodAutoscaler in such a cluster (ARGS="LOAD DURATION")
+	@deploy/cluster/assets.sh node
+	$(CARGO) build --locked --workspace $(FEATURES) --bins --example cluster_demo
+	@NATS_SERVER_BIN="$(NATS)" target/debug/examples/cluster_demo $(ARGS)
 
 check-gpu: ## Check that the code for GPUs compiles
 	$(CARGO) check --locked -p qscale-burn -p qscale --features qscale-burn/gpu,qscale/gpu --lib --bins --tests

@@ -15,6 +15,7 @@ use qscale_common::window::{Counter, FunctionWindows, ImpossibleGrowth, assemble
 
 use crate::metric::{FunctionMetric, Impossible, Metric, ReplicaMetric};
 use crate::reading::{NodeLimits, Reading};
+use crate::source::ObservedWorkloads;
 
 /// Ticks by which the clock may be set back before a new epoch begins. Up to it the observer waits; any longer, and the fallback would take over.
 const MAX_TICKS_BEHIND: u64 = 2;
@@ -98,6 +99,12 @@ impl Observer {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.functions.is_empty()
+    }
+
+    /// Workloads of the observed functions.
+    #[must_use]
+    pub fn workloads(&self) -> ObservedWorkloads {
+        self.functions.iter().map(|function| (function.workload.clone(), function.policy.metrics.clone())).collect()
     }
 
     /// Observes the functions of `policies` that belong to this collector's share. Measurements of a function are kept unless its tick length or workload

@@ -7,20 +7,21 @@ use anyhow::Context as _;
 use qscale_common::name::Name;
 use qscale_common::runtime::clock::{self, StepDetector};
 use qscale_common::runtime::health::Health;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{CollectorMetrics, FailureLabels, SourceLabels};
 use crate::observer::SourceReading;
 use crate::reading::Reading;
-use crate::source::{Source, SourceConfig, SourceError};
+use crate::source::{ObservedWorkloads, Source, SourceConfig, SourceError};
 
 /// Reads all sources, each on a task of its own.
 #[derive(Debug)]
 pub(crate) struct Poller {
     sources: Vec<PolledSource>,
     results: mpsc::Receiver<PollResult>,
+    observed: watch::Sender<Arc<ObservedWorkloads>>,
     health: Health,
     metrics: CollectorMetrics,
 }
@@ -63,15 +64,22 @@ impl Poller {
         token: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let (sender, results) = mpsc::channel(sources.len().max(1));
+        let (observed, _) = watch::channel(Arc::default());
         let mut polled = Vec::new();
         for (index, (name, config)) in sources.iter().enumerate() {
             let source = Source::open(config).with_context(|| format!("sources.{name}"))?;
             health.set(&condition_name(name), false);
             let request = Arc::new(Notify::new());
-            tokio::spawn(poll(index, source, Arc::clone(&request), sender.clone(), token.clone()));
+            let task = PollTask { index, source, request: Arc::clone(&request), observed: observed.subscribe(), results: sender.clone() };
+            tokio::spawn(task.run(token.clone()));
             polled.push(PolledSource { name: name.clone(), request, busy: false, condition: None });
         }
-        Ok(Self { sources: polled, results, health: health.clone(), metrics: metrics.clone() })
+        Ok(Self { sources: polled, results, observed, health: health.clone(), metrics: metrics.clone() })
+    }
+
+    /// From the next reading on, sources measure at least these workloads.
+    pub(crate) fn set_observed(&self, workloads: ObservedWorkloads) {
+        self.observed.send_replace(Arc::new(workloads));
     }
 
     /// Reads every source, and returns the readings that arrive before `deadline`. [`Poller::next_late`] returns later ones.
@@ -144,18 +152,31 @@ fn condition_name(source: &Name) -> String {
     format!("source:{source}")
 }
 
-async fn poll(index: usize, mut source: Source, request: Arc<Notify>, results: mpsc::Sender<PollResult>, token: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = token.cancelled() => return,
-            () = request.notified() => {}
-        }
-        let (began, mut steps) = (clock::instant(), StepDetector::start());
-        let read = source.read().await;
-        // Its times are those of the clock before.
-        let result = if steps.stepped() { Err(SourceError::ClockSet) } else { read };
-        if results.send(PollResult { index, result, seconds: clock::since(began).as_secs_f64() }).await.is_err() {
-            return;
+/// The task that reads a source.
+struct PollTask {
+    index: usize,
+    source: Source,
+    request: Arc<Notify>,
+    observed: watch::Receiver<Arc<ObservedWorkloads>>,
+    results: mpsc::Sender<PollResult>,
+}
+
+impl PollTask {
+    async fn run(mut self, token: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = self.request.notified() => {}
+            }
+            let observed = Arc::clone(&self.observed.borrow());
+            let (began, mut steps) = (clock::instant(), StepDetector::start());
+            let read = self.source.read(&observed).await;
+            // Its times are those of the clock before.
+            let result = if steps.stepped() { Err(SourceError::ClockSet) } else { read };
+            let result = PollResult { index: self.index, result, seconds: clock::since(began).as_secs_f64() };
+            if self.results.send(result).await.is_err() {
+                return;
+            }
         }
     }
 }

@@ -95,7 +95,7 @@ impl Collector {
         scrape_interval: Option<Span>,
         token: &CancellationToken,
     ) {
-        self.read_policies(&mut policies);
+        self.read_policies(&mut policies, &poller);
         let mut scraped_at = Timestamp::default();
         loop {
             let now = clock::now();
@@ -106,7 +106,7 @@ impl Collector {
             tokio::select! {
                 () = token.cancelled() => return,
                 // The sender lives as long as the bus; without it the last policies stay.
-                Ok(()) = policies.changed() => self.read_policies(&mut policies),
+                Ok(()) = policies.changed() => self.read_policies(&mut policies, &poller),
                 late = poller.next_late() => self.record(&mut [late]),
                 () = clock::sleep(pause) => {
                     let now = clock::now();
@@ -138,9 +138,10 @@ impl Collector {
         }
     }
 
-    fn read_policies(&mut self, policies: &mut Bucket<ScalingPolicy>) {
+    fn read_policies(&mut self, policies: &mut Bucket<ScalingPolicy>, poller: &Poller) {
         if let Some(policies) = policies.borrow_and_update().as_ref() {
             self.observer.set_policies(policies, clock::now());
+            poller.set_observed(self.observer.workloads());
             let observed = self.observer.len();
             if self.metrics.functions.set(observed as i64) != observed as i64 {
                 info!(functions = observed, "observed functions changed");

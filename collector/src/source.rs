@@ -7,7 +7,10 @@
 pub mod exposition;
 pub mod kubernetes;
 
+use std::collections::HashMap;
+
 use qscale_common::document;
+use qscale_common::policy::MetricsSource;
 use qscale_common::runtime::http::ExchangeError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use strum::IntoStaticStr;
@@ -60,6 +63,9 @@ impl SourceConfig {
     }
 }
 
+/// Workloads that are observed, written `namespace/name`, and where their requests are measured. A source may measure others, too.
+pub type ObservedWorkloads = HashMap<String, MetricsSource>;
+
 /// Reasons why a source could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
@@ -110,6 +116,9 @@ pub enum SourceError {
         /// Samples.
         samples: u64,
     },
+    /// A pod without a histogram of the duration of its requests.
+    #[error("no histogram of the duration of requests that is known; name it in `metrics.endpoint.duration` of the policy")]
+    NoRequests,
     /// The previous reading is still under way.
     #[error("previous reading still under way")]
     Busy,
@@ -155,15 +164,16 @@ impl Source {
         }
     }
 
-    /// Reads the source once: Scrapes of replicas and functions, each with the time at which it was taken.
+    /// Reads the source once: Scrapes of replicas and functions, each with the time at which it was taken, at least of the `observed` workloads.
     ///
     /// # Errors
     /// If no complete answer comes within the source's limits of time and size.
-    pub async fn read(&mut self) -> Result<Reading, SourceError> {
+    #[cfg_attr(not(feature = "kubernetes"), expect(unused_variables, reason = "an exposition shows all workloads at once"))]
+    pub async fn read(&mut self, observed: &ObservedWorkloads) -> Result<Reading, SourceError> {
         match self {
             Self::Exposition(source) => source.read().await,
             #[cfg(feature = "kubernetes")]
-            Self::Kubernetes(source) => source.read().await,
+            Self::Kubernetes(source) => source.read(observed).await,
         }
     }
 }

@@ -1,12 +1,16 @@
 //! The source for Kubernetes against a real control plane with simulated nodes.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
 use qscale_collector::reading::Reading;
 use qscale_collector::source::kubernetes::KubernetesConfig;
-use qscale_collector::source::{Source, SourceConfig, SourceError};
+use qscale_collector::source::{ObservedWorkloads, Source, SourceConfig, SourceError};
+use qscale_common::policy::{MetricsSource, PodEndpoint};
 use qscale_common::scrape::{FunctionScrape, PlatformReplicas};
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Replicas};
-use qscale_tests::{Cluster, eventually_async};
+use qscale_tests::{Cluster, Program, eventually, eventually_async, process};
 
 /// A source with the published rights of the collector, and no others.
 fn source(cluster: &Cluster) -> Source {
@@ -15,12 +19,21 @@ fn source(cluster: &Cluster) -> Source {
     Source::open(&SourceConfig::Kubernetes(config)).expect("valid")
 }
 
+/// The workload `default/fib`, whose policy names `endpoint`.
+fn observed(endpoint: Option<PodEndpoint>) -> ObservedWorkloads {
+    [("default/fib".to_owned(), MetricsSource { endpoint, ..MetricsSource::default() })].into()
+}
+
 /// Reads until `accept` returns a value of a reading.
 async fn until<T>(source: &mut Source, what: &str, accept: impl Fn(&Reading) -> Option<T>) -> T {
+    until_of(source, &observed(None), what, accept).await
+}
+
+async fn until_of<T>(source: &mut Source, observed: &ObservedWorkloads, what: &str, accept: impl Fn(&Reading) -> Option<T>) -> T {
     let source = &tokio::sync::Mutex::new(source);
     let accept = &accept;
     eventually_async(what, async || {
-        let reading = source.lock().await.read().await.ok()?;
+        let reading = source.lock().await.read(observed).await.ok()?;
         accept(&reading)
     })
     .await
@@ -62,7 +75,7 @@ async fn workloads_and_pods_are_measured_and_growth_of_cpu_is_that_of_the_pods()
         (counts(fib)?.ready == Replicas(5) && fib.platform?.startups?.0 == 5).then_some(())
     })
     .await;
-    let reading = source.read().await.expect("read");
+    let reading = source.read(&observed(None)).await.expect("read");
     let headroom = reading.headroom.expect("the nodes are known");
     assert_eq!((headroom.cpu_millicores.0, reading.node.cores), (2 * 32_000 - 5 * 500, Some(32.0)));
 
@@ -72,11 +85,58 @@ async fn workloads_and_pods_are_measured_and_growth_of_cpu_is_that_of_the_pods()
     until(&mut source, "the workload to be gone", |reading| (!reading.functions.contains_key("default/fib")).then_some(())).await;
 }
 
+/// The function `fibonacci` as a process, its port, and as many requests that it has answered.
+fn function(requests: u32) -> (Program, u16) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+    let log = std::env::temp_dir().join(format!("qscale-function-{port}.log"));
+    let program = Program::start(&process::binary("qscale-function"), ["fibonacci".into(), format!("--port={port}")], &log);
+    let ask = || {
+        let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        write!(connection, "GET /?n=3 HTTP/1.1\r\nhost: f\r\nconnection: close\r\n\r\n").ok()?;
+        let mut reply = String::new();
+        connection.read_to_string(&mut reply).ok()?;
+        reply.starts_with("HTTP/1.1 200").then_some(())
+    };
+    eventually("the function to answer", ask);
+    (1..requests).for_each(|_| ask().expect("it answers"));
+    (program, port)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_of_observed_workloads_show_their_requests() {
+    let Some(cluster) = Cluster::start() else { return };
+    let (_program, port) = function(7);
+    // A pod in the network of its node has the node's address, which is that of this machine.
+    let mut deployment = Cluster::deployment(1, "300m");
+    deployment["spec"]["template"]["spec"]["hostNetwork"] = true.into();
+    cluster.apply(&deployment);
+    let mut source = source(&cluster);
+    let requests = |reading: &Reading| {
+        let fib = reading.functions.get("default/fib").filter(|fib| counts(fib).is_some_and(|counts| counts.ready == Replicas(1)))?;
+        Some(fib.replicas.iter().find_map(|replica| Some((replica.requests?, replica.in_flight))))
+    };
+    let endpoint = |port| Some(PodEndpoint { port, path: "/metrics".into(), duration: None });
+    let (counted, in_flight) = until_of(&mut source, &observed(endpoint(port)), "requests of the pod", |reading| requests(reading)?).await;
+    assert_eq!((counted.completed, counted.failed, in_flight), (7, 0, Some(0.0)));
+    assert_eq!(counted.latency.map(|buckets| buckets.iter().sum()), Some(7u64));
+
+    // Without an endpoint, with one that does not listen, or where nobody asks, everything else is measured.
+    for unread in [observed(None), observed(endpoint(1)), ObservedWorkloads::default()] {
+        let found = until_of(&mut source, &unread, "a ready pod", |reading| requests(reading)).await;
+        assert_eq!(found, None, "{unread:?}");
+    }
+    deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/scrape"] = "true".into();
+    deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"] = port.to_string().into();
+    cluster.apply(&deployment);
+    let (counted, _) = until(&mut source, "requests of the annotated pod", |reading| requests(reading)?).await;
+    assert_eq!(counted.completed, 7);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_rights_or_cluster_the_reason_is_named() {
     let config = KubernetesConfig { kubeconfig: Some("/proc/none/kubeconfig".into()), ..KubernetesConfig::default() };
     let mut missing = Source::open(&SourceConfig::Kubernetes(config)).expect("valid");
-    let error = missing.read().await.expect_err("no such file").to_string();
+    let error = missing.read(&observed(None)).await.expect_err("no such file").to_string();
     assert!(error.contains("/proc/none/kubeconfig"), "{error}");
     let Some(cluster) = Cluster::start() else { return };
     let kubeconfig = Some(cluster.kubeconfig_of("nobody", "no-such-token"));
@@ -84,7 +144,7 @@ async fn without_rights_or_cluster_the_reason_is_named() {
     let unknown = tokio::sync::Mutex::new(Source::open(&SourceConfig::Kubernetes(config)).expect("valid"));
     let unknown = &unknown;
     eventually_async("the refusal", async || {
-        let SourceError::Connection(error) = unknown.lock().await.read().await.err()? else { return None };
+        let SourceError::Connection(error) = unknown.lock().await.read(&observed(None)).await.err()? else { return None };
         error.contains("Unauthorized").then_some(())
     })
     .await;

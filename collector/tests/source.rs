@@ -7,7 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::routing::get;
 use qscale_collector::reading::Reading;
 use qscale_collector::source::exposition::ExpositionConfig;
-use qscale_collector::source::{Source, SourceConfig, SourceError};
+use qscale_collector::source::{ObservedWorkloads, Source, SourceConfig, SourceError};
 use qscale_common::time::{Span, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -40,7 +40,7 @@ async fn serve() -> SocketAddr {
 
 async fn read(address: SocketAddr, path: &str, timeout: Span) -> Result<Reading, SourceError> {
     let config = ExpositionConfig { url: format!("http://{address}{path}"), timeout, max_body_mib: 1, ..ExpositionConfig::default() };
-    Source::open(&SourceConfig::Exposition(config)).expect("a URL").read().await
+    Source::open(&SourceConfig::Exposition(config)).expect("a URL").read(&ObservedWorkloads::default()).await
 }
 
 #[tokio::test]

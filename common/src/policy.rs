@@ -175,6 +175,30 @@ pub struct MetricsSource {
     /// Name of the collector's source with the function; by default the source of the workload's platform.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Name>,
+    /// Endpoint at which every pod of the workload counts its requests; by default the one that the annotations `prometheus.io/scrape`, `port` and `path`
+    /// of the pod name. Only Kubernetes has pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<PodEndpoint>,
+}
+
+/// Endpoint of a pod with metrics in Prometheus's text format, over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PodEndpoint {
+    /// Port, 1 to 65535.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// Path, which begins with `/`.
+    #[serde(default = "default_path")]
+    #[schemars(regex(pattern = "^/"))]
+    pub path: String,
+    /// Histogram of the duration of requests, in seconds, or in milliseconds if its name ends with `_milliseconds` or `_ms`; by default the first
+    /// well-known one that the pod shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+}
+
+fn default_path() -> String {
+    "/metrics".into()
 }
 
 /// Why a text is not a ScalingPolicy.
@@ -330,6 +354,14 @@ impl ScalingPolicy {
         }
         if self.bounds.replicas.max().0 == 0 {
             return Err(ScalingPolicyError::Contradiction("bounds.replicas.max = 0, must be at least 1".into()));
+        }
+        if let Some(PodEndpoint { port, path, .. }) = &self.metrics.endpoint {
+            if *port == 0 {
+                return Err(ScalingPolicyError::Contradiction("metrics.endpoint.port = 0, must be 1 to 65535".into()));
+            }
+            if !path.starts_with('/') {
+                return Err(ScalingPolicyError::Contradiction(format!("metrics.endpoint.path = `{path}`, must begin with `/`")));
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 # kube-controller-manager, kube-scheduler, kubectl, kwok and helm. Prints the folder that holds them, the value for KUBEBUILDER_ASSETS.
 #
 #   deploy/cluster/assets.sh             build what is missing: 25 CPU minutes from nothing
+#   deploy/cluster/assets.sh node        also those of a node with real pods: kubelet, containerd, runc, network plugins, metrics-server
 #   deploy/cluster/assets.sh where       only print the folder
 #
 # The modules in `modules/` pin every dependency by version and hash. The folder is below QSCALE_CACHE (~/.cache/qscale), outside the
@@ -22,6 +23,9 @@ fi
 say() { printf '%s\n' "$*" >&2; }
 go_version=1.26.6
 programs=" etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok helm"
+if [ "${1:-}" = node ]; then
+    programs="$programs kubelet containerd containerd-shim-runc-v2 ctr runc bridge host-local loopback metrics-server"
+fi
 missing=
 for program in $programs; do [ -x "$folder/$program" ] || missing="$missing $program"; done
 if [ -z "$missing" ]; then
@@ -53,7 +57,7 @@ if ! flock -n 9; then
 fi
 work=$(mktemp -d "$folder/.build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-export GOPATH="$work/go" GOCACHE="$work/cache" GOTMPDIR="$work" GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0
+export GOPATH="$work/go" GOCACHE="$work/cache" GOTMPDIR="$work" GOTOOLCHAIN=local GOWORK=off
 export GOFLAGS="-mod=readonly -modcacherw -buildvcs=false -trimpath"
 
 # Clients ask the server and kubectl for their version.
@@ -64,14 +68,31 @@ for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
 done
 for program in $missing; do
     [ -x "$folder/$program" ] && continue
+    tags= cgo=0 link="-s -w$stamp"
     case $program in
         etcd) module=etcd package=go.etcd.io/etcd/server/v3 ;;
         kwok) module=kwok package=sigs.k8s.io/kwok/cmd/kwok ;;
         helm) module=helm package=helm.sh/helm/v4/cmd/helm ;;
+        metrics-server) module=metrics-server package=sigs.k8s.io/metrics-server/cmd/metrics-server ;;
+        containerd | containerd-shim-runc-v2 | ctr)
+            module=containerd package=github.com/containerd/containerd/v2/cmd/$program
+            # Snapshotters that the node does not use.
+            tags=no_btrfs,no_devmapper,no_zfs
+            ;;
+        runc)
+            # The kubelet gives every pod a seccomp profile, and the first stage of runc is written in C.
+            if ! pkg-config --exists libseccomp; then
+                say "runc needs the packages gcc, pkg-config and libseccomp-dev"
+                exit 1
+            fi
+            module=runc package=github.com/opencontainers/runc tags=seccomp,netgo,osusergo cgo=1 link="-s -w -linkmode external -extldflags -static"
+            ;;
+        bridge | loopback) module=cni package=github.com/containernetworking/plugins/plugins/main/$program ;;
+        host-local) module=cni package=github.com/containernetworking/plugins/plugins/ipam/$program ;;
         *) module=kubernetes package=k8s.io/kubernetes/cmd/$program ;;
     esac
     say "building $program"
-    nice "$go" build -C "$module" -ldflags "-s -w$stamp" -o "$work/$program" "$package" 2> >(grep -v '^go: downloading' >&2)
+    CGO_ENABLED=$cgo nice "$go" build -C "$module" -tags "$tags" -ldflags "$link" -o "$work/$program" "$package" 2> >(grep -v '^go: downloading' >&2)
     mv "$work/$program" "$folder/$program"
 done
 printf '%s\n' "$folder"

@@ -1,11 +1,15 @@
 //! A real Kubernetes control plane on loopback, with simulated nodes: etcd, API server, controllers, scheduler and kwok. Owns their start, credentials and end.
 
+mod metrics;
+mod node;
+
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+pub use node::RealNode;
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 use crate::process::tail;
@@ -18,14 +22,16 @@ const PODS: &str = "198.18.0.0/16";
 /// Programs of a cluster.
 const PROGRAMS: [&str; 6] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok"];
 /// Users with a token: name and group.
-const USERS: [(&str, &str); 4] = [
+const USERS: [(&str, &str); 6] = [
     ("admin", "system:masters"),
     ("system:kube-controller-manager", "system:authenticated"),
     ("system:kube-scheduler", "system:authenticated"),
     ("kwok", "system:masters"),
+    ("metrics-server", "system:masters"),
+    ("system:node:real", "system:nodes"),
 ];
 
-/// A running cluster with two simulated nodes of 32 cores and 256 GiB.
+/// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
     // Dropped first, the API server before etcd.
@@ -61,12 +67,23 @@ fn free_port() -> u16 {
 }
 
 impl Cluster {
-    /// Starts a cluster; `None`, with a message, if its programs are missing.
+    /// Starts a cluster with two simulated nodes of 32 cores and 256 GiB; `None`, with a message, if its programs are missing.
     ///
     /// # Panics
     /// When it does not start.
     #[must_use]
     pub fn start() -> Option<Self> {
+        let mut cluster = Self::start_without_nodes()?;
+        cluster.add_simulated_nodes();
+        Some(cluster)
+    }
+
+    /// Starts a cluster without nodes; `None`, with a message, if its programs are missing.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_without_nodes() -> Option<Self> {
         let assets = assets()?;
         let (folder, port, etcd_port) = (Folder::new("cluster"), free_port(), free_port());
         write_credentials(folder.path(), port);
@@ -108,7 +125,7 @@ impl Cluster {
             format!("--secure-port={}", self.port),
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
             "--service-cluster-ip-range=10.96.0.0/16".into(),
-            "--authorization-mode=RBAC".into(),
+            "--authorization-mode=Node,RBAC".into(),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             file("service-account-key-file", "service-accounts.pub"),
             file("service-account-signing-key-file", "service-accounts.pem"),
@@ -116,6 +133,17 @@ impl Cluster {
             file("tls-cert-file", "server.pem"),
             file("tls-private-key-file", "server.key"),
             file("cert-dir", "."),
+            file("kubelet-client-certificate", "client.pem"),
+            file("kubelet-client-key", "client.key"),
+            // Of servers that add their API to this one.
+            file("requestheader-client-ca-file", "authority.pem"),
+            "--requestheader-allowed-names=api-server".into(),
+            "--requestheader-username-headers=X-Remote-User".into(),
+            "--requestheader-group-headers=X-Remote-Group".into(),
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
+            file("proxy-client-cert-file", "client.pem"),
+            file("proxy-client-key-file", "client.key"),
+            "--enable-aggregator-routing=false".into(),
         ];
         let mut server = self.launch("kube-apiserver", &arguments);
         eventually("the API server to be ready", || {
@@ -135,6 +163,14 @@ impl Cluster {
         let own = ["--use-service-account-credentials=true".into(), file("service-account-private-key-file", "service-accounts.pem")];
         let manager = [&shared("system:kube-controller-manager")[..], &fast, &own].concat();
         let scheduler = [&shared("system:kube-scheduler")[..], &fast].concat();
+        for (program, arguments) in [("kube-controller-manager", &manager[..]), ("kube-scheduler", &scheduler)] {
+            self.controllers.push(self.launch(program, arguments));
+        }
+        eventually("the controllers", || self.run(&["get", "serviceaccount", "default"], "").ok());
+    }
+
+    fn add_simulated_nodes(&mut self) {
+        let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
         let kubelets = free_port();
         let kwok = [
             format!("--server-address=127.0.0.1:{kubelets}"),
@@ -143,23 +179,28 @@ impl Cluster {
             file("tls-private-key-file", "server.key"),
             file("kubeconfig", "kwok.kubeconfig"),
             file("config", "kwok.yaml"),
-            "--manage-all-nodes=true".into(),
+            "--manage-all-nodes=false".into(),
+            "--manage-nodes-with-label-selector=type=simulated".into(),
             "--node-ip=127.0.0.1".into(),
             format!("--cidr={PODS}"),
             "--node-lease-duration-seconds=40".into(),
         ];
-        for (program, arguments) in [("kube-controller-manager", &manager[..]), ("kube-scheduler", &scheduler), ("kwok", &kwok)] {
-            self.controllers.push(self.launch(program, arguments));
-        }
-        eventually("the controllers", || self.run(&["get", "serviceaccount", "default"], "").ok());
+        self.controllers.push(self.launch("kwok", &kwok));
         let resources = json!({ "cpu": "32", "memory": "256Gi", "pods": "500" });
         for name in ["node-0", "node-1"] {
             let annotations = json!({ "metrics.k8s.io/resource-metrics-path": format!("/metrics/nodes/{name}/metrics/resource") });
-            let metadata = json!({ "name": name, "annotations": annotations, "labels": { "kubernetes.io/hostname": name } });
+            let metadata =
+                json!({ "name": name, "annotations": annotations, "labels": { "kubernetes.io/hostname": name, "type": "simulated" } });
             let status = json!({ "allocatable": &resources, "capacity": &resources });
             self.apply(&json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status }));
         }
         self.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"]);
+    }
+
+    /// Folder with the programs.
+    #[must_use]
+    pub fn assets(&self) -> &Path {
+        &self.assets
     }
 
     /// Configuration of clients with all rights.
@@ -329,6 +370,12 @@ fn write_credentials(folder: &Path, port: u16) {
     let (server, server_key) = (CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("valid"), key());
     write("server.pem", server.signed_by(&server_key, &issuer).expect("signed").pem());
     write("server.key", server_key.serialize_pem());
+    let (mut client, client_key) = (CertificateParams::new(Vec::<String>::new()).expect("valid"), key());
+    client.distinguished_name.push(DnType::CommonName, "api-server");
+    client.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    client.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    write("client.pem", client.signed_by(&client_key, &issuer).expect("signed").pem());
+    write("client.key", client_key.serialize_pem());
     let accounts = key();
     write("service-accounts.pem", accounts.serialize_pem());
     write("service-accounts.pub", accounts.public_key_pem());

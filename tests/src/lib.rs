@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, RealNode};
 pub use command::CommandResult;
 pub use nats::NatsServer;
 pub use process::Program;

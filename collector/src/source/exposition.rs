@@ -10,6 +10,8 @@ pub mod syntax;
 
 pub use metrics::{LabelNames, MetricNames};
 pub use reader::ExpositionReader;
+#[cfg(feature = "kubernetes")]
+pub(super) use reader::RequestMetrics;
 
 use std::time::Duration;
 
@@ -107,25 +109,32 @@ impl Exposition {
 
     pub(super) async fn read(&self) -> Result<Reading, SourceError> {
         let requested_at = clock::now();
-        let response = tokio::time::timeout(self.timeout, self.fetch()).await.map_err(|_| SourceError::Timeout)??;
-        let header = |name: HeaderName| response.headers().get(name);
-        // A body of unknown length ends where the connection does, which may be too early.
-        let complete = header(header::CONTENT_LENGTH).is_some() || header(header::TRANSFER_ENCODING).is_some();
-        let format = ExpositionFormat::of(header(header::CONTENT_TYPE).map_or(b"", HeaderValue::as_bytes));
-        let text = ExpositionText { body: response.body(), format, complete };
-        if text.is_truncated() { Err(SourceError::Truncated) } else { Ok(self.reader.read(text, requested_at)) }
+        let fetched = fetch(&self.client, self.uri.clone(), self.max_body);
+        let response = tokio::time::timeout(self.timeout, fetched).await.map_err(|_| SourceError::Timeout)??;
+        Ok(self.reader.read(text(&response)?, requested_at))
     }
+}
 
-    async fn fetch(&self) -> Result<Response<Bytes>, SourceError> {
-        let request = Request::get(self.uri.clone())
-            .header(header::ACCEPT, ACCEPTED)
-            .header(header::USER_AGENT, concat!("qscale-collector/", env!("CARGO_PKG_VERSION")))
-            .body(Full::default())
-            .map_err(|error| SourceError::Connection(error.to_string()))?;
-        let response = self.client.exchange(request, self.max_body).await?;
-        check(response.status(), response.headers())?;
-        Ok(response)
-    }
+/// Sends a request and reads the whole answer, up to `max_body` bytes. Has no timeout of its own.
+pub(super) async fn fetch(client: &HttpClient, uri: Uri, max_body: usize) -> Result<Response<Bytes>, SourceError> {
+    let request = Request::get(uri)
+        .header(header::ACCEPT, ACCEPTED)
+        .header(header::USER_AGENT, concat!("qscale-collector/", env!("CARGO_PKG_VERSION")))
+        .body(Full::default())
+        .map_err(|error| SourceError::Connection(error.to_string()))?;
+    let response = client.exchange(request, max_body).await?;
+    check(response.status(), response.headers())?;
+    Ok(response)
+}
+
+/// The complete text of an answer.
+pub(super) fn text(response: &Response<Bytes>) -> Result<ExpositionText<'_>, SourceError> {
+    let header = |name: HeaderName| response.headers().get(name);
+    // A body of unknown length ends where the connection does, which may be too early.
+    let complete = header(header::CONTENT_LENGTH).is_some() || header(header::TRANSFER_ENCODING).is_some();
+    let format = ExpositionFormat::of(header(header::CONTENT_TYPE).map_or(b"", HeaderValue::as_bytes));
+    let text = ExpositionText { body: response.body(), format, complete };
+    if text.is_truncated() { Err(SourceError::Truncated) } else { Ok(text) }
 }
 
 /// Checks that an answer with this status and these headers is a text that can be read.

@@ -1,12 +1,14 @@
-//! A Kubernetes cluster: workloads and pods from watches of the API server, CPU and memory from the kubelets' resource metrics. Owns the requests, their
-//! limits and the configuration.
+//! A Kubernetes cluster: workloads and pods from watches of the API server, CPU and memory from the kubelets' resource metrics, requests from the endpoints
+//! of pods. Owns the limits and the configuration.
 //!
-//! [`cache`] follows objects, [`kubelet`] reads nodes, [`workloads`] makes measurements of both.
+//! [`cache`] follows objects, [`kubelet`] reads nodes, [`endpoints`] reads pods, [`workloads`] makes measurements of all of them.
 
 #[cfg(feature = "kubernetes")]
 mod cache;
 #[cfg(feature = "kubernetes")]
 mod cluster;
+#[cfg(feature = "kubernetes")]
+mod endpoints;
 #[cfg(feature = "kubernetes")]
 mod kubelet;
 #[cfg(feature = "kubernetes")]
@@ -34,15 +36,15 @@ pub struct KubernetesConfig {
     pub context: Option<String>,
     /// Namespaces of the workloads; empty: all.
     pub namespaces: Vec<Name>,
-    /// Timeout of one reading, 1 ms to 1 min. A node that does not answer in time is left out.
+    /// Timeout of one reading, 1 ms to 1 min. A node or pod that does not answer in time is left out.
     pub timeout: Span,
     /// Path of the resource metrics of a kubelet, unless the node has the annotation `metrics.k8s.io/resource-metrics-path`.
     pub kubelet_path: String,
     /// Whether the certificates of kubelets are accepted without a check, as they are self-signed in many clusters.
     pub insecure_kubelets: bool,
-    /// Nodes that are read at the same time, 1 to 1024.
+    /// Nodes that are read at the same time, and as many pods, 1 to 1024.
     pub concurrency: u32,
-    /// Largest answer of a kubelet that is read, MiB, 1 to 1024.
+    /// Largest answer of a kubelet or pod that is read, MiB, 1 to 1024.
     pub max_body_mib: u32,
 }
 

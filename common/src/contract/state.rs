@@ -132,7 +132,7 @@ pub struct Window {
     /// Time that the samples cover, milliseconds: less than the window after a start, zero if nothing was measured, and more than the window if a
     /// reading ends a gap that began earlier; rates are then means over the gap.
     pub covered_ms: u64,
-    /// Arrival rate, requests/s.
+    /// Arrival rate, requests/s: at the ingress, or at the replicas where no ingress is measured.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub rate_rps: Option<f64>,
     /// Least-squares slope of the arrival rate, requests/s per tick.

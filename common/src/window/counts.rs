@@ -5,9 +5,9 @@ use crate::scrape::LATENCY_BUCKETS;
 /// A sum over ticks. The latency buckets follow the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
-    /// Requests that arrived.
+    /// Requests that arrived: at the ingress, or at the replicas if no ingress was ever read.
     Arrived,
-    /// Milliseconds covered by readings of the ingress.
+    /// Milliseconds covered by readings of arrivals.
     ArrivedMs,
     /// Requests answered well.
     Completed,

@@ -146,7 +146,10 @@ impl FunctionWindows {
         self.replicas_at = self.replicas_at.max(scrape.replicas.iter().map(|reading| reading.at).max());
         self.open.replicas_read = true;
         in_flight.add_to(&mut self.open.counts, scrape.platform.and_then(|platform| platform.replicas).map(|replicas| replicas.ready.0));
-        self.advance_requests(&read.requests);
+        let answered_ms = self.advance_requests(&read.requests);
+        if self.ingress.at().is_none() {
+            self.open.counts.add(Field::ArrivedMs, answered_ms);
+        }
         self.advance_cpu(&read.cpu);
         self.memory_at = self.memory_at.max(read.memory.newest);
         read
@@ -178,6 +181,7 @@ impl FunctionWindows {
         let begin = counts_from(started, self.requests_at).map(|at| (at, RequestCounters::default()));
         let restarted = restarted_since(reading, known.requests.at());
         let answered = |grown: &RequestCounters| grown.completed.saturating_add(grown.failed);
+        let in_flight = reading.in_flight.filter(|in_flight| !in_flight.is_nan());
         let limits = Growth {
             between: |before: &RequestCounters, now: &RequestCounters| requests_between(before, now, restarted),
             possible: |grown: &RequestCounters, ms| answered(grown) / REPLICA_REQUESTS_PER_MS <= ms,
@@ -186,6 +190,12 @@ impl FunctionWindows {
         match known.requests.read(reading.at, now, begin, &limits) {
             CounterProgress::Grown { by, ms, continuity } => {
                 let counts = &mut self.open.counts;
+                let before = std::mem::replace(&mut known.in_flight, in_flight).filter(|_| continuity == Continuity::Continued);
+                if self.ingress.at().is_none() {
+                    // Of the requests that it took, those that are not answered yet are in flight.
+                    let growth = in_flight.zip(before).map_or(0.0, |(now, before)| now - before);
+                    counts.add(Field::Arrived, (answered(&by) as f64 + growth).max(0.0).round() as u64);
+                }
                 counts.add(Field::Completed, by.completed);
                 counts.add(Field::AnsweredReplicaMs, ms);
                 counts.add(Field::Failed, by.failed);
@@ -193,7 +203,10 @@ impl FunctionWindows {
                 self.count_reset(continuity);
                 read.saw(reading.at, true);
             }
-            CounterProgress::First => read.saw(reading.at, false),
+            CounterProgress::First => {
+                known.in_flight = in_flight;
+                read.saw(reading.at, false);
+            }
             CounterProgress::Late => {}
             CounterProgress::Impossible { by, ms } => return Some(impossible(Counter::Requests, by.map(|by| answered(&by) as f64), ms)),
         }
@@ -265,6 +278,7 @@ impl FunctionWindows {
     fn take_absence(&mut self, at: Timestamp, read: &KindsRead) {
         let absent = KindRead { newest: Some(at), counted: true };
         if read.requests.newest.is_none() {
+            // Whether requests arrive is not known without an ingress.
             self.advance_requests(&absent);
         }
         if read.cpu.newest.is_none() {
@@ -275,10 +289,12 @@ impl FunctionWindows {
         self.open.replicas_read = true;
     }
 
-    fn advance_requests(&mut self, read: &KindRead) {
+    /// Returns the milliseconds that the readings cover.
+    fn advance_requests(&mut self, read: &KindRead) -> u64 {
         let ms = self.covered(self.requests_at, read);
         self.open.counts.add(Field::AnsweredMs, ms);
         self.requests_at = self.requests_at.max(read.newest);
+        ms
     }
 
     fn advance_cpu(&mut self, read: &KindRead) {

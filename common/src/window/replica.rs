@@ -16,6 +16,8 @@ pub(super) struct KnownReplica {
     pub requests: Tracked<RequestCounters>,
     pub cpu: Tracked<Parts<CpuCounters>>,
     pub memory_at: Option<Timestamp>,
+    /// Requests in flight when its requests were last read, if they were read with them.
+    pub in_flight: Option<f64>,
     /// Whether its requests in flight were read in this scrape.
     pub in_flight_read: bool,
     pub restarts: KnownEvents,
@@ -30,6 +32,7 @@ impl KnownReplica {
             requests: Tracked::default(),
             cpu: Tracked::default(),
             memory_at: None,
+            in_flight: None,
             in_flight_read: false,
             restarts: KnownEvents::default(),
             oom_kills: KnownEvents::default(),

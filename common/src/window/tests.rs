@@ -89,6 +89,27 @@ fn the_first_reading_is_where_counting_begins() {
 }
 
 #[test]
+fn without_an_ingress_what_replicas_take_is_what_arrives() {
+    let shown = |name, at, completed, in_flight| Scrape { in_flight: Some(in_flight), ..replica(name, at, completed, 0) };
+    let mut feed = Feed::new();
+    feed.tick(&[&|at| replicas_only(vec![shown("a", at, 100, 2.0)])]);
+    let window = feed.tick(&[&|at| replicas_only(vec![shown("a", at, 150, 12.0)])]);
+    close_to(window.rate_rps, 12.0);
+    close_to(window.completed_rps, 10.0);
+    // A restart loses what was in flight; a new replica is only known from its first reading on.
+    let window = feed.tick(&[&|at| replicas_only(vec![shown("a", at, 20, 1.0), shown("b", at, 500, 30.0)])]);
+    close_to(window.rate_rps, 4.0);
+    let window = feed.tick(&[&|at| replicas_only(vec![shown("a", at, 30, f64::NAN), shown("b", at, 525, 5.0)])]);
+    close_to(window.rate_rps, 2.0);
+    // Without replicas nobody knows; an ingress does.
+    let none = |at| FunctionScrape { platform: Some(platform(at, 0)), ..FunctionScrape::default() };
+    assert_eq!(feed.tick(&[&none]).rate_rps, None);
+    let entry = |at, arrived| FunctionScrape { ingress: Some(ingress(at, arrived, 0)), ..replicas_only(vec![shown("b", at, 1000, 0.0)]) };
+    feed.tick(&[&|at| entry(at, 100)]);
+    close_to(feed.tick(&[&|at| entry(at, 105)]).rate_rps, 1.0);
+}
+
+#[test]
 fn a_tick_is_measured_by_hand() {
     let mut feed = Feed::new();
     let scrape = |completed: [u64; 2], failed, arrived, refused| {

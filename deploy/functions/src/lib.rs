@@ -8,6 +8,7 @@ pub mod faas;
 pub mod fibonacci;
 pub mod generator;
 pub mod grpc;
+pub mod metrics;
 pub mod request_error;
 pub mod serve;
 pub mod workers;

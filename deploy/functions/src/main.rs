@@ -11,7 +11,7 @@ use qscale_functions::serve::{self, ServeArgs};
 ///
 /// One port serves gRPC (HTTP/2 without TLS) and HTTP/1.1. Every function serves its own method,
 /// helloworld.Greeter/SayHello like vSwarm's relay (with generated inputs), GET / with the input as query, GET
-/// /healthz, and grpc.health.v1.Health/Check. SIGTERM ends it after the requests in flight.
+/// /healthz, GET /metrics, and grpc.health.v1.Health/Check. SIGTERM ends it after the requests in flight.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::grpc;
+use crate::metrics;
 use crate::workers::Workers;
 use qscale_messages::{self as messages, HealthCheckRequest, HealthCheckResponse};
 
@@ -92,7 +93,8 @@ pub async fn serve(function: Router, name: &str, args: &ServeArgs) -> anyhow::Re
     let listener = listener.tap_io(|connection| {
         let _keeps_the_default_where_refused = connection.set_nodelay(true);
     });
-    let server = axum::serve(listener, with_health(function, &stop)).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let server =
+        axum::serve(listener, with_health(metrics::counted(function), &stop)).with_graceful_shutdown(stop.clone().cancelled_owned());
     let server = server.into_future();
     tokio::pin!(server);
     tokio::select! {

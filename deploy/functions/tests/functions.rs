@@ -97,6 +97,26 @@ async fn fibonacci_replies_and_refuses_invalid_numbers() {
 }
 
 #[tokio::test]
+async fn requests_are_counted_by_status_and_checks_of_health_are_not() {
+    let function = Function::start(&["fibonacci"]);
+    let channel = function.channel().await;
+    for (name, good) in [("1", true), ("2", true), ("world", false)] {
+        assert_eq!(hello(&channel, messages::FIBONACCI_SAY_HELLO, name).await.is_ok(), good);
+    }
+    assert_eq!((function.http("GET", "/?n=3", "").0, function.http("GET", "/healthz", "").0), (200, 200));
+    let (status, text) = function.http("GET", "/metrics", "");
+    assert_eq!(status, 200);
+    for line in [
+        "http_server_request_duration_seconds_count{http_response_status_code=\"200\",rpc_grpc_status_code=\"\"} 3",
+        "http_server_request_duration_seconds_count{http_response_status_code=\"200\",rpc_grpc_status_code=\"3\"} 1",
+        "http_server_active_requests 0",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+    }
+}
+
+#[tokio::test]
 async fn greeter_ignores_the_name_and_takes_the_generators_input() {
     let function = Function::start(&["fibonacci", "--generator=linear", "--lowerBound=5", "--upperBound=6", "--value=10"]);
     let channel = function.channel().await;

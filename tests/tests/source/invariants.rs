@@ -182,8 +182,9 @@ fn files_are_read_within_their_limits() {
 }
 
 /// First components of absolute paths that may appear: of the operating system, of HTTP APIs, of JSON pointers, and placeholders.
-const PATHS: [&str; 24] = [
+const PATHS: [&str; 25] = [
     "allocation",
+    "api",
     "architecture",
     "bin",
     "bounds",

@@ -40,8 +40,28 @@ const NETWORK_CONTAINER: &[u8] = b"POD";
 pub struct ExpositionReader {
     metrics: HashMap<Box<[u8]>, Metric>,
     labels: LabelNames,
+    /// Labels with the HTTP status of a response; the first that a sample has counts.
+    http_statuses: Vec<String>,
     containers: Vec<String>,
     gateway: String,
+    /// Seconds per unit of the bounds of durations.
+    unit_seconds: f64,
+}
+
+/// Names of the metrics and labels by which a replica counts its requests.
+#[cfg(any(feature = "kubernetes", test))]
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct RequestMetrics<'a> {
+    /// Histogram of the duration of requests.
+    pub duration: &'a str,
+    /// Seconds per unit of its bounds.
+    pub unit_seconds: f64,
+    /// Requests in flight.
+    pub in_flight: Option<&'a str>,
+    /// Labels with the HTTP status of a response; the first that a sample has counts.
+    pub http_statuses: &'a [&'a str],
+    /// Label with the gRPC status of a response.
+    pub grpc_status: &'a str,
 }
 
 impl ExpositionReader {
@@ -51,20 +71,51 @@ impl ExpositionReader {
         Self {
             metrics: config.metrics.table(),
             labels: config.labels.clone(),
+            http_statuses: vec![config.labels.http_status.clone()],
             containers: config.containers.clone(),
             gateway: config.gateway.clone(),
+            unit_seconds: 1.0,
+        }
+    }
+
+    /// A reader of the requests of a replica, and of nothing else.
+    #[cfg(any(feature = "kubernetes", test))]
+    pub(in super::super) fn of_requests(metrics: &RequestMetrics<'_>) -> Self {
+        let RequestMetrics { duration, unit_seconds, in_flight, http_statuses, grpc_status } = *metrics;
+        let durations = [("_bucket", ReplicaMetric::DurationBucket), ("_count", ReplicaMetric::DurationCount)];
+        let named = durations.map(|(suffix, metric)| (format!("{duration}{suffix}"), metric)).into_iter();
+        let named = named.chain(in_flight.map(|name| (name.to_owned(), ReplicaMetric::InFlight)));
+        Self {
+            metrics: named.map(|(name, metric)| (name.into_bytes().into(), Metric::Replica(metric))).collect(),
+            labels: LabelNames { grpc_status: grpc_status.to_owned(), ..LabelNames::default() },
+            http_statuses: http_statuses.iter().map(|&label| label.to_owned()).collect(),
+            containers: Vec::new(),
+            gateway: String::new(),
+            unit_seconds,
         }
     }
 
     /// Reads `text`, which was requested at `at`. A sample without a timestamp counts as taken at that time.
     #[must_use]
     pub fn read(&self, text: ExpositionText<'_>, at: Timestamp) -> Reading {
-        let mut sorter = self.sort(text, Sorter::new(self, at));
-        if !sorter.newer.is_empty() {
+        self.read_samples(text, None, at)
+    }
+
+    /// Reads `text`, which the replica of this name in this namespace shows of itself alone. All its samples are of that replica, whatever their labels say.
+    #[cfg(any(feature = "kubernetes", test))]
+    pub(in super::super) fn read_replica(&self, text: ExpositionText<'_>, (namespace, replica): (&str, &str), at: Timestamp) -> Reading {
+        self.read_samples(text, Some((namespace.as_bytes(), replica.as_bytes())), at)
+    }
+
+    fn read_samples<'a>(&'a self, text: ExpositionText<'a>, shown_by: Option<Replica<'a>>, at: Timestamp) -> Reading {
+        let sorter = || Sorter { shown_by, ..Sorter::new(self, at) };
+        let mut sorted = self.sort(text, sorter());
+        if !sorted.newer.is_empty() {
             // Some series have several samples: only the newest of each counts.
-            let newest = std::mem::take(&mut sorter.newer);
-            sorter = self.sort(text, Sorter { newest, hasher: sorter.hasher, ..Sorter::new(self, at) });
+            let newest = std::mem::take(&mut sorted.newer);
+            sorted = self.sort(text, Sorter { newest, hasher: sorted.hasher, ..sorter() });
         }
+        let sorter = sorted;
         let (samples, nameless) = (sorter.rows.samples, sorter.nameless);
         let reading = sorter.rows.into_reading();
         // Lines of which not even the name can be read are those of other metrics, if there are lines of the metrics that are read.
@@ -112,6 +163,9 @@ impl ExpositionReader {
     }
 }
 
+/// Namespace and name of a replica.
+type Replica<'a> = (&'a [u8], &'a [u8]);
+
 /// Whether most lines of `text` are samples.
 fn is_exposition(text: ExpositionText<'_>) -> bool {
     let mut labels = Labels::default();
@@ -129,6 +183,8 @@ impl From<Value> for SourceSample {
 /// Sorts samples into rows.
 struct Sorter<'a> {
     reader: &'a ExpositionReader,
+    /// The replica that shows all samples of itself; `None` if their labels name it.
+    shown_by: Option<Replica<'a>>,
     rows: Rows<'a>,
     /// Number of lines of which the name could not be read.
     nameless: u64,
@@ -150,6 +206,7 @@ impl<'a> Sorter<'a> {
     fn new(reader: &'a ExpositionReader, at: Timestamp) -> Self {
         Self {
             reader,
+            shown_by: None,
             rows: Rows::new(at),
             nameless: 0,
             hasher: RandomState::new(),
@@ -165,7 +222,7 @@ impl<'a> Sorter<'a> {
     fn add_to_same_series(&mut self, sample: &syntax::ExpositionSample<'a>) -> bool {
         let Some((before, replica, series)) = self.series else { return false };
         let Some((bound, value)) = sample.read_last(before) else { return false };
-        let Some(seconds) = seconds(bound) else { return false };
+        let Some(seconds) = self.seconds(bound) else { return false };
         if self.counts(self.hasher.hash_one((series, seconds.to_bits())), value.at_ms) {
             self.rows.add_bucket(replica, false, seconds, value.into());
             self.rows.samples += 1;
@@ -184,8 +241,8 @@ impl<'a> Sorter<'a> {
             return;
         }
         let names = &self.reader.labels;
-        let [namespace, function, replica] = [&names.namespace, &names.function, &names.replica].map(|name| labels.non_empty(name));
-        match (metric, namespace.zip(function), namespace.zip(replica)) {
+        let [namespace, function] = [&names.namespace, &names.function].map(|name| labels.non_empty(name));
+        match (metric, namespace.zip(function), self.replica(labels)) {
             (Metric::Function(_), Some(_), _) | (Metric::Node(_), ..) => self.sort(metric, labels, missing),
             (Metric::Function(metric), None, _) => self.rows.lacks_of_functions(metric),
             (Metric::Replica(metric), _, Some(key)) if key.1 != self.reader.gateway.as_bytes() => {
@@ -207,7 +264,7 @@ impl<'a> Sorter<'a> {
     fn is_counted(&mut self, metric: Metric, labels: &Labels<'a>, at_ms: Option<i64>) -> bool {
         let series = self.series(metric, labels);
         let bound = labels.get(BOUND).filter(|_| metric == Metric::Replica(ReplicaMetric::DurationBucket));
-        let hash = bound.map_or(series, |bound| match seconds(bound) {
+        let hash = bound.map_or(series, |bound| match self.seconds(bound) {
             Some(seconds) => self.hasher.hash_one((series, seconds.to_bits())),
             None => self.hasher.hash_one((series, bound)),
         });
@@ -256,7 +313,9 @@ impl<'a> Sorter<'a> {
             Metric::Function(_) | Metric::Replica(_) | Metric::Node(_) => JOB.contains(&name),
         };
         let named = |name: &[u8]| [&names.namespace, &names.function].iter().any(|label| label.as_bytes() == name);
-        let counts = |name: &[u8]| name != BOUND.as_bytes() && !OBSERVERS.contains(&name) && (named(name) || !of_target(name));
+        // A replica that shows itself may give these labels any meaning.
+        let names_observer = |name: &[u8]| OBSERVERS.contains(&name) || (!named(name) && of_target(name));
+        let counts = |name: &[u8]| name != BOUND.as_bytes() && (self.shown_by.is_some() || !names_observer(name));
         let counted = labels.iter().filter(|(name, value)| !value.is_empty() && counts(name));
         let hashes = counted.map(|label| self.hasher.hash_one(label));
         hashes.fold(self.hasher.hash_one(metric), u64::wrapping_add)
@@ -276,12 +335,14 @@ impl<'a> Sorter<'a> {
 
     fn add_to_replica(&mut self, metric: ReplicaMetric, labels: &Labels<'a>, sample: SourceSample) {
         let names = &self.reader.labels;
-        let (Some(namespace), Some(replica)) = (labels.non_empty(&names.namespace), labels.non_empty(&names.replica)) else { return };
-        let function = labels.non_empty(&names.function).map(|function| self.rows.function((namespace, function)));
-        if replica == self.reader.gateway.as_bytes() {
+        let Some((namespace, replica)) = self.replica(labels) else { return };
+        let shown = self.shown_by.is_some();
+        let named = |label: &str| labels.non_empty(label).filter(|_| !shown);
+        let function = named(&names.function).map(|function| self.rows.function((namespace, function)));
+        if named(&names.replica) == Some(self.reader.gateway.as_bytes()) {
             return self.add_to_gateway(metric, function, labels, sample);
         }
-        let container = labels.get(&names.container).unwrap_or_default();
+        let container = named(&names.container).unwrap_or_default();
         let counts = container.is_empty() || self.reader.counts_container(container);
         // The container that holds the pod's network is not what the sum over a pod is about.
         if !counts && (!metric.is_of_container() || container == NETWORK_CONTAINER) {
@@ -291,10 +352,10 @@ impl<'a> Sorter<'a> {
         match metric {
             _ if !counts => self.rows.shown_by_other(place, metric),
             ReplicaMetric::InFlight => self.rows.add_in_flight(place, sample),
-            ReplicaMetric::DurationCount => self.rows.add_requests(place, failed(names, labels), sample),
-            ReplicaMetric::DurationBucket => match labels.get(BOUND).and_then(seconds) {
+            ReplicaMetric::DurationCount => self.rows.add_requests(place, self.failed(labels), sample),
+            ReplicaMetric::DurationBucket => match labels.get(BOUND).and_then(|bound| self.seconds(bound)) {
                 Some(bound) => {
-                    let failed = failed(names, labels);
+                    let failed = self.failed(labels);
                     self.rows.add_bucket(place, failed, bound, sample);
                     self.bucket_of = (!failed).then(|| (place, self.series(Metric::Replica(metric), labels)));
                 }
@@ -312,10 +373,27 @@ impl<'a> Sorter<'a> {
         }
     }
 
+    /// The replica that a sample is of.
+    fn replica(&self, labels: &Labels<'a>) -> Option<Replica<'a>> {
+        let names = &self.reader.labels;
+        self.shown_by.or_else(|| labels.non_empty(&names.namespace).zip(labels.non_empty(&names.replica)))
+    }
+
+    fn failed(&self, labels: &Labels<'_>) -> bool {
+        let http = self.reader.http_statuses.iter().find_map(|label| labels.get(label));
+        is_failure(http, labels.get(&self.reader.labels.grpc_status))
+    }
+
+    /// The bound of a bucket, seconds.
+    fn seconds(&self, bound: &[u8]) -> Option<f64> {
+        let bound: f64 = std::str::from_utf8(bound).ok()?.parse().ok()?;
+        Some(bound * self.reader.unit_seconds)
+    }
+
     /// Of the requests that reached no replica only failures count: a request that succeeded was answered by a replica.
     fn add_to_gateway(&mut self, metric: ReplicaMetric, function: Option<usize>, labels: &Labels<'a>, sample: SourceSample) {
         if let (ReplicaMetric::DurationCount, Some(function)) = (metric, function)
-            && failed(&self.reader.labels, labels)
+            && self.failed(labels)
         {
             self.rows.add_refused(function, fingerprint(labels.non_empty(ENDPOINT)), sample);
         }
@@ -325,14 +403,6 @@ impl<'a> Sorter<'a> {
 /// Fingerprint of a gateway by its name, which one alone may lack.
 fn fingerprint(gateway: Option<&[u8]>) -> u64 {
     fnv1a(gateway.unwrap_or_default().iter().copied())
-}
-
-fn failed(names: &LabelNames, labels: &Labels<'_>) -> bool {
-    is_failure(labels.get(&names.http_status), labels.get(&names.grpc_status))
-}
-
-fn seconds(bound: &[u8]) -> Option<f64> {
-    std::str::from_utf8(bound).ok()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -13,9 +13,10 @@ use kube::{Api, Client, Resource};
 use qscale_common::runtime::kubernetes::{apis, configuration};
 use qscale_common::scrape::Scrape;
 
-use super::super::SourceError;
+use super::super::{ObservedWorkloads, SourceError};
 use super::KubernetesConfig;
 use super::cache::{Cache, Cached};
+use super::endpoints::Endpoints;
 use super::kubelet::{KubeletAddress, Kubelets};
 use super::workloads::{Objects, StartUps};
 use crate::reading::{Dropped, Reading};
@@ -25,6 +26,7 @@ pub struct Cluster {
     config: KubernetesConfig,
     opened: Option<Opened>,
     start_ups: StartUps,
+    endpoints: Endpoints,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -47,7 +49,7 @@ struct Opened {
 
 impl Cluster {
     pub(in super::super) fn new(config: &KubernetesConfig) -> Self {
-        Self { config: config.clone(), opened: None, start_ups: StartUps::default() }
+        Self { config: config.clone(), opened: None, start_ups: StartUps::default(), endpoints: Endpoints::new(config) }
     }
 
     async fn open(&self) -> anyhow::Result<Opened> {
@@ -69,7 +71,7 @@ impl Cluster {
         apis(client, &self.config.namespaces).into_iter().map(|api| Cache::follow(api, without_writers)).collect()
     }
 
-    pub(in super::super) async fn read(&mut self) -> Result<Reading, SourceError> {
+    pub(in super::super) async fn read(&mut self, observed: &ObservedWorkloads) -> Result<Reading, SourceError> {
         if self.opened.is_none() {
             let opened = self.open().await.map_err(|error| SourceError::Connection(format!("{error:#}")))?;
             self.opened = Some(opened);
@@ -80,7 +82,10 @@ impl Cluster {
         objects.add(&opened.stateful_sets, |objects| &mut objects.stateful_sets)?;
         objects.add(&opened.pods, |objects| &mut objects.pods)?;
         objects.add(std::slice::from_ref(&opened.nodes), |objects| &mut objects.nodes)?;
-        let usage = opened.usage(&objects, self.config.concurrency as usize, self.config.timeout.0).await;
+        let limit = self.config.timeout.0;
+        let usage = opened.usage(&objects, self.config.concurrency as usize, limit);
+        let (mut usage, requests) = tokio::join!(usage, self.endpoints.read(&objects.pods, observed, limit));
+        requests.into_iter().for_each(|reading| usage.add_requests(reading));
         Ok(objects.reading(usage, &mut self.start_ups))
     }
 }
@@ -128,11 +133,13 @@ impl Opened {
     }
 }
 
-/// Measurements of the kubelets.
+/// Measurements of the kubelets, and of pods of themselves.
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     /// Measurements of pods, by `namespace/pod`.
     pub pods: HashMap<String, Scrape>,
+    /// Requests of pods, by `namespace/pod`.
+    pub requests: HashMap<String, Vec<Scrape>>,
     pub samples: u64,
     pub malformed: u64,
     pub dropped: Dropped,
@@ -140,10 +147,22 @@ pub(super) struct Usage {
 
 impl Usage {
     fn add(&mut self, reading: Reading) {
+        let pods = self.count(reading);
+        self.pods.extend(pods);
+    }
+
+    fn add_requests(&mut self, reading: Reading) {
+        for (pod, scrape) in self.count(reading) {
+            self.requests.entry(pod).or_default().push(scrape);
+        }
+    }
+
+    /// Counts the samples of a reading, and returns its measurements.
+    fn count(&mut self, reading: Reading) -> Vec<(String, Scrape)> {
         self.samples += reading.samples;
         self.malformed += reading.malformed;
         self.dropped.extend(reading.dropped);
-        self.pods.extend(reading.unowned);
+        reading.unowned
     }
 }
 

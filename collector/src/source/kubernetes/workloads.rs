@@ -63,7 +63,7 @@ impl Objects {
             }
         }
         start_ups.count(&pods);
-        let Usage { pods: mut measured, samples, malformed, dropped } = usage;
+        let Usage { pods: mut measured, mut requests, samples, malformed, dropped } = usage;
         let mut functions = HashMap::new();
         let mut desired = (0.0, 0.0);
         let mut add = |found: Option<(WorkloadId, Option<Allocation>, u32)>| {
@@ -79,7 +79,7 @@ impl Objects {
             let counts = PlatformReplicas { desired: Replicas(replicas), ready: number(ready), pending: number(own.len() - ready) };
             let startups = start_ups.totals.get(&id).copied();
             let platform = PlatformReading { allocation, replicas: Some(counts), startups, ..PlatformReading::new(at) };
-            let replicas = own.iter().map(|pod| replica(pod, &mut measured, at)).collect();
+            let replicas = own.iter().flat_map(|pod| replica(pod, &mut measured, &mut requests, at)).collect();
             functions.insert(id.name.to_string(), FunctionScrape { platform: Some(platform), replicas, ..FunctionScrape::default() });
         };
         self.deployments.iter().for_each(|object| add(workload(&**object, &pods)));
@@ -143,8 +143,8 @@ fn workload<K: Scaled>(object: &K, pods: &HashMap<WorkloadId, Vec<&Pod>>) -> Opt
     Some((id, allocation, replicas.0))
 }
 
-/// The measurements of a pod.
-fn replica(pod: &Pod, measured: &mut HashMap<String, Scrape>, at: Timestamp) -> Scrape {
+/// The measurements of a pod: of it and, with times of their own, those that it shows itself.
+fn replica(pod: &Pod, measured: &mut HashMap<String, Scrape>, requests: &mut HashMap<String, Vec<Scrape>>, at: Timestamp) -> Vec<Scrape> {
     let name = pod.name_any();
     let path = format!("{}/{name}", pod.metadata.namespace.as_deref().unwrap_or_default());
     let mut scrape = measured.remove(&path).unwrap_or_else(|| Scrape::new(name, at));
@@ -156,7 +156,9 @@ fn replica(pod: &Pod, measured: &mut HashMap<String, Scrape>, at: Timestamp) -> 
         .collect();
     restarts.sort_by_key(|restarts| restarts.of);
     scrape.restarts = (!restarts.is_empty()).then(|| restarts.into_iter().collect());
-    scrape
+    let (started, last_started) = (scrape.started, scrape.last_started);
+    let shown = requests.remove(&path).unwrap_or_default().into_iter();
+    std::iter::once(scrape).chain(shown.map(|shown| Scrape { started, last_started, ..shown })).collect()
 }
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {

@@ -760,3 +760,40 @@ proptest! {
         prop_assert!(reading.functions.len() <= rows.len());
     }
 }
+
+const REQUESTS: RequestMetrics<'_> = RequestMetrics {
+    duration: "latency",
+    unit_seconds: 0.001,
+    in_flight: Some("busy"),
+    http_statuses: &["response_code", "code"],
+    grpc_status: "grpc_code",
+};
+
+/// Reading of what the replica `a/fib-1` shows of itself.
+fn shown(body: &str) -> Scrape {
+    let reading = ExpositionReader::of_requests(&REQUESTS).read_replica(ExpositionText::new(body.as_bytes()), ("a", "fib-1"), AT);
+    assert!(reading.functions.is_empty());
+    let [(path, scrape)] = &reading.unowned[..] else { panic!("{reading:?}") };
+    assert_eq!(path, "a/fib-1");
+    scrape.clone()
+}
+
+#[test]
+fn a_replica_shows_only_its_own_requests_whatever_it_says() {
+    let scrape = shown(
+        "latency_count{namespace=\"b\",pod=\"other\",function=\"theirs\",container=\"POD\"} 5\n\
+         latency_count{code=\"200\",endpoint=\"/x\"} 3\nlatency_count{code=\"200\",endpoint=\"/y\"} 4\n\
+         latency_count{code=\"503\"} 2\nlatency_count{grpc_code=\"Unavailable\"} 1\nbusy{job=\"one\"} 2\nbusy{job=\"two\"} 1\n\
+         container_cpu_usage_seconds_total{namespace=\"b\",pod=\"other\"} 9\nqscale_gateway_requests_total{namespace=\"b\",function=\"f\"} 9\n",
+    );
+    let requests = scrape.requests.expect("read");
+    assert_eq!((requests.completed, requests.failed, scrape.in_flight, scrape.cpu), (12, 3, Some(3.0), None));
+}
+
+#[test]
+fn durations_in_milliseconds_are_those_in_seconds() {
+    let scrape = shown("latency_bucket{le=\"50\"} 6\nlatency_bucket{le=\"100\"} 10\nlatency_bucket{le=\"+Inf\"} 10\nlatency_count 10\n");
+    let latency = scrape.requests.and_then(|requests| requests.latency).expect("read");
+    let up_to_100_ms: u64 = latency[..12].iter().sum();
+    assert_eq!((LATENCY_BOUNDS_MS[11], up_to_100_ms, latency.iter().sum::<u64>()), (100.0, 10, 10));
+}

@@ -1,0 +1,214 @@
+//! Requests as pods count them, from their own metrics endpoints. Owns which pods have one, the requests, their limits, and the names of well-known metrics.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream;
+use http::Uri;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use memchr::memmem;
+use qscale_common::policy::PodEndpoint;
+use qscale_common::runtime::clock;
+use qscale_common::runtime::http::HttpClient;
+use qscale_common::runtime::kubernetes::{is_alive, scaled};
+
+use super::super::exposition::{self, ExpositionReader, RequestMetrics};
+use super::super::{ObservedWorkloads, SourceError};
+use super::KubernetesConfig;
+use crate::reading::Reading;
+
+/// Annotations of a pod that name its endpoint, as Prometheus's example for Kubernetes reads them.
+const SCRAPE: &str = "prometheus.io/scrape";
+const PORT: &str = "prometheus.io/port";
+const PATH: &str = "prometheus.io/path";
+const SCHEME: &str = "prometheus.io/scheme";
+/// Endings of histograms in milliseconds.
+const MILLISECONDS: [&str; 2] = ["_milliseconds", "_ms"];
+/// Labels with the HTTP status of a response, in common libraries.
+const HTTP_STATUSES: [&str; 5] = ["http_response_status_code", "response_code", "status_code", "code", "status"];
+/// Labels with its gRPC status.
+const GRPC_STATUS: &str = "rpc_grpc_status_code";
+const GO_GRPC_STATUS: &str = "grpc_code";
+
+/// Well-known metrics of requests, the more specific first: those of Knative's queue-proxy, OpenTelemetry's conventions for HTTP and RPC servers,
+/// Micrometer, go-grpc-middleware, and a name that many libraries use.
+const KNOWN: [RequestMetrics<'_>; 8] = [
+    known("kn_serving_invocation_duration_seconds", 1.0, Some("kn_revision_request_concurrency"), GRPC_STATUS),
+    known("revision_request_latencies", 0.001, None, GRPC_STATUS),
+    known("http_server_request_duration_seconds", 1.0, Some("http_server_active_requests"), GRPC_STATUS),
+    known("rpc_server_call_duration_seconds", 1.0, None, GRPC_STATUS),
+    known("rpc_server_duration_milliseconds", 0.001, None, GRPC_STATUS),
+    known("http_server_requests_seconds", 1.0, None, GRPC_STATUS),
+    known("grpc_server_handling_seconds", 1.0, None, GO_GRPC_STATUS),
+    known("http_request_duration_seconds", 1.0, Some("http_requests_in_flight"), GRPC_STATUS),
+];
+
+const fn known<'a>(duration: &'a str, unit_seconds: f64, in_flight: Option<&'a str>, grpc_status: &'a str) -> RequestMetrics<'a> {
+    RequestMetrics { duration, unit_seconds, in_flight, http_statuses: &HTTP_STATUSES, grpc_status }
+}
+
+/// Reads the endpoints of pods.
+pub(super) struct Endpoints {
+    client: HttpClient,
+    max_body: usize,
+    timeout: Duration,
+    concurrency: usize,
+    known: Vec<(String, ExpositionReader)>,
+    /// Whether a pod could not be read the last time.
+    incomplete: bool,
+}
+
+/// An endpoint, and the metric that it is asked for.
+struct Target {
+    uri: Uri,
+    namespace: String,
+    pod: String,
+    duration: Option<String>,
+}
+
+impl Endpoints {
+    pub(super) fn new(config: &KubernetesConfig) -> Self {
+        // The other pods must be read in time.
+        let timeout = config.timeout.0 * 3 / 4;
+        let counter = |metrics: &RequestMetrics<'_>| (format!("{}_count", metrics.duration), ExpositionReader::of_requests(metrics));
+        Self {
+            client: HttpClient::new(timeout),
+            max_body: (config.max_body_mib as usize) << 20,
+            timeout,
+            concurrency: config.concurrency as usize,
+            known: KNOWN.iter().map(counter).collect(),
+            incomplete: false,
+        }
+    }
+
+    /// The requests of the pods of all observed workloads that have an endpoint. A pod that cannot be read is left out.
+    pub(super) async fn read(&mut self, pods: &[Arc<Pod>], observed: &ObservedWorkloads, limit: Duration) -> Vec<Reading> {
+        let targets: Vec<_> = pods.iter().filter_map(|pod| target(pod, observed)).collect();
+        let (number, mut missing, mut reason, mut read) = (targets.len(), targets.len(), None, Vec::new());
+        {
+            let this = &*self;
+            let readings = stream::iter(targets).map(async |target| this.read_pod(&target).await.map_err(|error| (target, error)));
+            let mut readings = pin!(readings.buffer_unordered(this.concurrency).take_until(tokio::time::sleep(limit)));
+            while let Some(reading) = readings.next().await {
+                match reading {
+                    Ok(reading) => {
+                        missing -= 1;
+                        read.push(reading);
+                    }
+                    Err((target, error)) => reason = Some((format!("{}/{}", target.namespace, target.pod), error)),
+                }
+            }
+        }
+        match (std::mem::replace(&mut self.incomplete, missing > 0), missing > 0) {
+            (false, true) => {
+                let (pod, error) = reason.unwrap_or((String::new(), SourceError::Timeout));
+                tracing::warn!(missing, endpoints = number, pod, %error, "metrics of pods cannot be read; their requests are absent");
+            }
+            (true, false) => tracing::info!(endpoints = number, "the metrics of all pods are read"),
+            _ => {}
+        }
+        read
+    }
+
+    async fn read_pod(&self, target: &Target) -> Result<Reading, SourceError> {
+        let requested_at = clock::now();
+        let fetched = exposition::fetch(&self.client, target.uri.clone(), self.max_body);
+        let response = tokio::time::timeout(self.timeout, fetched).await.map_err(|_| SourceError::Timeout)??;
+        let text = exposition::text(&response)?;
+        let named = target.duration.as_deref().map(reader_of);
+        let shown = |counter: &str| memmem::find(response.body(), counter.as_bytes()).is_some();
+        let reader = named.as_ref().or_else(|| self.known.iter().find(|(counter, _)| shown(counter)).map(|(_, reader)| reader));
+        let reading = reader.ok_or(SourceError::NoRequests)?.read_replica(text, (&target.namespace, &target.pod), requested_at);
+        if reading.unreadable {
+            return Err(SourceError::Unreadable { malformed: reading.malformed, samples: reading.samples });
+        }
+        Ok(reading)
+    }
+}
+
+/// A reader of a histogram that a policy names.
+fn reader_of(duration: &str) -> ExpositionReader {
+    let known = KNOWN.iter().find(|known| known.duration == duration);
+    let milliseconds = MILLISECONDS.iter().any(|ending| duration.ends_with(ending));
+    let named = RequestMetrics {
+        duration,
+        unit_seconds: if milliseconds { 0.001 } else { 1.0 },
+        in_flight: None,
+        http_statuses: &HTTP_STATUSES,
+        grpc_status: GRPC_STATUS,
+    };
+    ExpositionReader::of_requests(known.unwrap_or(&named))
+}
+
+/// The endpoint of a pod, if its workload is observed and it has one.
+fn target(pod: &Pod, observed: &ObservedWorkloads) -> Option<Target> {
+    if !is_alive(pod) {
+        return None;
+    }
+    let endpoint = observed.get(&scaled::owner(pod)?.name.to_string())?.endpoint.as_ref();
+    let address = pod.status.as_ref()?.pod_ip.as_deref()?;
+    let namespace = pod.metadata.namespace.clone()?;
+    let uri = uri(pod, endpoint, address)?;
+    Some(Target { uri, namespace, pod: pod.name_any(), duration: endpoint.and_then(|endpoint| endpoint.duration.clone()) })
+}
+
+fn uri(pod: &Pod, endpoint: Option<&PodEndpoint>, address: &str) -> Option<Uri> {
+    let annotation = |name: &str| pod.annotations().get(name).map(String::as_str);
+    let (port, path) = match endpoint {
+        Some(endpoint) => (endpoint.port, endpoint.path.as_str()),
+        None => {
+            let http = annotation(SCHEME).is_none_or(|scheme| scheme == "http");
+            if annotation(SCRAPE) != Some("true") || !http {
+                return None;
+            }
+            (annotation(PORT)?.parse().ok()?, annotation(PATH).unwrap_or("/metrics"))
+        }
+    };
+    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    format!("http://{host}:{port}{slash}{path}").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(annotations: Value, endpoint: Option<Value>, address: &str, expected: Option<&str>) {
+        let pod = json!({ "metadata": { "name": "fib-1", "annotations": annotations } });
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let endpoint = endpoint.map(|endpoint| serde_json::from_value(endpoint).expect("an endpoint"));
+        assert_eq!(uri(&pod, endpoint.as_ref(), address).map(|uri| uri.to_string()).as_deref(), expected);
+    }
+
+    #[test]
+    fn an_endpoint_is_named_by_the_policy_or_else_by_annotations() {
+        let annotated = |port: &str| json!({ SCRAPE: "true", PORT: port });
+        check(annotated("9090"), None, "10.0.0.1", Some("http://10.0.0.1:9090/metrics"));
+        check(annotated("9090"), None, "fd00::1", Some("http://[fd00::1]:9090/metrics"));
+        check(
+            annotated("9090"),
+            Some(json!({ "port": 8080, "path": "/stats?format=prometheus" })),
+            "10.0.0.1",
+            Some("http://10.0.0.1:8080/stats?format=prometheus"),
+        );
+        check(json!({}), Some(json!({ "port": 8080 })), "10.0.0.1", Some("http://10.0.0.1:8080/metrics"));
+        check(json!({ SCRAPE: "true", PORT: "9090", PATH: "m" }), None, "10.0.0.1", Some("http://10.0.0.1:9090/m"));
+        for none in
+            [json!({}), annotated("http"), json!({ SCRAPE: "false", PORT: "1" }), json!({ SCRAPE: "true", PORT: "1", SCHEME: "https" })]
+        {
+            check(none, None, "10.0.0.1", None);
+        }
+    }
+
+    #[test]
+    fn an_address_in_a_path_is_not_followed() {
+        check(json!({ SCRAPE: "true", PORT: "1", PATH: "@example.com/" }), None, "10.0.0.1", Some("http://10.0.0.1:1/@example.com/"));
+        check(json!({ SCRAPE: "true", PORT: "1@example.com" }), None, "10.0.0.1", None);
+    }
+}
