@@ -117,7 +117,9 @@ pub enum SourceError {
         samples: u64,
     },
     /// A pod without a histogram of the duration of its requests.
-    #[error("no histogram of the duration of requests that is known; name it in `metrics.endpoint.duration` of the policy")]
+    #[error(
+        "no histogram of the duration of requests that is known. Many pods show none before their first request; `metrics.endpoint.duration` of the policy names another one"
+    )]
     NoRequests,
     /// The previous reading is still under way.
     #[error("previous reading still under way")]

@@ -97,15 +97,15 @@ fn function(requests: u32) -> (Program, u16) {
         connection.read_to_string(&mut reply).ok()?;
         reply.starts_with("HTTP/1.1 200").then_some(())
     };
-    eventually("the function to answer", ask);
-    (1..requests).for_each(|_| ask().expect("it answers"));
+    eventually("the function to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+    (0..requests).for_each(|_| ask().expect("it answers"));
     (program, port)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_of_observed_workloads_show_their_requests() {
     let Some(cluster) = Cluster::start() else { return };
-    let (_program, port) = function(7);
+    let ((_program, port), (_idle, idle)) = (function(7), function(0));
     // A pod in the network of its node has the node's address, which is that of this machine.
     let mut deployment = Cluster::deployment(1, "300m");
     deployment["spec"]["template"]["spec"]["hostNetwork"] = true.into();
@@ -119,6 +119,9 @@ async fn pods_of_observed_workloads_show_their_requests() {
     let (counted, in_flight) = until_of(&mut source, &observed(endpoint(port)), "requests of the pod", |reading| requests(reading)?).await;
     assert_eq!((counted.completed, counted.failed, in_flight), (7, 0, Some(0.0)));
     assert_eq!(counted.latency.map(|buckets| buckets.iter().sum()), Some(7u64));
+
+    let (counted, _) = until_of(&mut source, &observed(endpoint(idle)), "a pod without requests", |reading| requests(reading)?).await;
+    assert_eq!((counted.completed, counted.failed), (0, 0), "it shows zeros");
 
     // Without an endpoint, with one that does not listen, or where nobody asks, everything else is measured.
     for unread in [observed(None), observed(endpoint(1)), ObservedWorkloads::default()] {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use qscale_tests::process::binary;
-use qscale_tests::{Cluster, RealNode};
+use qscale_tests::{Cluster, RealNode, signals};
 
 fn main() {
+    signals::catch();
     let Some(cluster) = Cluster::start_without_nodes() else { std::process::exit(1) };
     let node = RealNode::start(&cluster).unwrap_or_else(|obstacle| {
         eprintln!("error: {obstacle}");
@@ -29,23 +30,9 @@ Pods have no name service and no route to other machines. Ctrl-C ends everything
         cluster.kubeconfig().display(),
         cluster.assets().display(),
     );
-    wait_for_signal();
-    println!("stopping");
-    drop((metrics, node));
-}
-
-/// Waits for SIGINT or SIGTERM.
-fn wait_for_signal() {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    static STOP: AtomicBool = AtomicBool::new(false);
-    extern "C" fn stop(_: libc::c_int) {
-        STOP.store(true, Ordering::Relaxed);
-    }
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: the handler only stores to an atomic.
-        unsafe { libc::signal(signal, stop as *const () as libc::sighandler_t) };
-    }
-    while !STOP.load(Ordering::Relaxed) {
+    while !signals::arrived() {
         std::thread::sleep(Duration::from_millis(200));
     }
+    println!("stopping");
+    drop((metrics, node));
 }

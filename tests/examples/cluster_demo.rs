@@ -13,13 +13,13 @@ use qscale_common::quantity;
 use qscale_common::runtime::clock;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_tests::process::binary;
-use qscale_tests::{Cluster, Program, RealNode, System, eventually, repository, within};
+use qscale_tests::{Cluster, Program, RealNode, System, eventually, repository, signals, within};
 use serde_json::{Value, json};
 
 const LOAD: &str = "step:2@0s,9@60s,3@180s";
 const DURATION: &str = "5m";
-/// The request: some 40 ms of CPU in a build of the profile `dev`.
-const REQUEST: &str = "?n=150000";
+/// The request: some 30 ms of CPU in a build of the profile `dev`.
+const REQUEST: &str = "?n=80000";
 /// Objective of the policy in `deploy/cluster/fibonacci.yaml`.
 const OBJECTIVE_MS: f64 = 500.0;
 const NAMES: [&str; 2] = ["hpa", "qscale"];
@@ -27,6 +27,7 @@ const NAMES: [&str; 2] = ["hpa", "qscale"];
 const SAMPLE: Duration = Duration::from_secs(1);
 
 fn main() {
+    signals::catch();
     let mut arguments = std::env::args().skip(1);
     let load = arguments.next().unwrap_or_else(|| LOAD.into());
     let duration = arguments.next().unwrap_or_else(|| DURATION.into());
@@ -70,6 +71,11 @@ fn main() {
         if passed.as_secs() / 10 >= shown {
             shown = passed.as_secs() / 10 + 1;
             println!("{:>5}s  {:<32}  {:<32}", passed.as_secs(), text(&pods[0]), text(&pods[1]));
+        }
+        if signals::arrived() {
+            clients.iter_mut().for_each(|client| drop(client.kill()));
+            println!("stopping");
+            return;
         }
         std::thread::sleep(SAMPLE);
     }
@@ -134,7 +140,9 @@ fn client(name: &str, port: u16, load: &str, duration: &str) -> Child {
     let target = format!("--target=127.0.0.1:{port}");
     let mut command = Command::new(binary("qscale-loadgen"));
     command.args(["run", "--protocol=http", "--authority=localhost", "--json", "--quiet", "--no-real-time", "--max-lag=1s"]);
-    command.args([&path, &target, &format!("--rate={load}"), &format!("--for={duration}")]).stdout(Stdio::piped());
+    command
+        .args([&format!("--function={name}"), &path, &target, &format!("--rate={load}"), &format!("--for={duration}")])
+        .stdout(Stdio::piped());
     command.spawn().expect("the load generator runs")
 }
 

@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod command;
 pub mod nats;
 pub mod process;
+pub mod signals;
 pub mod source;
 pub mod system;
 pub mod watched;
@@ -46,6 +47,7 @@ pub fn within<T>(timeout: Duration, what: &str, mut condition: impl FnMut() -> O
             return found;
         }
         assert!(clock::since(began) < timeout, "timeout after {timeout:?}: {what}");
+        assert!(!signals::arrived(), "ended by a signal during: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

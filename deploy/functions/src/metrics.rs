@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -46,6 +46,8 @@ pub fn counted(function: Router) -> Router {
     let (mut registry, in_flight) = (Registry::default(), Gauge::default());
     registry.register("http_server_request_duration_seconds", "Duration of requests", durations.clone());
     registry.register("http_server_active_requests", "Requests in flight", in_flight.clone());
+    // Shown as zero before the first request: a reader cannot know what is not there.
+    drop(durations.get_or_create(&StatusLabels { http_response_status_code: StatusCode::OK.as_u16(), rpc_grpc_status_code: None }));
     let metrics = Arc::new(RequestMetrics { registry, durations, in_flight });
     function
         .layer(middleware::from_fn_with_state(Arc::clone(&metrics), count))
@@ -83,6 +85,6 @@ fn show(metrics: &RequestMetrics) -> Response {
     let mut text = String::new();
     match text::encode(&mut text, &metrics.registry) {
         Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(error) => (axum::http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Cluster;
@@ -26,6 +27,8 @@ const PAUSE: &str = "pause:1";
 const PAUSE_SOURCE: &[u8] = b"#include <unistd.h>\nint main(void) { for (;;) pause(); }\n";
 /// Programs of a node, besides those of a cluster.
 const PROGRAMS: [&str; 8] = ["kubelet", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "bridge", "host-local", "loopback"];
+/// File with the [`Traces`] of the node.
+const TRACES: &str = "/run/qscale-node.json";
 /// Folders that a kubelet or containerd creates outside their own.
 const LEFT: [&str; 7] = [
     "/run/containerd/runc/k8s.io",
@@ -43,6 +46,14 @@ pub struct RealNode<'a> {
     cluster: &'a Cluster,
     containerd: Option<Program>,
     kubelet: Option<Program>,
+    traces: Traces,
+}
+
+/// Traces of a node on this machine, which its process removes when it ends, or else the next node.
+#[derive(Debug, Serialize, Deserialize)]
+struct Traces {
+    /// Process that started the node.
+    process: u32,
     folder: PathBuf,
     /// Settings of the kernel before.
     settings: Vec<(PathBuf, String)>,
@@ -54,8 +65,13 @@ fn obstacle(cluster: &Cluster) -> Option<String> {
     if unsafe { libc::geteuid() } != 0 {
         return Some("a node with real pods needs root".into());
     }
-    if Path::new("/sys/class/net").join(BRIDGE).exists() {
-        return Some(format!("the bridge {BRIDGE} exists: another node runs, or one was killed; `ip link del {BRIDGE}` removes it"));
+    let traces = std::fs::read_to_string(TRACES).ok().and_then(|text| serde_json::from_str::<Traces>(&text).ok());
+    match traces {
+        Some(Traces { process, .. }) if Path::new("/proc").join(process.to_string()).exists() => {
+            return Some(format!("process {process} runs such a node already"));
+        }
+        Some(traces) => traces.remove(),
+        None => {}
     }
     let missing: Vec<_> = PROGRAMS.iter().filter(|program| !cluster.assets.join(program).is_file()).collect();
     let absent = || format!("{} has no {missing:?}; `deploy/cluster/assets.sh node` builds them", cluster.assets.display());
@@ -84,7 +100,9 @@ impl<'a> RealNode<'a> {
             (path, value)
         };
         let settings = SETTINGS.into_iter().map(setting).collect();
-        let mut node = Self { cluster, containerd: None, kubelet: None, folder, settings };
+        let traces = Traces { process: std::process::id(), folder, settings };
+        std::fs::write(TRACES, serde_json::to_string(&traces).expect("JSON")).expect("written");
+        let mut node = Self { cluster, containerd: None, kubelet: None, traces };
         ip(&["link", "add", BRIDGE, "type", "bridge"]);
         ip(&["address", "add", &format!("{NETWORK}.1/24"), "dev", BRIDGE]);
         ip(&["link", "set", BRIDGE, "up"]);
@@ -94,13 +112,13 @@ impl<'a> RealNode<'a> {
     }
 
     fn start_containerd(&mut self) {
-        let path = |name: &str| self.folder.join(name);
+        let path = |name: &str| self.traces.folder.join(name);
         let ranges = json!([[{ "subnet": format!("{NETWORK}.0/24"), "gateway": format!("{NETWORK}.1") }]]);
         let addresses = json!({ "type": "host-local", "dataDir": path("addresses"), "ranges": ranges });
         let plugin = json!({ "type": "bridge", "bridge": BRIDGE, "isGateway": false, "ipMasq": false, "ipam": addresses });
         let network = json!({ "cniVersion": "1.0.0", "name": "qscale", "plugins": [plugin] });
         std::fs::write(path("network/10-bridge.conflist"), network.to_string()).expect("written");
-        let socket = self.socket();
+        let socket = self.traces.socket();
         let assets = self.cluster.assets.display();
         let config = format!(
             "version = 3\nroot = '{root}'\nstate = '{state}'\ndisabled_plugins = ['io.containerd.nri.v1.nri']\n\
@@ -139,7 +157,7 @@ impl<'a> RealNode<'a> {
     }
 
     fn start_kubelet(&mut self) {
-        let path = |name: &str| self.folder.join(name);
+        let path = |name: &str| self.traces.folder.join(name);
         let port = super::free_port();
         let config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -157,7 +175,7 @@ impl<'a> RealNode<'a> {
             "failCgroupV1": false,
             "failSwapOn": false,
             "makeIPTablesUtilChains": false,
-            "containerRuntimeEndpoint": format!("unix://{}", self.socket()),
+            "containerRuntimeEndpoint": format!("unix://{}", self.traces.socket()),
             "podLogsDir": path("logs"),
             "clusterDomain": "cluster.local",
             "resolvConf": "",
@@ -190,25 +208,45 @@ impl<'a> RealNode<'a> {
     /// # Panics
     /// When that fails.
     pub fn import(&self, name: &str, program: &Path) {
-        let archive = self.folder.join("image.tar");
+        let archive = self.traces.folder.join("image.tar");
         let packed = Command::new(repository().join("deploy/cluster/image.py")).arg(name).arg(&archive).arg(program).status();
         assert!(packed.is_ok_and(|status| status.success()), "image.py failed");
         self.ctr(&["images", "import", "--local", &archive.display().to_string()]).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
-    fn socket(&self) -> String {
-        self.folder.join("containerd.sock").display().to_string()
-    }
-
     /// Runs containerd's client and returns what it prints.
     fn ctr(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new(self.cluster.assets.join("ctr"))
-            .args(["--address", &self.socket(), "--namespace", "k8s.io"])
+            .args(["--address", &self.traces.socket(), "--namespace", "k8s.io"])
             .args(arguments)
             .output();
         let output = output.map_err(|error| error.to_string())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+}
+
+impl Drop for RealNode<'_> {
+    fn drop(&mut self) {
+        // Each step is tried, whatever became of the others.
+        let _unreachable = self.cluster.try_kubectl(&["cordon", NAME]);
+        let selector = format!("--field-selector=spec.nodeName={NAME}");
+        let _slow = self.cluster.try_kubectl(&["delete", "pods", "--all-namespaces", &selector, "--grace-period=1", "--timeout=20s"]);
+        let empty = || self.ctr(&["tasks", "list", "--quiet"]).is_ok_and(|tasks| tasks.trim().is_empty());
+        let _left = (0..40).any(|_| {
+            std::thread::sleep(Duration::from_millis(250));
+            empty()
+        });
+        drop(self.kubelet.take());
+        self.traces.end_shims();
+        drop(self.containerd.take());
+        self.traces.remove();
+    }
+}
+
+impl Traces {
+    fn socket(&self) -> String {
+        self.folder.join("containerd.sock").display().to_string()
     }
 
     /// Ends the shims of this node that are left, with their containers.
@@ -228,22 +266,10 @@ impl<'a> RealNode<'a> {
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
     }
-}
 
-impl Drop for RealNode<'_> {
-    fn drop(&mut self) {
-        // Each step is tried, whatever became of the others.
-        let _unreachable = self.cluster.try_kubectl(&["cordon", NAME]);
-        let selector = format!("--field-selector=spec.nodeName={NAME}");
-        let _slow = self.cluster.try_kubectl(&["delete", "pods", "--all-namespaces", &selector, "--grace-period=1", "--timeout=20s"]);
-        let empty = || self.ctr(&["tasks", "list", "--quiet"]).is_ok_and(|tasks| tasks.trim().is_empty());
-        let _left = (0..40).any(|_| {
-            std::thread::sleep(Duration::from_millis(250));
-            empty()
-        });
-        drop(self.kubelet.take());
+    /// Removes everything that the node left, once its programs have ended.
+    fn remove(&self) {
         self.end_shims();
-        drop(self.containerd.take());
         unmount(|target| target.starts_with(&self.folder) || target.to_string_lossy().contains("/run/netns/cni-"));
         for controller in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             remove_cgroups(&controller.path().join("kubepods"));
@@ -253,13 +279,15 @@ impl Drop for RealNode<'_> {
         for (path, value) in &self.settings {
             let _refused = std::fs::write(path, value);
         }
-        for folder in LEFT {
+        let folders = LEFT.iter().map(Path::new).chain([self.folder.as_path()]);
+        for folder in folders {
             let _absent = std::fs::remove_dir_all(folder);
         }
         for parent in ["/run/containerd/runc", "/run/containerd", "/var/lib/cni", "/var/lib/kubelet"] {
             // One that others use is not empty.
             let _used = std::fs::remove_dir(parent);
         }
+        let _absent = std::fs::remove_file(TRACES);
     }
 }
 

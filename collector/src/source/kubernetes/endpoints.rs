@@ -56,7 +56,7 @@ pub(super) struct Endpoints {
     max_body: usize,
     timeout: Duration,
     concurrency: usize,
-    known: Vec<(String, ExpositionReader)>,
+    known: Vec<(&'static str, ExpositionReader)>,
     /// Whether a pod could not be read the last time.
     incomplete: bool,
 }
@@ -73,13 +73,13 @@ impl Endpoints {
     pub(super) fn new(config: &KubernetesConfig) -> Self {
         // The other pods must be read in time.
         let timeout = config.timeout.0 * 3 / 4;
-        let counter = |metrics: &RequestMetrics<'_>| (format!("{}_count", metrics.duration), ExpositionReader::of_requests(metrics));
+        let reader = |metrics: &RequestMetrics<'static>| (metrics.duration, ExpositionReader::of_requests(metrics));
         Self {
             client: HttpClient::new(timeout),
             max_body: (config.max_body_mib as usize) << 20,
             timeout,
             concurrency: config.concurrency as usize,
-            known: KNOWN.iter().map(counter).collect(),
+            known: KNOWN.iter().map(reader).collect(),
             incomplete: false,
         }
     }
@@ -119,9 +119,10 @@ impl Endpoints {
         let response = tokio::time::timeout(self.timeout, fetched).await.map_err(|_| SourceError::Timeout)??;
         let text = exposition::text(&response)?;
         let named = target.duration.as_deref().map(reader_of);
-        let shown = |counter: &str| memmem::find(response.body(), counter.as_bytes()).is_some();
-        let reader = named.as_ref().or_else(|| self.known.iter().find(|(counter, _)| shown(counter)).map(|(_, reader)| reader));
-        let reading = reader.ok_or(SourceError::NoRequests)?.read_replica(text, (&target.namespace, &target.pod), requested_at);
+        let shown = |duration: &str| memmem::find(response.body(), duration.as_bytes()).is_some();
+        let known = || self.known.iter().find(|(duration, _)| shown(duration)).map(|(_, reader)| reader);
+        let reader = named.as_ref().or_else(known).ok_or(SourceError::NoRequests)?;
+        let reading = reader.read_replica(text, (&target.namespace, &target.pod), requested_at);
         if reading.unreadable {
             return Err(SourceError::Unreadable { malformed: reading.malformed, samples: reading.samples });
         }
