@@ -10,7 +10,7 @@ use qscale_common::policy::{MetricsSource, PodEndpoint};
 use qscale_common::scrape::{FunctionScrape, PlatformReplicas};
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Replicas};
-use qscale_tests::{Cluster, Program, eventually, eventually_async, process};
+use qscale_tests::{Cluster, Folder, Program, eventually, eventually_async, process};
 
 /// A source with the published rights of the collector, and no others.
 fn source(cluster: &Cluster) -> Source {
@@ -85,10 +85,10 @@ async fn workloads_and_pods_are_measured_and_growth_of_cpu_is_that_of_the_pods()
     until(&mut source, "the workload to be gone", |reading| (!reading.functions.contains_key("default/fib")).then_some(())).await;
 }
 
-/// The function `fibonacci` as a process, its port, and as many requests that it has answered.
-fn function(requests: u32) -> (Program, u16) {
+/// The function `fibonacci` as a process, with its log in `folder`, its port, and as many requests that it has answered.
+fn function(requests: u32, folder: &Folder) -> (Program, u16) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
-    let log = std::env::temp_dir().join(format!("qscale-function-{port}.log"));
+    let log = folder.path().join(format!("function-{port}.log"));
     let program = Program::start(&process::binary("qscale-function"), ["fibonacci".into(), format!("--port={port}")], &log);
     let ask = || {
         let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
@@ -105,7 +105,8 @@ fn function(requests: u32) -> (Program, u16) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_of_observed_workloads_show_their_requests() {
     let Some(cluster) = Cluster::start() else { return };
-    let ((_program, port), (_idle, idle)) = (function(7), function(0));
+    let folder = Folder::new("functions");
+    let ((_program, port), (_idle, idle)) = (function(7, &folder), function(0, &folder));
     // A pod in the network of its node has the node's address, which is that of this machine.
     let mut deployment = Cluster::deployment(1, "300m");
     deployment["spec"]["template"]["spec"]["hostNetwork"] = true.into();
