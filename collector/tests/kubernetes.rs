@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use qscale_collector::reading::Reading;
-use qscale_collector::source::kubernetes::KubernetesConfig;
+use qscale_collector::source::kubernetes::{KubernetesConfig, UsageSource};
 use qscale_collector::source::{ObservedWorkloads, Source, SourceConfig, SourceError};
 use qscale_common::policy::{MetricsSource, PodEndpoint};
 use qscale_common::scrape::{FunctionScrape, PlatformReplicas};
@@ -14,8 +14,12 @@ use qscale_tests::{Cluster, Folder, Program, eventually, eventually_async, proce
 
 /// A source with the published rights of the collector, and no others.
 fn source(cluster: &Cluster) -> Source {
+    source_of(cluster, UsageSource::Kubelets)
+}
+
+fn source_of(cluster: &Cluster, usage: UsageSource) -> Source {
     let kubeconfig = Some(cluster.service_account("collector"));
-    let config = KubernetesConfig { kubeconfig, insecure_kubelets: true, timeout: Span::seconds(20), ..KubernetesConfig::default() };
+    let config = KubernetesConfig { kubeconfig, usage, insecure_kubelets: true, timeout: Span::seconds(20), ..KubernetesConfig::default() };
     Source::open(&SourceConfig::Kubernetes(config)).expect("valid")
 }
 
@@ -83,6 +87,28 @@ async fn workloads_and_pods_are_measured_and_growth_of_cpu_is_that_of_the_pods()
     cluster.restart_api_server();
     cluster.kubectl(&["delete", "deployment", "fib"]);
     until(&mut source, "the workload to be gone", |reading| (!reading.functions.contains_key("default/fib")).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cpu_and_memory_come_from_the_resource_metrics_api_where_it_is_chosen() {
+    let Some(cluster) = Cluster::start() else { return };
+    let Some(_server) = cluster.start_metrics() else { return };
+    cluster.apply(&Cluster::deployment(1, "300m"));
+    let mut source = source_of(&cluster, UsageSource::MetricsApi);
+    let usage = |reading: &Reading| {
+        let fib = reading.functions.get("default/fib")?;
+        fib.replicas.iter().find_map(|replica| Some((replica.cpu.as_ref()?.usage_us(), replica.at, replica.working_set_bytes)))
+    };
+    // Without the right to read it, everything else is measured.
+    until(&mut source, "a ready pod", |reading| (counts(reading.functions.get("default/fib")?)?.ready == Replicas(1)).then_some(())).await;
+    assert_eq!(source.read(&observed(None)).await.ok().as_ref().and_then(usage), None);
+    cluster.kubectl(&["create", "clusterrole", "usage", "--verb=list", "--resource=pods.metrics.k8s.io"]);
+    cluster.kubectl(&["create", "clusterrolebinding", "usage", "--clusterrole=usage", "--serviceaccount=default:collector"]);
+    let (first, at, memory) = until(&mut source, "the first window", usage).await;
+    assert_eq!((first, memory), (0, Some(96 << 20)));
+    let (used, later, _) = until(&mut source, "another window", |reading| usage(reading).filter(|(_, later, _)| *later > at)).await;
+    let cores = used as f64 / 1e6 / later.since(at).as_secs_f64();
+    assert!((0.1..0.9).contains(&cores), "{cores} cores, the pod uses 0.3");
 }
 
 /// The function `fibonacci` as a process, with its log in `folder`, its port, and as many requests that it has answered.

@@ -1,7 +1,7 @@
 //! A Kubernetes cluster: workloads and pods from watches of the API server, CPU and memory from the kubelets' resource metrics, requests from the endpoints
 //! of pods. Owns the limits and the configuration.
 //!
-//! [`cache`] follows objects, [`kubelet`] reads nodes, [`endpoints`] reads pods, [`workloads`] makes measurements of all of them.
+//! [`cache`] follows objects, [`kubelet`] reads nodes or [`metrics_api`] the API of metrics-server, [`endpoints`] reads pods, [`workloads`] makes measurements of all of them.
 
 #[cfg(feature = "kubernetes")]
 mod cache;
@@ -11,6 +11,8 @@ mod cluster;
 mod endpoints;
 #[cfg(feature = "kubernetes")]
 mod kubelet;
+#[cfg(feature = "kubernetes")]
+mod metrics_api;
 #[cfg(feature = "kubernetes")]
 mod workloads;
 
@@ -38,6 +40,8 @@ pub struct KubernetesConfig {
     pub namespaces: Vec<Name>,
     /// Timeout of one reading, 1 ms to 1 min. A node or pod that does not answer in time is left out.
     pub timeout: Span,
+    /// Source of CPU and memory.
+    pub usage: UsageSource,
     /// Path of the resource metrics of a kubelet, unless the node has the annotation `metrics.k8s.io/resource-metrics-path`.
     pub kubelet_path: String,
     /// Whether the certificates of kubelets are accepted without a check, as they are self-signed in many clusters.
@@ -48,6 +52,17 @@ pub struct KubernetesConfig {
     pub max_body_mib: u32,
 }
 
+/// Source of CPU and memory of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UsageSource {
+    /// The resource metrics of each kubelet, as fresh as a reading.
+    #[default]
+    Kubelets,
+    /// metrics.k8s.io, the API of metrics-server: means over windows of some 15 s.
+    MetricsApi,
+}
+
 impl Default for KubernetesConfig {
     fn default() -> Self {
         Self {
@@ -55,6 +70,7 @@ impl Default for KubernetesConfig {
             context: None,
             namespaces: Vec::new(),
             timeout: Span::seconds(2),
+            usage: UsageSource::default(),
             kubelet_path: "/metrics/resource".into(),
             insecure_kubelets: false,
             concurrency: 32,
@@ -72,4 +88,9 @@ impl KubernetesConfig {
         anyhow::ensure!(path.starts_with('/'), "kubelet_path = `{path}`, must begin with `/`");
         Ok(())
     }
+}
+
+#[cfg(feature = "kubernetes")]
+fn milliseconds(time: &k8s_openapi::jiff::Timestamp) -> qscale_common::time::Timestamp {
+    qscale_common::time::Timestamp(u64::try_from(time.as_millisecond()).unwrap_or_default())
 }

@@ -182,9 +182,10 @@ fn files_are_read_within_their_limits() {
 }
 
 /// First components of absolute paths that may appear: of the operating system, of HTTP APIs, of JSON pointers, and placeholders.
-const PATHS: [&str; 25] = [
+const PATHS: [&str; 27] = [
     "allocation",
     "api",
+    "apis",
     "architecture",
     "bin",
     "bounds",
@@ -205,6 +206,7 @@ const PATHS: [&str; 25] = [
     "sys",
     "tmp",
     "usr",
+    "var",
     "v1",
     "windows",
     "x",

@@ -14,11 +14,12 @@ use qscale_common::runtime::kubernetes::{apis, configuration};
 use qscale_common::scrape::Scrape;
 
 use super::super::{ObservedWorkloads, SourceError};
-use super::KubernetesConfig;
 use super::cache::{Cache, Cached};
 use super::endpoints::Endpoints;
 use super::kubelet::{KubeletAddress, Kubelets};
+use super::metrics_api::MetricsApi;
 use super::workloads::{Objects, StartUps};
+use super::{KubernetesConfig, UsageSource};
 use crate::reading::{Dropped, Reading};
 
 /// A cluster that is read.
@@ -40,10 +41,12 @@ struct Opened {
     stateful_sets: Vec<Cache<StatefulSet>>,
     pods: Vec<Cache<Pod>>,
     nodes: Cache<Node>,
+    /// Read instead of the kubelets.
+    metrics_api: Option<MetricsApi>,
     kubelets: Kubelets,
     /// Connections to kubelets by address.
     connections: HashMap<String, Client>,
-    /// Whether a node could not be read the last time.
+    /// Whether a node, or metrics.k8s.io, could not be read the last time.
     incomplete: bool,
 }
 
@@ -55,11 +58,14 @@ impl Cluster {
     async fn open(&self) -> anyhow::Result<Opened> {
         let found = configuration(self.config.kubeconfig.as_deref(), self.config.context.as_deref()).await?;
         let client = Client::try_from(found.clone())?;
+        let metrics_api =
+            matches!(self.config.usage, UsageSource::MetricsApi).then(|| MetricsApi::new(client.clone(), &self.config.namespaces));
         Ok(Opened {
             deployments: self.follow(&client),
             stateful_sets: self.follow(&client),
             pods: self.follow(&client),
             nodes: Cache::follow(Api::all(client), without_writers),
+            metrics_api,
             kubelets: Kubelets::new(found, &self.config),
             connections: HashMap::new(),
             incomplete: false,
@@ -85,7 +91,7 @@ impl Cluster {
         let limit = self.config.timeout.0;
         let usage = opened.usage(&objects, self.config.concurrency as usize, limit);
         let (mut usage, requests) = tokio::join!(usage, self.endpoints.read(&objects.pods, observed, limit));
-        requests.into_iter().for_each(|reading| usage.add_requests(reading));
+        requests.into_iter().for_each(|reading| usage.add_others(reading));
         Ok(objects.reading(usage, &mut self.start_ups))
     }
 }
@@ -93,6 +99,14 @@ impl Cluster {
 impl Opened {
     /// CPU and memory of the pods of all nodes, as the kubelets show them. A node that cannot be read is left out, so that its pods are not measured.
     async fn usage(&mut self, objects: &Objects, concurrency: usize, limit: Duration) -> Usage {
+        if let Some(api) = &mut self.metrics_api {
+            let mut usage = Usage::default();
+            let read = tokio::time::timeout(limit, api.read()).await.unwrap_or(Err(SourceError::Timeout));
+            let failed = read.as_ref().err().cloned();
+            read.into_iter().for_each(|reading| usage.add_others(reading));
+            self.report(usize::from(failed.is_some()), 1, failed);
+            return usage;
+        }
         let kubelets = &self.kubelets;
         let (mut connections, mut read) = (HashMap::new(), Vec::new());
         for KubeletAddress { url, path } in objects.nodes.iter().filter_map(|node| kubelets.address(node)) {
@@ -120,26 +134,26 @@ impl Opened {
         usage
     }
 
-    /// Logs that some nodes cannot be read, or that all can, when that changes.
+    /// Logs that some nodes, or metrics.k8s.io, cannot be read, or that all can, when that changes.
     fn report(&mut self, missing: usize, nodes: usize, reason: Option<SourceError>) {
         match (std::mem::replace(&mut self.incomplete, missing > 0), missing > 0) {
             (false, true) => {
                 let error = reason.unwrap_or(SourceError::Timeout);
-                tracing::warn!(missing, nodes, %error, "kubelets cannot be read; the CPU and memory of their pods are absent");
+                tracing::warn!(missing, of = nodes, %error, "CPU and memory cannot be read; those of the pods concerned are absent");
             }
-            (true, false) => tracing::info!(nodes, "all kubelets are read"),
+            (true, false) => tracing::info!("CPU and memory of all pods are read"),
             _ => {}
         }
     }
 }
 
-/// Measurements of the kubelets, and of pods of themselves.
+/// Measurements of pods.
 #[derive(Debug, Default)]
 pub(super) struct Usage {
-    /// Measurements of pods, by `namespace/pod`.
+    /// Measurements by kubelets, by `namespace/pod`.
     pub pods: HashMap<String, Scrape>,
-    /// Requests of pods, by `namespace/pod`.
-    pub requests: HashMap<String, Vec<Scrape>>,
+    /// Measurements by others, by `namespace/pod`.
+    pub others: HashMap<String, Vec<Scrape>>,
     pub samples: u64,
     pub malformed: u64,
     pub dropped: Dropped,
@@ -151,9 +165,9 @@ impl Usage {
         self.pods.extend(pods);
     }
 
-    fn add_requests(&mut self, reading: Reading) {
+    fn add_others(&mut self, reading: Reading) {
         for (pod, scrape) in self.count(reading) {
-            self.requests.entry(pod).or_default().push(scrape);
+            self.others.entry(pod).or_default().push(scrape);
         }
     }
 

@@ -20,6 +20,7 @@ use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use super::super::SourceError;
 use super::cache::{Cache, Cached};
 use super::cluster::Usage;
+use super::milliseconds;
 use crate::reading::{NodeLimits, Reading};
 
 /// Objects of a cluster.
@@ -63,7 +64,7 @@ impl Objects {
             }
         }
         start_ups.count(&pods);
-        let Usage { pods: mut measured, mut requests, samples, malformed, dropped } = usage;
+        let Usage { pods: mut measured, mut others, samples, malformed, dropped } = usage;
         let mut functions = HashMap::new();
         let mut desired = (0.0, 0.0);
         let mut add = |found: Option<(WorkloadId, Option<Allocation>, u32)>| {
@@ -79,7 +80,7 @@ impl Objects {
             let counts = PlatformReplicas { desired: Replicas(replicas), ready: number(ready), pending: number(own.len() - ready) };
             let startups = start_ups.totals.get(&id).copied();
             let platform = PlatformReading { allocation, replicas: Some(counts), startups, ..PlatformReading::new(at) };
-            let replicas = own.iter().flat_map(|pod| replica(pod, &mut measured, &mut requests, at)).collect();
+            let replicas = own.iter().flat_map(|pod| replica(pod, &mut measured, &mut others, at)).collect();
             functions.insert(id.name.to_string(), FunctionScrape { platform: Some(platform), replicas, ..FunctionScrape::default() });
         };
         self.deployments.iter().for_each(|object| add(workload(&**object, &pods)));
@@ -143,8 +144,8 @@ fn workload<K: Scaled>(object: &K, pods: &HashMap<WorkloadId, Vec<&Pod>>) -> Opt
     Some((id, allocation, replicas.0))
 }
 
-/// The measurements of a pod: of it and, with times of their own, those that it shows itself.
-fn replica(pod: &Pod, measured: &mut HashMap<String, Scrape>, requests: &mut HashMap<String, Vec<Scrape>>, at: Timestamp) -> Vec<Scrape> {
+/// The measurements of a pod, those of `others` with times of their own.
+fn replica(pod: &Pod, measured: &mut HashMap<String, Scrape>, others: &mut HashMap<String, Vec<Scrape>>, at: Timestamp) -> Vec<Scrape> {
     let name = pod.name_any();
     let path = format!("{}/{name}", pod.metadata.namespace.as_deref().unwrap_or_default());
     let mut scrape = measured.remove(&path).unwrap_or_else(|| Scrape::new(name, at));
@@ -157,8 +158,10 @@ fn replica(pod: &Pod, measured: &mut HashMap<String, Scrape>, requests: &mut Has
     restarts.sort_by_key(|restarts| restarts.of);
     scrape.restarts = (!restarts.is_empty()).then(|| restarts.into_iter().collect());
     let (started, last_started) = (scrape.started, scrape.last_started);
-    let shown = requests.remove(&path).unwrap_or_default().into_iter();
-    std::iter::once(scrape).chain(shown.map(|shown| Scrape { started, last_started, ..shown })).collect()
+    let own = others.remove(&path).unwrap_or_default().into_iter();
+    // Counters of requests begin with the process, those of CPU that the collector keeps do not.
+    let dated = own.map(|other| if other.requests.is_some() { Scrape { started, last_started, ..other } } else { other });
+    std::iter::once(scrape).chain(dated).collect()
 }
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
@@ -170,8 +173,4 @@ fn ready_since(pod: &Pod) -> Option<Timestamp> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
     Some(ready.last_transition_time.as_ref().map_or(Timestamp(0), |time| milliseconds(&time.0)))
-}
-
-fn milliseconds(time: &k8s_openapi::jiff::Timestamp) -> Timestamp {
-    Timestamp(u64::try_from(time.as_millisecond()).unwrap_or_default())
 }
