@@ -99,7 +99,10 @@ impl Totals {
             for container in &pod.containers {
                 let key = format!("{path}/{}", container.name);
                 let mut amount = |resource: &str, metric: ReplicaMetric, range: std::ops::RangeInclusive<f64>| {
-                    let number = quantity::value(container.usage.get(resource)?)?;
+                    let Some(number) = quantity::value(container.usage.get(resource)?) else {
+                        reading.malformed += 1;
+                        return None;
+                    };
                     if range.contains(&number) {
                         return Some(number);
                     }
@@ -159,12 +162,12 @@ mod tests {
             let reading = read(&mut totals, seconds, containers(cpu, memory));
             let (path, scrape) = reading.unowned[0].clone();
             assert_eq!(path, "default/fib-1");
-            (scrape.cpu.map(|cpu| cpu.usage_us()), scrape.working_set_bytes, reading.dropped.iter().count())
+            (scrape.cpu.map(|cpu| cpu.usage_us()), scrape.working_set_bytes, reading.dropped.iter().count() as u64 + reading.malformed)
         };
         assert_eq!(used(0, "500m", "31Mi"), (Some(0), Some(32 << 20), 0));
         assert_eq!(used(15, "250000000n", "31Mi"), (Some(5_250_000), Some(32 << 20), 0));
         assert_eq!(used(15, "250000000n", "31Mi"), (Some(5_250_000), Some(32 << 20), 0), "the same window is read again");
-        assert_eq!(used(30, "-1", "31Mi"), (None, Some(32 << 20), 1));
+        assert_eq!(used(30, "9000", "31Mi"), (None, Some(32 << 20), 1));
         assert_eq!(used(45, "100m", "-5"), (Some(0), None, 1), "a counter that was lost begins again");
     }
 }
