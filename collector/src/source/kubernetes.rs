@@ -1,7 +1,8 @@
 //! A Kubernetes cluster: workloads and pods from watches of the API server, CPU and memory from the kubelets' resource metrics, requests from the endpoints
 //! of pods. Owns the limits and the configuration.
 //!
-//! [`cache`] follows objects, [`kubelet`] reads nodes or [`metrics_api`] the API of metrics-server, [`endpoints`] reads pods, [`workloads`] makes measurements of all of them.
+//! [`cache`] follows objects, [`kubelet`] reads nodes or [`metrics_api`] the API of metrics-server, [`endpoints`] reads pods, [`workloads`] makes
+//! measurements of all of them.
 
 #[cfg(feature = "kubernetes")]
 mod cache;

@@ -29,16 +29,11 @@ const PAUSE_SOURCE: &[u8] = b"#include <unistd.h>\nint main(void) { for (;;) pau
 const PROGRAMS: [&str; 8] = ["kubelet", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "bridge", "host-local", "loopback"];
 /// File with the [`Traces`] of the node.
 const TRACES: &str = "/run/qscale-node.json";
-/// Folders that a kubelet or containerd creates outside their own.
-const LEFT: [&str; 7] = [
-    "/run/containerd/runc/k8s.io",
-    "/run/containerd/s",
-    "/run/containerd/io.containerd.runtime.v2.task",
-    "/var/lib/cni/results",
-    "/var/lib/kubelet/device-plugins",
-    "/var/lib/kubelet/pod-resources",
-    "/var/log/containers",
-];
+/// Folders that a kubelet and containerd use outside their own. Another containerd, such as Docker's, may use them, too.
+const SHARED: [&str; 6] =
+    ["/run/containerd", "/run/containerd/s", "/var/lib/cni", "/var/lib/cni/results", "/var/lib/kubelet", "/var/log/containers"];
+/// Folder of the named networks of pods.
+const NETWORKS: &str = "/run/netns";
 
 /// A node with real pods. Dropped before its cluster.
 #[derive(Debug)]
@@ -57,6 +52,10 @@ struct Traces {
     folder: PathBuf,
     /// Settings of the kernel before.
     settings: Vec<(PathBuf, String)>,
+    /// Shared folders that were not there before.
+    created: Vec<PathBuf>,
+    /// Named networks that were there before.
+    networks: Vec<PathBuf>,
 }
 
 /// Why a machine cannot run one.
@@ -72,6 +71,9 @@ fn obstacle(cluster: &Cluster) -> Option<String> {
         }
         Some(traces) => traces.remove(),
         None => {}
+    }
+    if let Some(folder) = cgroups().into_iter().find(|folder| folder.exists()) {
+        return Some(format!("{} exists: this machine is a node of a cluster", folder.display()));
     }
     let missing: Vec<_> = PROGRAMS.iter().filter(|program| !cluster.assets.join(program).is_file()).collect();
     let absent = || format!("{} has no {missing:?}; `deploy/cluster/assets.sh node` builds them", cluster.assets.display());
@@ -100,7 +102,8 @@ impl<'a> RealNode<'a> {
             (path, value)
         };
         let settings = SETTINGS.into_iter().map(setting).collect();
-        let traces = Traces { process: std::process::id(), folder, settings };
+        let created = SHARED.iter().map(PathBuf::from).filter(|folder| !folder.exists()).collect();
+        let traces = Traces { process: std::process::id(), folder, settings, created, networks: entries(Path::new(NETWORKS)) };
         std::fs::write(TRACES, serde_json::to_string(&traces).expect("JSON")).expect("written");
         let mut node = Self { cluster, containerd: None, kubelet: None, traces };
         ip(&["link", "add", BRIDGE, "type", "bridge"]);
@@ -126,11 +129,12 @@ impl<'a> RealNode<'a> {
              [plugins.'io.containerd.cri.v1.images'.pinned_images]\nsandbox = 'docker.io/library/{PAUSE}'\n\
              [plugins.'io.containerd.cri.v1.runtime']\nrestrict_oom_score_adj = true\n\
              [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]\nruntime_type = 'io.containerd.runc.v2'\n\
-             [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]\nBinaryName = '{assets}/runc'\nSystemdCgroup = false\n\
+             [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]\nBinaryName = '{assets}/runc'\nRoot = '{runc}'\nSystemdCgroup = false\n\
              [plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dirs = ['{assets}']\nconf_dir = '{network}'\n",
             root = path("containerd").display(),
             state = path("state").display(),
             network = path("network").display(),
+            runc = path("runc").display(),
         );
         std::fs::write(path("containerd.toml"), config).expect("written");
         let mut command = Command::new(self.cluster.assets.join("containerd"));
@@ -270,22 +274,18 @@ impl Traces {
     /// Removes everything that the node left, once its programs have ended.
     fn remove(&self) {
         self.end_shims();
-        unmount(|target| target.starts_with(&self.folder) || target.to_string_lossy().contains("/run/netns/cni-"));
-        for controller in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            remove_cgroups(&controller.path().join("kubepods"));
-        }
-        remove_cgroups(Path::new("/sys/fs/cgroup/kubepods"));
+        let of_pod =
+            |network: &PathBuf| network.to_string_lossy().starts_with(&format!("{NETWORKS}/cni-")) && !self.networks.contains(network);
+        let networks: Vec<PathBuf> = entries(Path::new(NETWORKS)).into_iter().filter(of_pod).collect();
+        unmount(|target| target.starts_with(&self.folder) || networks.iter().any(|network| network == target));
+        cgroups().iter().for_each(|folder| remove_cgroups(folder));
         ip(&["link", "delete", BRIDGE]);
         for (path, value) in &self.settings {
             let _refused = std::fs::write(path, value);
         }
-        let folders = LEFT.iter().map(Path::new).chain([self.folder.as_path()]);
-        for folder in folders {
+        networks.iter().for_each(|network| drop(std::fs::remove_file(network)));
+        for folder in self.created.iter().chain([&self.folder]) {
             let _absent = std::fs::remove_dir_all(folder);
-        }
-        for parent in ["/run/containerd/runc", "/run/containerd", "/var/lib/cni", "/var/lib/kubelet"] {
-            // One that others use is not empty.
-            let _used = std::fs::remove_dir(parent);
         }
         let _absent = std::fs::remove_file(TRACES);
     }
@@ -306,10 +306,18 @@ fn unmount(ours: impl Fn(&Path) -> bool) {
     targets.sort();
     for target in targets.iter().rev() {
         let _busy = Command::new("umount").arg(target).status();
-        if target.to_string_lossy().contains("/netns/") {
-            let _absent = std::fs::remove_file(target);
-        }
     }
+}
+
+/// Entries of a folder; none if it is not there.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Cgroups in which a kubelet puts all pods: of version 2, and of each controller of version 1.
+fn cgroups() -> Vec<PathBuf> {
+    let root = PathBuf::from("/sys/fs/cgroup");
+    entries(&root).into_iter().chain([root]).map(|folder| folder.join("kubepods")).collect()
 }
 
 /// Removes a folder of cgroups and those in it.
