@@ -49,7 +49,7 @@ pub struct KubernetesConfig {
     pub insecure_kubelets: bool,
     /// Nodes that are read at the same time, and as many pods, 1 to 1024.
     pub concurrency: u32,
-    /// Largest answer of a kubelet or pod that is read, MiB, 1 to 1024.
+    /// Largest answer of a kubelet that is read, MiB, 1 to 1024. That of a pod has 4 MiB at most.
     pub max_body_mib: u32,
 }
 

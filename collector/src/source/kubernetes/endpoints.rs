@@ -25,6 +25,8 @@ const SCRAPE: &str = "prometheus.io/scrape";
 const PORT: &str = "prometheus.io/port";
 const PATH: &str = "prometheus.io/path";
 const SCHEME: &str = "prometheus.io/scheme";
+/// Largest answer of a pod that is read, bytes: as many as are read at once must fit into memory, whoever runs in them.
+const MAX_BODY: usize = 4 << 20;
 /// Endings of histograms in milliseconds.
 const MILLISECONDS: [&str; 2] = ["_milliseconds", "_ms"];
 /// Labels with the HTTP status of a response, in common libraries.
@@ -53,7 +55,6 @@ const fn known<'a>(duration: &'a str, unit_seconds: f64, in_flight: Option<&'a s
 /// Reads the endpoints of pods.
 pub(super) struct Endpoints {
     client: HttpClient,
-    max_body: usize,
     timeout: Duration,
     concurrency: usize,
     known: Vec<(&'static str, ExpositionReader)>,
@@ -76,7 +77,6 @@ impl Endpoints {
         let reader = |metrics: &RequestMetrics<'static>| (metrics.duration, ExpositionReader::of_requests(metrics));
         Self {
             client: HttpClient::new(timeout),
-            max_body: (config.max_body_mib as usize) << 20,
             timeout,
             concurrency: config.concurrency as usize,
             known: KNOWN.iter().map(reader).collect(),
@@ -115,7 +115,7 @@ impl Endpoints {
 
     async fn read_pod(&self, target: &Target) -> Result<Reading, SourceError> {
         let requested_at = clock::now();
-        let fetched = exposition::fetch(&self.client, target.uri.clone(), self.max_body);
+        let fetched = exposition::fetch(&self.client, target.uri.clone(), MAX_BODY);
         let response = tokio::time::timeout(self.timeout, fetched).await.map_err(|_| SourceError::Timeout)??;
         let text = exposition::text(&response)?;
         let named = target.duration.as_deref().map(reader_of);
