@@ -25,7 +25,7 @@ const SCRAPE: &str = "prometheus.io/scrape";
 const PORT: &str = "prometheus.io/port";
 const PATH: &str = "prometheus.io/path";
 const SCHEME: &str = "prometheus.io/scheme";
-/// Largest answer of a pod that is read, bytes: as many as are read at once must fit into memory, whoever runs in them.
+/// Largest answer of a pod that is read, bytes. All answers that are read at once must fit into memory.
 const MAX_BODY: usize = 4 << 20;
 /// Endings of histograms in milliseconds.
 const MILLISECONDS: [&str; 2] = ["_milliseconds", "_ms"];
