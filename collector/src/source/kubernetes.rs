@@ -1,8 +1,8 @@
 //! A Kubernetes cluster: workloads and pods from watches of the API server, CPU and memory from the kubelets' resource metrics, requests from the endpoints
 //! of pods. Owns the limits and the configuration.
 //!
-//! [`cache`] follows objects, [`kubelet`] reads nodes or [`metrics_api`] the API of metrics-server, [`endpoints`] reads pods, [`workloads`] makes
-//! measurements of all of them.
+//! [`cache`] follows objects. [`kubelet`] reads nodes, or [`metrics_api`] the API of metrics-server; [`endpoints`] reads pods; [`sweep`] asks all of them
+//! at once. [`workloads`] makes measurements of what they answer.
 
 #[cfg(feature = "kubernetes")]
 mod cache;
@@ -14,6 +14,8 @@ mod endpoints;
 mod kubelet;
 #[cfg(feature = "kubernetes")]
 mod metrics_api;
+#[cfg(feature = "kubernetes")]
+mod sweep;
 #[cfg(feature = "kubernetes")]
 mod workloads;
 
@@ -39,7 +41,7 @@ pub struct KubernetesConfig {
     pub context: Option<String>,
     /// Namespaces of the workloads; empty: all.
     pub namespaces: Vec<Name>,
-    /// Timeout of one reading, 1 ms to 1 min. A node or pod that does not answer in time is left out.
+    /// Timeout of one reading, 1 ms to 1 min. A node or pod that needs longer than a quarter of it is read late, and after three quarters left out.
     pub timeout: Span,
     /// Source of CPU and memory.
     pub usage: UsageSource,

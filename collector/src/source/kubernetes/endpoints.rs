@@ -1,11 +1,7 @@
 //! Requests as pods count them, from their own metrics endpoints. Owns which pods have one, the requests, their limits, and the names of well-known metrics.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream;
 use http::Uri;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
@@ -18,6 +14,7 @@ use qscale_common::runtime::kubernetes::{is_alive, scaled};
 use super::super::exposition::{self, ExpositionReader, RequestMetrics};
 use super::super::{ObservedWorkloads, SourceError};
 use super::KubernetesConfig;
+use super::sweep::Sweep;
 use crate::reading::Reading;
 
 /// Annotations of a pod that name its endpoint, as Prometheus's example for Kubernetes reads them.
@@ -54,12 +51,14 @@ const fn known<'a>(duration: &'a str, unit_seconds: f64, in_flight: Option<&'a s
 
 /// Reads the endpoints of pods.
 pub(super) struct Endpoints {
+    reader: Arc<EndpointReader>,
+    sweep: Sweep<Reading>,
+}
+
+/// Reads one endpoint.
+struct EndpointReader {
     client: HttpClient,
-    timeout: Duration,
-    concurrency: usize,
     known: Vec<(&'static str, ExpositionReader)>,
-    /// Whether a pod could not be read the last time.
-    incomplete: bool,
 }
 
 /// An endpoint, and the metric that it is asked for.
@@ -72,51 +71,25 @@ struct Target {
 
 impl Endpoints {
     pub(super) fn new(config: &KubernetesConfig) -> Self {
-        // The other pods must be read in time.
-        let timeout = config.timeout.0 * 3 / 4;
         let reader = |metrics: &RequestMetrics<'static>| (metrics.duration, ExpositionReader::of_requests(metrics));
-        Self {
-            client: HttpClient::new(timeout),
-            timeout,
-            concurrency: config.concurrency as usize,
-            known: KNOWN.iter().map(reader).collect(),
-            incomplete: false,
-        }
+        let reader = EndpointReader { client: HttpClient::new(config.timeout.0), known: KNOWN.iter().map(reader).collect() };
+        Self { reader: Arc::new(reader), sweep: Sweep::new("metrics of pods", config) }
     }
 
     /// The requests of the pods of all observed workloads that have an endpoint. A pod that cannot be read is left out.
-    pub(super) async fn read(&mut self, pods: &[Arc<Pod>], observed: &ObservedWorkloads, limit: Duration) -> Vec<Reading> {
-        let targets: Vec<_> = pods.iter().filter_map(|pod| target(pod, observed)).collect();
-        let (number, mut missing, mut reason, mut read) = (targets.len(), targets.len(), None, Vec::new());
-        {
-            let this = &*self;
-            let readings = stream::iter(targets).map(async |target| this.read_pod(&target).await.map_err(|error| (target, error)));
-            let mut readings = pin!(readings.buffer_unordered(this.concurrency).take_until(tokio::time::sleep(limit)));
-            while let Some(reading) = readings.next().await {
-                match reading {
-                    Ok(reading) => {
-                        missing -= 1;
-                        read.push(reading);
-                    }
-                    Err((target, error)) => reason = Some((format!("{}/{}", target.namespace, target.pod), error)),
-                }
-            }
-        }
-        match (std::mem::replace(&mut self.incomplete, missing > 0), missing > 0) {
-            (false, true) => {
-                let (pod, error) = reason.unwrap_or((String::new(), SourceError::Timeout));
-                tracing::warn!(missing, endpoints = number, pod, %error, "metrics of pods cannot be read; their requests are absent");
-            }
-            (true, false) => tracing::info!(endpoints = number, "the metrics of all pods are read"),
-            _ => {}
-        }
-        read
+    pub(super) async fn read(&mut self, pods: &[Arc<Pod>], observed: &ObservedWorkloads) -> Vec<Reading> {
+        let targets = pods.iter().filter_map(|pod| target(pod, observed)).map(|target| {
+            let (name, reader) = (format!("{}/{}", target.namespace, target.pod), Arc::clone(&self.reader));
+            (name, async move { reader.read(&target).await })
+        });
+        self.sweep.read(targets).await
     }
+}
 
-    async fn read_pod(&self, target: &Target) -> Result<Reading, SourceError> {
+impl EndpointReader {
+    async fn read(&self, target: &Target) -> Result<Reading, SourceError> {
         let requested_at = clock::now();
-        let fetched = exposition::fetch(&self.client, target.uri.clone(), MAX_BODY);
-        let response = tokio::time::timeout(self.timeout, fetched).await.map_err(|_| SourceError::Timeout)??;
+        let response = exposition::fetch(&self.client, target.uri.clone(), MAX_BODY).await?;
         let text = exposition::text(&response)?;
         let named = target.duration.as_deref().map(reader_of);
         let shown = |duration: &str| memmem::find(response.body(), duration.as_bytes()).is_some();

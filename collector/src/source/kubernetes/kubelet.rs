@@ -1,18 +1,20 @@
 //! CPU and memory of the pods of a node, from its kubelet. Owns the request and its limits.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Limited};
 use k8s_openapi::api::core::v1::Node;
-use kube::{Client, Config};
+use kube::{Client, Config, ResourceExt as _};
 use qscale_common::runtime::clock;
 
 use super::super::SourceError;
 use super::super::exposition::syntax::{ExpositionFormat, ExpositionText};
 use super::super::exposition::{ACCEPTED, ExpositionConfig, ExpositionReader};
 use super::KubernetesConfig;
+use super::sweep::Sweep;
 use crate::reading::Reading;
 
 /// Annotation of a node that names the path of its resource metrics, as metrics-server reads it.
@@ -21,17 +23,24 @@ const PATH: &str = "metrics.k8s.io/resource-metrics-path";
 const PORT: i32 = 10250;
 
 /// Address and path of a kubelet's metrics.
-pub(super) struct KubeletAddress {
-    pub url: String,
-    pub path: String,
+struct KubeletAddress {
+    url: String,
+    path: String,
 }
 
 /// Reads kubelets with the credentials of the cluster.
 pub(super) struct Kubelets {
     config: Config,
     path: String,
+    /// Connections by address.
+    connections: HashMap<String, Client>,
+    reader: Arc<KubeletReader>,
+    sweep: Sweep<Reading>,
+}
+
+/// Reads one kubelet.
+struct KubeletReader {
     max_body: usize,
-    timeout: Duration,
     reader: ExpositionReader,
 }
 
@@ -42,18 +51,33 @@ impl Kubelets {
             cluster.accept_invalid_certs = true;
             cluster.root_cert = None;
         }
+        let max_body = (config.max_body_mib as usize) << 20;
+        let reader = KubeletReader { max_body, reader: ExpositionReader::new(&ExpositionConfig::default()) };
         Self {
             config: cluster,
             path: config.kubelet_path.clone(),
-            max_body: (config.max_body_mib as usize) << 20,
-            // The other nodes must be read in time.
-            timeout: config.timeout.0 * 3 / 4,
-            reader: ExpositionReader::new(&ExpositionConfig::default()),
+            connections: HashMap::new(),
+            reader: Arc::new(reader),
+            sweep: Sweep::new("CPU and memory of nodes", config),
         }
     }
 
+    /// Measurements of the pods of `nodes`. A node that cannot be read is left out.
+    pub(super) async fn read(&mut self, nodes: &[Arc<Node>]) -> Vec<Reading> {
+        let (mut connections, mut reads) = (HashMap::new(), Vec::new());
+        for node in nodes {
+            let Some(KubeletAddress { url, path }) = self.address(node) else { continue };
+            let Some(client) = self.connections.remove(&url).or_else(|| self.connect(&url)) else { continue };
+            let (reader, connection) = (Arc::clone(&self.reader), client.clone());
+            reads.push((node.name_any(), async move { reader.read(&connection, &path).await }));
+            connections.insert(url, client);
+        }
+        self.connections = connections;
+        self.sweep.read(reads).await
+    }
+
     /// Where the kubelet of `node` shows its metrics; `None` if the node has no address.
-    pub(super) fn address(&self, node: &Node) -> Option<KubeletAddress> {
+    fn address(&self, node: &Node) -> Option<KubeletAddress> {
         let status = node.status.as_ref()?;
         let address = status.addresses.iter().flatten().find(|address| address.type_ == "InternalIP")?;
         let host = if address.address.contains(':') { format!("[{}]", address.address) } else { address.address.clone() };
@@ -64,17 +88,18 @@ impl Kubelets {
     }
 
     /// A connection to a kubelet; `None` if `url` is malformed.
-    pub(super) fn connect(&self, url: &str) -> Option<Client> {
+    fn connect(&self, url: &str) -> Option<Client> {
         let mut config = self.config.clone();
         config.cluster_url = url.parse().ok()?;
         Client::try_from(config).ok()
     }
+}
 
+impl KubeletReader {
     /// Measurements of the pods of a node.
-    pub(super) async fn read(&self, client: &Client, path: &str) -> Result<Reading, SourceError> {
+    async fn read(&self, client: &Client, path: &str) -> Result<Reading, SourceError> {
         let requested_at = clock::now();
-        let fetched = tokio::time::timeout(self.timeout, self.fetch(client, path)).await.map_err(|_| SourceError::Timeout)?;
-        let (body, content_type) = fetched?;
+        let (body, content_type) = self.fetch(client, path).await?;
         let text = ExpositionText { body: &body, format: ExpositionFormat::of(&content_type), complete: true };
         if text.is_truncated() {
             return Err(SourceError::Truncated);

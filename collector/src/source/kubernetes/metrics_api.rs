@@ -15,7 +15,8 @@ use qscale_common::time::Timestamp;
 use serde::Deserialize;
 
 use super::super::SourceError;
-use super::milliseconds;
+use super::sweep::Sweep;
+use super::{KubernetesConfig, milliseconds};
 use crate::metric::{Impossible, Metric, ReplicaMetric};
 use crate::reading::Reading;
 
@@ -28,6 +29,7 @@ pub(super) struct MetricsApi {
     /// Paths of the lists, one for each namespace.
     paths: Vec<String>,
     totals: Totals,
+    sweep: Sweep<PodMetricsList>,
 }
 
 /// Counters of CPU by container, written `namespace/pod/container`.
@@ -65,30 +67,33 @@ struct ContainerMetrics {
 }
 
 impl MetricsApi {
-    pub(super) fn new(client: Client, namespaces: &[Name]) -> Self {
+    pub(super) fn new(client: Client, config: &KubernetesConfig) -> Self {
         let of_namespace = |namespace: &Name| format!("/apis/metrics.k8s.io/v1beta1/namespaces/{}/pods", namespace.as_str());
-        let paths = match namespaces {
+        let paths = match &config.namespaces[..] {
             [] => vec!["/apis/metrics.k8s.io/v1beta1/pods".to_owned()],
             some => some.iter().map(of_namespace).collect(),
         };
-        Self { client, paths, totals: Totals::default() }
+        Self { client, paths, totals: Totals::default(), sweep: Sweep::new("metrics.k8s.io", config) }
     }
 
-    /// Measurements of all pods.
-    pub(super) async fn read(&mut self) -> Result<Reading, SourceError> {
-        let failed = |error: anyhow::Error| SourceError::Connection(format!("metrics.k8s.io: {error:#}"));
-        let mut pods = Vec::new();
-        for path in &self.paths {
-            let request = Request::get(path).body(Vec::new()).map_err(|error| failed(error.into()))?;
-            let list: PodMetricsList = self.client.request(request).await.map_err(|error| failed(error.into()))?;
-            pods.extend(list.items);
-        }
-        Ok(self.totals.reading(pods))
+    /// Measurements of all pods. A namespace that cannot be read is left out.
+    pub(super) async fn read(&mut self) -> Reading {
+        let reads = self.paths.iter().map(|path| (path.clone(), list(self.client.clone(), path.clone())));
+        let lists = self.sweep.read(reads).await;
+        let complete = lists.len() == self.paths.len();
+        self.totals.reading(lists.into_iter().flat_map(|list| list.items).collect(), complete)
     }
 }
 
+async fn list(client: Client, path: String) -> Result<PodMetricsList, SourceError> {
+    let failed = |error: anyhow::Error| SourceError::Connection(format!("{error:#}"));
+    let request = Request::get(path).body(Vec::new()).map_err(|error| failed(error.into()))?;
+    client.request(request).await.map_err(|error| failed(error.into()))
+}
+
 impl Totals {
-    fn reading(&mut self, pods: Vec<PodMetrics>) -> Reading {
+    /// Measurements of `pods`; the totals of others are kept unless these are all.
+    fn reading(&mut self, pods: Vec<PodMetrics>, complete: bool) -> Reading {
         let mut reading = Reading { samples: pods.len() as u64, ..Reading::default() };
         let mut totals = HashMap::new();
         for pod in pods {
@@ -128,7 +133,10 @@ impl Totals {
             });
             reading.unowned.push((path, scrape));
         }
-        self.0 = totals;
+        if complete {
+            self.0.clear();
+        }
+        self.0.extend(totals);
         reading
     }
 }
@@ -151,7 +159,7 @@ mod tests {
         let metadata = json!({ "name": "fib-1", "namespace": "default" });
         let timestamp = format!("2026-01-01T00:00:{seconds:02}Z");
         let pod = json!({ "metadata": metadata, "timestamp": timestamp, "window": "15s", "containers": containers });
-        totals.reading(vec![serde_json::from_value(pod).expect("as the API shows it")])
+        totals.reading(vec![serde_json::from_value(pod).expect("as the API shows it")], true)
     }
 
     #[test]
@@ -169,5 +177,9 @@ mod tests {
         assert_eq!(used(15, "250000000n", "31Mi"), (Some(5_250_000), Some(32 << 20), 0), "the same window is read again");
         assert_eq!(used(30, "9000", "31Mi"), (None, Some(32 << 20), 1));
         assert_eq!(used(45, "100m", "-5"), (Some(0), None, 1), "a counter that was lost begins again");
+        assert_eq!(totals.reading(Vec::new(), false).unowned, []);
+        assert_eq!(totals.0.len(), 2, "an answer that is late loses no counter");
+        totals.reading(Vec::new(), true);
+        assert!(totals.0.is_empty());
     }
 }
