@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use qscale_common::contract::{Fallback, FallbackReason, ModelRef, Provenance, State};
 use qscale_common::time::Timestamp;
-use qscale_policies::{Decision, History, Memory, Policy, PolicyError};
+use qscale_policies::{Decision, History, HoldReason, Memory, Policy, PolicyError};
 use rand::Rng;
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ pub const FALLBACK: &str = "threshold-both";
 /// good and bad States alternate.
 const RECOVERY_STATES: u32 = 6;
 
-/// Ticks of other measurements without one of requests after which a function counts as one without a source of them. Sources that lag are faster.
+/// Ticks of other measurements without one of requests after which a function counts as one without a source of them. Until then its allocation stays.
 const UNMEASURED_TICKS: u64 = 10;
 
 /// Longest text of a device's error that is passed on, bytes.
@@ -137,20 +137,28 @@ impl Decider {
                         vec![Err(FallbackReason::DeviceFailed { error }); cases.len()]
                     }
                 };
-                let decide = |((state, memories), seen): (&mut (&State, &mut Memories), _)| match memories.trust(with_requests(state, seen))
-                {
-                    Ok(valued) => {
-                        if fallback.lookback().is_some() {
-                            // Its decision is ignored; it sees every State so as to know the load when it has to take over.
-                            fallback.decide(state, &mut memories.fallback, now, rng);
-                        }
-                        Decided { decision: dqn.decision(state, &valued), fallback: None }
-                    }
-                    Err(reason) => {
+                let decide = |((state, memories), seen): (&mut (&State, &mut Memories), _)| {
+                    let trusted = match requests(state) {
+                        Requests::Measured => Some(memories.trust(seen)),
+                        Requests::Never => Some(memories.trust(Err(FallbackReason::RequestsNotMeasured))),
+                        Requests::NotYet => None,
+                    };
+                    if let Some(Err(reason)) = trusted {
                         let decision = fallback.decide(state, &mut memories.fallback, now, rng);
                         let taken = Fallback { rule: fallback.name().to_owned(), reason };
-                        Decided { decision: explained(decision, &taken), fallback: Some(taken) }
+                        return Decided { decision: explained(decision, &taken), fallback: Some(taken) };
                     }
+                    if fallback.lookback().is_some() {
+                        // Its decision is ignored; it sees every State so as to know the load when it has to take over.
+                        fallback.decide(state, &mut memories.fallback, now, rng);
+                    }
+                    let not_yet = || Decision::Hold {
+                        why: HoldReason::NoMeasurement,
+                        reason: "requests are not measured yet".into(),
+                        choices: Vec::new(),
+                    };
+                    let decision = trusted.and_then(Result::ok).map_or_else(not_yet, |valued| dqn.decision(state, &valued));
+                    Decided { decision, fallback: None }
                 };
                 cases.iter_mut().zip(seen).map(decide).collect()
             }
@@ -171,10 +179,21 @@ fn trusted(valued: Valuation) -> Result<Valuation, FallbackReason> {
     Err(FallbackReason::OutOfDistribution { score, threshold: f64::from(OOD_THRESHOLD) })
 }
 
-/// `seen`, unless requests of the function are never measured: the model would take that for no requests.
-fn with_requests(state: &State, seen: Result<Valuation, FallbackReason>) -> Result<Valuation, FallbackReason> {
-    let measured = state.windows.short.covered_ms >= state.tick_length_ms.saturating_mul(UNMEASURED_TICKS);
-    if measured && state.age.requests_ms.is_none() { Err(FallbackReason::RequestsNotMeasured) } else { seen }
+/// Whether requests of a function are measured. The model would take those that are not for none.
+enum Requests {
+    Measured,
+    /// Not yet, as some sources need more time than others.
+    NotYet,
+    Never,
+}
+
+fn requests(state: &State) -> Requests {
+    let others_covered = state.windows.short.covered_ms >= state.tick_length_ms.saturating_mul(UNMEASURED_TICKS);
+    match state.age.requests_ms {
+        Some(_) => Requests::Measured,
+        None if others_covered => Requests::Never,
+        None => Requests::NotYet,
+    }
 }
 
 impl Memories {

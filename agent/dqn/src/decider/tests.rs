@@ -20,7 +20,9 @@ fn state(tick: u64) -> State {
     (seen.covered_ms, seen.rate_rps, seen.completed_rps) = (5000, Some(100.0), Some(100.0));
     seen.cpu_millicores = Some(Usage { mean: 400.0, max: 400.0 });
     seen.memory_mib = Some(Usage { mean: 50.0, max: 50.0 });
-    State { tick: Tick(tick), observed_at_ms: Timestamp(5000 * tick + 4999), windows, ..fixtures::state() }
+    let mut state = State { tick: Tick(tick), observed_at_ms: Timestamp(5000 * tick + 4999), windows, ..fixtures::state() };
+    state.age.requests_ms = Some(0);
+    state
 }
 
 /// A State unlike any in training: all requests fail, and no latency is known.
@@ -90,7 +92,11 @@ fn the_fallback_decides_where_nothing_measures_requests() {
         state
     };
     let reason = |state: &State| decide(&decider, state, &mut Memories::default()).fallback.map(|fallback| fallback.reason);
-    assert_eq!(reason(&unmeasured(9)), None, "a source may lag");
+    for ticks in [0, 9] {
+        let decided = decide(&decider, &unmeasured(ticks), &mut Memories::default());
+        assert_eq!(decided.fallback, None, "a source may lag");
+        assert!(matches!(decided.decision, Decision::Hold { why: HoldReason::NoMeasurement, .. }), "{decided:?}");
+    }
     assert_eq!(reason(&unmeasured(10)), Some(FallbackReason::RequestsNotMeasured));
     let mut measured = unmeasured(10);
     measured.age.requests_ms = Some(0);
