@@ -112,10 +112,13 @@ metrics! {
 }
 
 impl FunctionMetric {
-    /// Whether it says something of a whole function, and not of one of the endpoints that serve it.
+    /// Whether every endpoint that shows it describes the whole function, so that several must not be summed.
     #[must_use]
-    pub fn is_statement(self) -> bool {
-        matches!(self, Self::Desired | Self::Ready | Self::Pending | Self::DesiredCpu | Self::DesiredMemory)
+    pub fn describes_whole_function(self) -> bool {
+        match self {
+            Self::Desired | Self::Ready | Self::Pending | Self::DesiredCpu | Self::DesiredMemory => true,
+            Self::Queued | Self::Arrived | Self::OomKills | Self::Crashes | Self::StartupSum | Self::StartupCount => false,
+        }
     }
 }
 
@@ -123,7 +126,16 @@ impl ReplicaMetric {
     /// Whether it is measured of each container, and not of a replica as a whole.
     #[must_use]
     pub fn is_of_container(self) -> bool {
-        !matches!(self, Self::InFlight | Self::DurationBucket | Self::DurationCount)
+        match self {
+            Self::CpuSeconds
+            | Self::CpuPeriods
+            | Self::CpuThrottledPeriods
+            | Self::WorkingSet
+            | Self::OomEvents
+            | Self::Restarts
+            | Self::StartTime => true,
+            Self::InFlight | Self::DurationBucket | Self::DurationCount => false,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! impossible value means. Every source brings its samples here; must not know how they were read.
 //!
 //! - An impossible value is dropped, and so is every sum that lacks it: a sum of counters without one of them looks like a reset.
-//!   A line that does not say which of the counters it shows is missing in all of them.
+//!   A line whose labels do not identify its series makes the metric unknown for every series it could belong to.
 //! - A container counts once: of several that have its name in the same pod, the one that started last; where that is
 //!   unknown, the one with the highest number of attempts in its runtime's name, then the one that was sampled last,
 //!   then the one with the larger counter of CPU time. A container that a newer one replaced does not count, even if
@@ -53,9 +53,9 @@ pub(crate) struct Container<'a> {
 pub(crate) struct Rows<'a> {
     /// Time at which samples without a time were taken.
     at: Timestamp,
-    /// Metrics of replicas of which a line does not say whose it is, one bit each.
+    /// Metrics of replicas with a line that names no replica, one bit each.
     incomplete: u16,
-    /// The same of functions.
+    /// Metrics of functions with a line that names no function, one bit each.
     incomplete_of_functions: u16,
     functions: Vec<FunctionRow<'a>>,
     function_index: HashMap<Key<'a>, usize>,
@@ -98,7 +98,7 @@ struct FunctionRow<'a> {
     slots: [Option<Slot>; FunctionMetric::COUNT],
     /// Requests that arrived, with the fingerprint of the gateway that counted them.
     arrived: Vec<(u64, Slot)>,
-    /// The same of requests that failed before they reached a replica.
+    /// Requests that failed before they reached a replica.
     refused: Vec<(u64, Slot)>,
 }
 

@@ -118,7 +118,7 @@ pub enum SourceError {
     },
     /// A pod without a histogram of the duration of its requests.
     #[error(
-        "no histogram of the duration of requests that is known. Many pods show none before their first request; `metrics.endpoint.duration` of the policy names another one"
+        "the pod exposes no known histogram of request durations (many expose none before their first request); set `metrics.endpoint.duration` in the ScalingPolicy"
     )]
     NoRequests,
     /// The previous reading is still under way.

@@ -11,7 +11,7 @@
 //! 5. Stale measurements forbid decreases; absent or very old measurements forbid any change.
 //! 6. Scale-up-only forbids decreases.
 //! 7. Memory is not lowered below the working set times its margin, and not at all if the working set is unknown or replicas were
-//!    killed for memory.
+//!    OOM-killed.
 //! 8. The size of one step is limited.
 //! 9. Changes and reversals per hour are limited; the last of each is reserved for a step up.
 //!

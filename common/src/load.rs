@@ -91,7 +91,7 @@ pub struct FunctionLoad {
     pub due: u64,
     /// Requests that were sent.
     pub sent: u64,
-    /// Requests answered well.
+    /// Successful requests.
     pub succeeded: u64,
     /// Requests that failed.
     pub failed: u64,
@@ -99,12 +99,12 @@ pub struct FunctionLoad {
     pub censored: u64,
     /// Requests due, requests/s.
     pub offered_rps: f64,
-    /// Requests answered well, requests/s.
+    /// Successful requests, requests/s.
     pub achieved_rps: f64,
     /// Failures by kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failures: BTreeMap<String, u64>,
-    /// Latency of the requests answered well; absent where there are none.
+    /// Latency of the successful requests; absent where there are none.
     pub latency_ms: Option<LatencySummary>,
 }
 

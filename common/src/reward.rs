@@ -15,9 +15,9 @@ pub struct MeasuredReward {
     pub value: Option<f64>,
     /// The terms.
     pub terms: Terms,
-    /// Share of completed requests that were answered well, 0 to 1; `None` if none completed.
+    /// Share of the ended requests that succeeded, 0 to 1; `None` if none ended.
     pub completion: Option<f64>,
-    /// The objective's latency percentile, milliseconds; `None` if no request was answered well.
+    /// The objective's latency percentile, milliseconds; `None` if no request succeeded.
     pub latency_ms: Option<f64>,
     /// Cost of the allocation per hour.
     pub cost_per_hour: Option<f64>,

@@ -54,7 +54,7 @@ pub struct Scrape {
     pub working_set_bytes: Option<u64>,
     /// Restarts after a crash since the replica was created, by container; absent if not read.
     pub restarts: Option<Parts<Count>>,
-    /// Kills for memory since the replica was created, by container; absent if not read.
+    /// OOM kills since the replica was created, by container; absent if not read.
     pub oom_kills: Option<Parts<Count>>,
 }
 
@@ -78,7 +78,7 @@ impl Scrape {
 }
 
 /// Counters that belong together, such as those of the containers of a replica: one, or several in the order of their
-/// fingerprints. Each of them is reset for itself, so growths are added up, never the counters.
+/// fingerprints. Each resets independently, so increases are summed, never the counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parts<T> {
     /// One counter.
@@ -159,14 +159,14 @@ pub struct Count {
     pub value: u64,
 }
 
-/// Completed requests since the start of the counter.
+/// Ended requests since the start of the counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestCounters {
-    /// Answered well.
+    /// Successful.
     pub completed: u64,
     /// Failed, or timed out.
     pub failed: u64,
-    /// Requests answered well, by latency: non-cumulative counts of the buckets of [`LATENCY_BOUNDS_MS`]; absent if not read.
+    /// Successful requests, by latency: non-cumulative counts of the buckets of [`LATENCY_BOUNDS_MS`]; absent if not read.
     pub latency: Option<[u64; LATENCY_BUCKETS]>,
 }
 
@@ -223,7 +223,7 @@ pub struct PlatformReading {
     pub replicas: Option<PlatformReplicas>,
     /// Restarts after a crash since the start of the counter, over all replicas ever; absent if only replicas count them.
     pub crashes: Option<u64>,
-    /// Kills for memory since the start of the counter, over all replicas ever; absent if only replicas count them.
+    /// OOM kills since the start of the counter, over all replicas ever; absent if only replicas count them.
     pub oom_kills: Option<u64>,
     /// Starts that reached readiness and their total time, milliseconds, since the start of the counters.
     pub startups: Option<(u64, u64)>,

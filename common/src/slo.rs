@@ -1,7 +1,7 @@
 //! Definition of a violated objective, for everything that counts violations: the reward, the training reward, the evaluator, and
 //! the comparison of recordings. Must not know where its arguments were measured.
 //!
-//! - A request is *late* when it was answered well, but later than the objective's latency bound.
+//! - A request is *late* when it succeeded, but later than the objective's latency bound.
 //! - [`is_violated`]: the objective is violated in an interval when its latency percentile is above the bound, or more
 //!   requests failed than it allows.
 //! - [`severity`]: how far, 0 to 1, for the reward.
@@ -33,8 +33,8 @@ pub fn is_violated_in(window: &Window, objective: &WireObjective) -> Option<bool
     Some(is_violated(late, window.failed_share?, objective.failure_share))
 }
 
-/// `1 - completion x min(1, bound / percentile)`: 0 where every request was answered well and the latency percentile is
-/// within the bound, 1 where all failed. `percentile` is that of the requests answered well, in the unit of `bound`;
+/// `1 - completion x min(1, bound / percentile)`: 0 where every request succeeded and the latency percentile is
+/// within the bound, 1 where all failed. `percentile` is that of the successful requests, in the unit of `bound`;
 /// `None` where there were none.
 #[must_use]
 pub fn severity(failed_share: f64, percentile: Option<f64>, bound: f64) -> f64 {

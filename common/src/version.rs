@@ -5,12 +5,13 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Version of a message, `major.minor`. New fields that an old reader may ignore increase the minor number.
+/// Version of a message, `major.minor`. New fields that an old reader may ignore, and new values of an enumeration, which it reads as `other`, increase the
+/// minor number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version {
     /// Increased by changes that an old reader cannot understand.
     pub major: u16,
-    /// Increased when fields are added.
+    /// Increased when fields or values are added.
     pub minor: u16,
 }
 

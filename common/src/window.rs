@@ -91,7 +91,7 @@ pub struct ClosedTick {
     pub resized: bool,
     /// Replicas whose process was restarted for any reason.
     pub restarted: u32,
-    /// Crashes and kills for memory; `None` if they were not read within the tick.
+    /// Crashes and OOM kills; `None` if they were not read within the tick.
     pub kills: Option<u32>,
     /// Whether every source of completions and failures was read within the tick: the replicas, and the ingress if there is one.
     pub answers_read: bool,
@@ -285,8 +285,8 @@ impl FunctionWindows {
     }
 
     fn answers_read(&self, counts: &Counts) -> bool {
-        let entry_read = self.ingress.at().is_none() || counts.get(Field::ArrivedMs) > 0;
-        entry_read && counts.get(Field::AnsweredMs) > 0
+        let ingress_read = self.ingress.at().is_none() || counts.get(Field::ArrivedMs) > 0;
+        ingress_read && counts.get(Field::AnsweredMs) > 0
     }
 }
 

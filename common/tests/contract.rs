@@ -312,6 +312,18 @@ fn a_newer_minor_version_is_read_and_its_fields_ignored() {
 }
 
 #[test]
+fn values_that_a_newer_minor_version_added_are_read_as_other() {
+    let mut outcome: Value = serde_json::from_str(&golden("outcome.full")).unwrap();
+    outcome["version"] = json!("1.7");
+    (outcome["effect"], outcome["source"]) = (json!("deferred"), json!("schedule"));
+    outcome["guard"] = json!([{ "rule": "carbon_budget", "detail": "3 kg" }]);
+    let outcome: Outcome = parse(outcome.to_string().as_bytes()).unwrap();
+    assert_eq!((outcome.effect, outcome.source, outcome.guard[0].rule), (Effect::Other, DecisionSource::Other, GuardRule::Other));
+    let fallback: Fallback = serde_json::from_value(json!({ "rule": "hpa", "reason": { "kind": "model_too_old", "age_s": 3 } })).unwrap();
+    assert_eq!(fallback.reason, FallbackReason::Other);
+}
+
+#[test]
 fn an_unknown_major_version_is_refused_naming_both() {
     let error = parse::<State>(golden("state.major-2").as_bytes()).unwrap_err();
     assert_eq!(error.to_string(), "message has version 2.0, this reader knows version 1.x");

@@ -12,7 +12,7 @@ use qscale_common::slo;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use qscale_dqn::actions::{ActionCandidates, Actions};
-use qscale_dqn::context::{FeatureContext, measured};
+use qscale_dqn::context::{FeatureContext, feature_value};
 use qscale_dqn::observation::{COUNT, observe};
 use qscale_dqn::reward::{StepReward, TrainingReward};
 use qscale_policies::History;
@@ -258,14 +258,14 @@ pub fn violation(waiting: &State, measured_by: &State) -> Option<f64> {
     if !(MIN_COVERED..=MAX_COVERED).contains(&covered) {
         return None;
     }
-    let completed = measured(window.completed_rps)?;
+    let completed = feature_value(window.completed_rps)?;
     let Some(failed) = window.failed_share else {
         // Requests completed, so a missing share of failures means that it was not measured.
         if completed > 0.0 {
             return None;
         }
         // No request completed during a tick that is longer than the latency bound.
-        let queued = |state: &State| measured(state.windows.tick.queued).map(|queued| queued > 0.0);
+        let queued = |state: &State| feature_value(state.windows.tick.queued).map(|queued| queued > 0.0);
         let stuck = queued(waiting)? && queued(measured_by)? && measured_by.tick_length_ms > objective.latency_ms;
         return Some(f64::from(u8::from(stuck)));
     };

@@ -84,7 +84,7 @@ impl PromotionRecord {
                 Ok(())
             }
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Err(RecordChanged(self.model.clone()).into()),
-            Err(error) => Err(error).with_context(|| format!("write {} of bucket {}", self.model, self.store.name)),
+            Err(error) => Err(error).with_context(|| format!("failed to write {} of bucket {}", self.model, self.store.name)),
         }
     }
 }
@@ -145,7 +145,7 @@ pub async fn request_round(
 }
 
 async fn get<T: DeserializeOwned>(store: &Store, key: &str) -> anyhow::Result<(Option<T>, u64)> {
-    let entry = store.entry(key).await.with_context(|| format!("read {key} of bucket {}", store.name))?;
+    let entry = store.entry(key).await.with_context(|| format!("failed to read {key} of bucket {}", store.name))?;
     let revision = entry.as_ref().map_or(0, |entry| entry.revision);
     let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else { return Ok((None, revision)) };
     let decoded =

@@ -189,7 +189,7 @@ fn decider(outcome: &Outcome) -> String {
     match outcome.source {
         DecisionSource::Fallback => format!("fallback rule {}", outcome.agent),
         DecisionSource::Operator => "operator".to_owned(),
-        DecisionSource::Agent | DecisionSource::Shadow => format!("agent {}", outcome.agent),
+        DecisionSource::Agent | DecisionSource::Shadow | DecisionSource::Other => format!("agent {}", outcome.agent),
     }
 }
 

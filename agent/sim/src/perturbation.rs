@@ -1,5 +1,5 @@
 //! Perturbations: disturbances of a simulated world. Owns the only list of them: fields, ranges, effects over time and
-//! the distribution for training.
+//! the distribution for training (for rarely called functions that of `agent/train/src/world.rs`).
 //!
 //! To add one: a field with its default in [`Perturbation`], its range in [`Perturbation::check`], and its effect. An
 //! effect on what requests and starts ask for belongs into [`Perturbation::scale_at`]; any other is a `PerturbationEvent`, or a

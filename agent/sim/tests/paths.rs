@@ -74,7 +74,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     /// Everything that can be seen, at every look, to the last count: requests, latencies, CPU, throttled periods,
-    /// restarts, kills; with crashes, kills for memory, nodes that are full and nodes that are lost.
+    /// restarts, kills; with crashes, OOM kills, nodes that are full and nodes that are lost.
     #[test]
     fn both_implementations_agree_for_one_request_at_a_time(
         gateway in gateway(),

@@ -2,7 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use qscale_dqn::actions::{ActionSet, Actions, BRANCHES, Scope};
+use qscale_dqn::Scope;
+use qscale_dqn::actions::{ActionSet, Actions, BRANCHES};
 use qscale_dqn::policy::ViolationCost;
 use qscale_dqn::reward::TrainingReward;
 use qscale_dqn::tasks::{Split, TaskDistribution};
@@ -92,6 +93,8 @@ impl TrainingConfig {
         hyperparameters
     }
 
+    /// Checks that every value is in its range.
+    ///
     /// # Errors
     /// Names the first value that is out of range, with its range.
     pub fn check(&self) -> Result<(), String> {

@@ -15,7 +15,7 @@ use qscale_sim::{Nanos, Simulation, Totals};
 /// One simulated function under control.
 #[derive(Debug, Clone)]
 pub struct Env {
-    cell: Simulation,
+    simulation: Simulation,
     violation_cost: f64,
     history: History,
     observation: Vec<f32>,
@@ -33,13 +33,13 @@ pub struct Env {
 }
 
 impl Env {
-    /// The environment of `cell` at its start. Observations and candidates are computed only with `actions`.
+    /// The environment of `simulation` at its start. Observations and candidates are computed only with `actions`.
     #[must_use]
-    pub fn new(cell: Simulation, violation_cost: f64, actions: Option<&Actions>) -> Self {
-        let largest = (cell.setup().policy.bounds.replicas.min().0 == 0).then(|| (cell.clone(), false));
+    pub fn new(simulation: Simulation, violation_cost: f64, actions: Option<&Actions>) -> Self {
+        let largest = (simulation.setup().policy.bounds.replicas.min().0 == 0).then(|| (simulation.clone(), false));
         let mut env = Self {
             largest,
-            cell,
+            simulation,
             violation_cost,
             history: History::default(),
             observation: vec![0.0; COUNT],
@@ -55,7 +55,7 @@ impl Env {
     }
 
     fn observe(&mut self, actions: Option<&Actions>) {
-        let context = FeatureContext::update(self.cell.state(), &mut self.history, self.violation_cost);
+        let context = FeatureContext::update(self.simulation.state(), &mut self.history, self.violation_cost);
         self.usual_price = context.usual_price();
         if let Some(actions) = actions {
             observe(&context, &mut self.observation);
@@ -67,16 +67,16 @@ impl Env {
     /// simulation. For a function that may be scaled to zero, unavoidable violations are excluded.
     pub fn step(&mut self, allocation: Option<Allocation>, actions: Option<&Actions>, reward: &TrainingReward) -> StepReward {
         let usual_price = self.usual_price;
-        self.cell.step(allocation);
-        self.cell.take_interval(&mut self.totals);
-        let mut step = measure(reward, &self.cell, &self.totals, self.queued, usual_price, self.violation_cost);
-        self.queued = self.cell.function().queued() > 0;
-        if let Some((cell, queued)) = &mut self.largest {
+        self.simulation.step(allocation);
+        self.simulation.take_interval(&mut self.totals);
+        let mut step = measure(reward, &self.simulation, &self.totals, self.queued, usual_price, self.violation_cost);
+        self.queued = self.simulation.function().queued() > 0;
+        if let Some((simulation, queued)) = &mut self.largest {
             // No action changes these violations; included, they would dominate the variance of the reward.
-            cell.step(Some(cell.setup().policy.bounds.largest()));
-            cell.take_interval(&mut self.totals);
-            let unavoidable = measure(reward, cell, &self.totals, *queued, usual_price, self.violation_cost).violation;
-            *queued = cell.function().queued() > 0;
+            simulation.step(Some(simulation.setup().policy.bounds.largest()));
+            simulation.take_interval(&mut self.totals);
+            let unavoidable = measure(reward, simulation, &self.totals, *queued, usual_price, self.violation_cost).violation;
+            *queued = simulation.function().queued() > 0;
             step.reward += reward.of_violations(unavoidable, self.violation_cost);
         }
         std::mem::swap(&mut self.observation, &mut self.observation_before);
@@ -88,7 +88,7 @@ impl Env {
     /// The latest State.
     #[must_use]
     pub fn state(&self) -> &State {
-        self.cell.state()
+        self.simulation.state()
     }
 
     /// The latest observation; zeros without actions.
@@ -118,17 +118,24 @@ impl Env {
     }
 }
 
-/// The reward of the tick that `cell` has just simulated, with its `totals`. `queued`: whether requests were queued
+/// The reward of the tick that `simulation` has just simulated, with its `totals`. `queued`: whether requests were queued
 /// when it began; `usual_price`: usual cost per hour.
-fn measure(reward: &TrainingReward, cell: &Simulation, totals: &Totals, queued: bool, usual_price: f64, violation_cost: f64) -> StepReward {
-    let policy = &cell.setup().policy;
+fn measure(
+    reward: &TrainingReward,
+    simulation: &Simulation,
+    totals: &Totals,
+    queued: bool,
+    usual_price: f64,
+    violation_cost: f64,
+) -> StepReward {
+    let policy = &simulation.setup().policy;
     let tick_s = policy.tick.duration().as_secs_f64();
     let objective = &policy.objective;
     let bound = Nanos::from(objective.latency.get());
     let ended = totals.completed + totals.unanswered();
     let violation = if ended == 0 {
         // No request completed during a tick that is longer than the latency bound.
-        let waited = queued && cell.function().queued() > 0;
+        let waited = queued && simulation.function().queued() > 0;
         f64::from(u8::from(slo::is_violated_without_replies(waited, policy.tick.duration(), objective.latency.get())))
     } else {
         let late = totals.violations(bound) / ended as f64;
@@ -138,7 +145,7 @@ fn measure(reward: &TrainingReward, cell: &Simulation, totals: &Totals, queued: 
     let prices = &policy.prices;
     let spent = (totals.core_seconds * prices.cpu_core_hour.get() + totals.gibibyte_seconds * prices.memory_gib_hour.get()) / 3600.0;
     let cost = spent * 3600.0 / (usual_price * tick_s);
-    let terms = &cell.reward().terms;
+    let terms = &simulation.reward().terms;
     let (reversal, resize) = (terms.reversal.value.unwrap_or(0.0), terms.resize.value.unwrap_or(0.0));
     let kills = (totals.oom_kills + totals.crashes) as f64;
     reward.weigh(StepReward { reward: 0.0, violation, cost, reversal, kills }, resize, tick_s, violation_cost)

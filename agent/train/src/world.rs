@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qscale_common::hash::GOLDEN_RATIO;
-use qscale_common::policy::{LatencyBound, Percentile, Range, ResizeFactor, ScalingPolicy};
+use qscale_common::policy::{Guardrails, LatencyBound, Percentile, Range, ScalingPolicy};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_common::workload::trace::{MinuteTrace, TraceFunction};
@@ -45,7 +45,7 @@ pub fn draw(tasks: &TaskDistribution, split: Split, number: u64) -> World {
     let mut rng = SmallRng::seed_from_u64(number.wrapping_mul(GOLDEN_RATIO) ^ salt);
     let rng = &mut rng;
     let is_sparse = rng.random_bool(tasks.sparse_share);
-    // Under continuous load a violation is rarely worth more than an hour of cost; for sparse functions it may be worth hours.
+    // Under continuous load a violation rarely costs more than an hour of the usual cost; for sparse functions it may cost hours of it.
     let (least, most) = if is_sparse {
         (50.0, ViolationCost::MOST)
     } else if rng.random_bool(0.85) {
@@ -138,13 +138,7 @@ fn base_policy(tasks: &TaskDistribution, rng: &mut SmallRng) -> ScalingPolicy {
         policy.objective.percentile = Percentile::try_from([90.0, 99.0][rng.random_range(0..2)]).unwrap_or(policy.objective.percentile);
     }
     if rng.random_bool(0.6) {
-        let many = std::num::NonZeroU32::new(100_000).unwrap_or(std::num::NonZeroU32::MIN);
-        policy.guard.replicas_up = many;
-        policy.guard.replicas_down = many;
-        policy.guard.changes_per_hour = many;
-        policy.guard.reversals_per_hour = 100_000;
-        policy.guard.resize_factor = ResizeFactor::try_from(100.0).unwrap_or(policy.guard.resize_factor);
-        policy.guard.max_age = Some(Span::seconds(3600));
+        policy.guard = Guardrails::permissive();
     }
     policy
 }

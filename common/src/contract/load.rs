@@ -26,14 +26,14 @@ pub struct Load {
     /// Requests due, requests/s.
     #[serde(serialize_with = "rounded::required")]
     pub offered_rps: f64,
-    /// Requests answered well, requests/s.
+    /// Successful requests, requests/s.
     #[serde(serialize_with = "rounded::required")]
     pub achieved_rps: f64,
     /// Requests in flight at the end of the interval.
     pub in_flight: u64,
     /// Requests that failed during the interval.
     pub failures: Failures,
-    /// Latencies of the requests answered well, from the intended send time; buckets in rising order, empty ones left out.
+    /// Latencies of the successful requests, from the intended send time; buckets in rising order, empty ones left out.
     #[serde(default)]
     pub latency: Vec<LatencyBucket>,
     /// 99th percentile of the time from intended to actual send, microseconds; absent where nothing was sent.

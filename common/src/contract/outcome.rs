@@ -70,6 +70,9 @@ pub enum DecisionSource {
     Fallback,
     /// An operator: freeze, restore.
     Operator,
+    /// A value that a later version added.
+    #[serde(other)]
+    Other,
 }
 
 /// Result of a decision.
@@ -91,6 +94,9 @@ pub enum Effect {
     Refused,
     /// The platform failed to apply it; retried until a newer decision arrives.
     Failed,
+    /// A value that a later version added.
+    #[serde(other)]
+    Other,
 }
 
 /// A guard rule that took effect.
@@ -139,6 +145,9 @@ pub enum GuardRule {
     ReversalBudget,
     /// The platform cannot resize replicas.
     HorizontalOnly,
+    /// A value that a later version added.
+    #[serde(other)]
+    Other,
 }
 
 impl Message for Outcome {

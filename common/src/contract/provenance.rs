@@ -83,6 +83,9 @@ pub enum FallbackReason {
         /// Consecutive good States that are needed before the model decides again.
         states_left: u32,
     },
+    /// A reason that a later version added.
+    #[serde(other)]
+    Other,
 }
 
 impl FallbackKind {
@@ -108,6 +111,7 @@ impl fmt::Display for FallbackReason {
             }
             Self::OutOfDistribution { score: None, .. } => f.write_str("the State is out of distribution (non-finite score)"),
             Self::DeviceFailed { error } => write!(f, "the device failed: {error}"),
+            Self::Other => f.write_str("of a reason that this version does not know"),
             Self::Recovering { states_left } => write!(f, "{states_left} more in-distribution States needed"),
         }
     }

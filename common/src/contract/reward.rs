@@ -36,10 +36,10 @@ pub struct Reward {
     pub value: Option<f64>,
     /// Its terms.
     pub terms: Terms,
-    /// Share of completed requests that were answered well, 0 to 1; absent if none completed.
+    /// Share of the ended requests that succeeded, 0 to 1; absent if none ended.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub completion: Option<f64>,
-    /// The objective's latency percentile, milliseconds; absent if no request was answered well.
+    /// The objective's latency percentile, milliseconds; absent if no request succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub latency_ms: Option<f64>,
     /// Cost of the allocation per hour at the ScalingPolicy's prices; absent if the allocation is unknown.
@@ -58,7 +58,7 @@ pub struct Terms {
     pub resize: Term,
     /// 1 if the direction of change was reversed within the ScalingPolicy's window.
     pub reversal: Term,
-    /// Crashes and kills for memory.
+    /// Crashes and OOM kills.
     pub kill: Term,
 }
 

@@ -141,13 +141,13 @@ pub struct Window {
     /// Coefficient of variation of the arrival rate over the window's ticks.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub rate_variation: Option<f64>,
-    /// Requests answered well, requests/s.
+    /// Successful requests, requests/s.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub completed_rps: Option<f64>,
-    /// Share of the completed requests that failed, timed out or were refused, 0 to 1; absent if none completed.
+    /// Share of the ended requests that failed, timed out or were refused, 0 to 1; absent if none ended.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "rounded::option")]
     pub failed_share: Option<f64>,
-    /// Latency of the requests answered well; absent if there were none.
+    /// Latency of the successful requests; absent if there were none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
     /// Mean number of replicas behind the CPU samples: `cpu_millicores` times this is the use of the function. It differs from the current number of
@@ -175,7 +175,7 @@ pub struct Window {
     /// Replicas that were restarted after a crash.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restarts: u32,
-    /// Replicas that were killed for memory.
+    /// Replicas that were OOM-killed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub oom_kills: u32,
 }

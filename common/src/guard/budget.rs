@@ -91,6 +91,6 @@ impl Budget {
 }
 
 fn spent_text(spent: u32, limit: u32, what: &str, kept: u32) -> String {
-    let way_up = if kept > 0 { ", the last is kept for a step up" } else { "" };
-    format!("{spent} of {limit} {what} an hour are spent{way_up}")
+    let way_up = if kept > 0 { "; the last one is reserved for a step up" } else { "" };
+    format!("{spent} of {limit} {what} per hour used{way_up}")
 }

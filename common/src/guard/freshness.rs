@@ -45,7 +45,7 @@ pub(super) fn memory_floor(state: Option<&State>, margin: f64) -> (Option<Mebiby
     let Some(state) = state else { return (None, "the working set is not known".into()) };
     let windows = [&state.windows.tick, &state.windows.short, &state.windows.long];
     if let Some(kills) = windows.iter().map(|window| window.oom_kills).max().filter(|kills| *kills > 0) {
-        return (None, format!("replicas were killed for memory in the long window: {kills}"));
+        return (None, format!("{kills} OOM kills in the long window"));
     }
     let largest = windows.iter().filter_map(|window| window.memory_mib).map(|Usage { max, .. }| max).max_by(f64::total_cmp);
     match largest {

@@ -25,7 +25,7 @@ pub enum EventKind {
     ReplicaReady,
     /// A replica exited by itself.
     ReplicaCrashed,
-    /// A replica was killed for memory.
+    /// A replica was OOM-killed.
     ReplicaOomKilled,
     /// A replica could not be started.
     ReplicaStartFailed,

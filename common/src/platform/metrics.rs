@@ -41,7 +41,7 @@ pub struct FunctionView {
 pub struct FunctionCounters {
     /// Requests that arrived.
     pub arrived: u64,
-    /// Replicas killed for memory.
+    /// OOM-killed replicas.
     pub oom_kills: u64,
     /// Replicas that exited by themselves otherwise.
     pub crashes: u64,
@@ -89,7 +89,7 @@ pub struct ResourceUsage {
     pub throttled_seconds: f64,
     /// Memory that cannot be reclaimed easily: usage without inactive file pages, bytes.
     pub working_set: u64,
-    /// Processes in it that were killed for memory.
+    /// OOM-killed processes in it.
     pub oom_kills: u64,
 }
 
@@ -195,7 +195,7 @@ fn of_functions(text: &mut TextBuffer, functions: &[Labelled<'_>]) {
     family(metric_names::DESIRED_MEMORY_BYTES, MetricKind::Gauge, "Desired memory of each replica.", &|view| {
         view.desired.memory_mib.bytes() as f64
     });
-    family(metric_names::OOM_KILLS, MetricKind::Counter, "Replicas killed for memory, those that are gone included.", &|view| {
+    family(metric_names::OOM_KILLS, MetricKind::Counter, "OOM kills of replicas, those that are gone included.", &|view| {
         view.counted.oom_kills as f64
     });
     family(
@@ -240,7 +240,7 @@ fn of_replicas(text: &mut TextBuffer, functions: &[Labelled<'_>]) {
     family(metric_names::WORKING_SET_BYTES, MetricKind::Gauge, "Memory in use, without inactive file pages.", &|replica| {
         Some(replica.usage?.working_set as f64)
     });
-    family(metric_names::OOM_EVENTS, MetricKind::Counter, "Processes of the replica that were killed for memory.", &|replica| {
+    family(metric_names::OOM_EVENTS, MetricKind::Counter, "OOM-killed processes of the replica.", &|replica| {
         replica.usage.filter(|_| replica.limited).map(|usage| usage.oom_kills as f64)
     });
     family("container_spec_cpu_quota", MetricKind::Gauge, "Current CPU quota, microseconds per period.", &|replica| {

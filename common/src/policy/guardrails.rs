@@ -44,6 +44,23 @@ impl Default for Guardrails {
     }
 }
 
+impl Guardrails {
+    /// Limits that hinder no policy, except that memory stays above the working set. Stale measurements forbid nothing.
+    #[must_use]
+    pub fn permissive() -> Self {
+        let many = NonZeroU32::new(100_000).expect("it is not zero");
+        Self {
+            replicas_up: many,
+            replicas_down: many,
+            resize_factor: ResizeFactor(100.0),
+            changes_per_hour: many,
+            reversals_per_hour: many.get(),
+            max_age: Some(Span::seconds(3600)),
+            working_set_margin: Self::default().working_set_margin,
+        }
+    }
+}
+
 /// A factor of at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "f64")]

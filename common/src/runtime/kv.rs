@@ -37,7 +37,7 @@ pub async fn all(store: &Store) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
 pub async fn entries(store: &Store) -> anyhow::Result<BTreeMap<String, Entry>> {
     let info = store.stream.get_info().await.with_context(|| format!("state of bucket {}", store.name))?;
     let read = read_current(store, info.state.subjects_count).await;
-    Ok(read.with_context(|| format!("read bucket {}", store.name))?.1)
+    Ok(read.with_context(|| format!("failed to read bucket {}", store.name))?.1)
 }
 
 /// Result of an edit.
@@ -69,7 +69,7 @@ pub async fn edit(
     mut change: impl FnMut(Option<&[u8]>) -> anyhow::Result<Option<Vec<u8>>>,
 ) -> anyhow::Result<Edited> {
     for _ in 0..EDITS {
-        let entry = store.entry(key).await.with_context(|| format!("read {key} of bucket {}", store.name))?;
+        let entry = store.entry(key).await.with_context(|| format!("failed to read {key} of bucket {}", store.name))?;
         let revision = entry.as_ref().map_or(0, |entry| entry.revision);
         let current = entry.filter(|entry| entry.operation == Operation::Put).map(|entry| entry.value);
         let Some(value) = change(current.as_deref())? else { return Ok(Edited::Unchanged) };
@@ -77,7 +77,7 @@ pub async fn edit(
             Ok(after) if current.is_some() => return Ok(Edited::Changed { before: revision, after }),
             Ok(after) => return Ok(Edited::Created { after }),
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
-            Err(error) => return Err(error).with_context(|| format!("write {key} of bucket {}", store.name)),
+            Err(error) => return Err(error).with_context(|| format!("failed to write {key} of bucket {}", store.name)),
         }
     }
     anyhow::bail!("failed to write {key} of bucket {}: {EDITS} concurrent writes; try again", store.name)

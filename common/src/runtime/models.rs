@@ -107,7 +107,7 @@ pub enum ReadError {
     #[error("no such version in the model store")]
     Absent,
     /// The version is larger than the limit: size, limit.
-    #[error("{0} bytes; the limit is {1}")]
+    #[error("the model has {0} bytes, must have at most {1}")]
     TooLong(usize, usize),
     /// The bytes differ from those pushed.
     #[error("damaged in the model store: {0}")]
@@ -219,9 +219,9 @@ impl ModelStore {
     pub async fn all(&self) -> anyhow::Result<BTreeMap<Name, StoredModel>> {
         let listed = async {
             let mut models: BTreeMap<Name, StoredModel> = BTreeMap::new();
-            let mut objects = self.store.list().await.context("list the models")?;
+            let mut objects = self.store.list().await.context("failed to list the models")?;
             while let Some(info) = objects.next().await {
-                let info = info.context("list the models")?;
+                let info = info.context("failed to list the models")?;
                 let Some((Ok(name), which)) = info.name.rsplit_once('/').map(|(name, which)| (Name::new(name), which)) else { continue };
                 match (which, which.parse()) {
                     (CURRENT, _) => models.entry(name).or_default().in_use = InUse::of(&info).ok(),
@@ -276,7 +276,7 @@ impl ModelStore {
             metadata.insert(SIGNATURE.to_owned(), key.sign_model(name, version, bytes));
         }
         let object = ObjectMetadata { name: format!("{name}/{version}"), metadata, ..Default::default() };
-        self.store.put(object, &mut &*bytes).await.with_context(|| format!("store model {name}@{version}"))?;
+        self.store.put(object, &mut &*bytes).await.with_context(|| format!("failed to store model {name}@{version}"))?;
         let pushed = json!({ VERSION: version, "bytes": bytes.len(), FINGERPRINT: fingerprint });
         let (target, after) = (name.to_string(), Some(ChangedValue::new(None, pushed)));
         author.record(Made { kind: ChangeKind::ModelPushed, target, before: None, after }, clock::now()).await;
@@ -289,10 +289,10 @@ impl ModelStore {
             // A chunk that belongs to no object: the store keeps it and lists it nowhere.
             let subject = format!("$O.{}.C.claim.{name}.{version}", subject::MODEL_STORE);
             let sent = self.bus.jetstream().publish_with_headers(subject, expecting(0), Default::default()).await;
-            match sent.with_context(|| format!("store model {name}"))?.await {
+            match sent.with_context(|| format!("failed to store model {name}"))?.await {
                 Ok(_) => return Ok(version),
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
-                Err(error) => return Err(error).with_context(|| format!("store model {name}")),
+                Err(error) => return Err(error).with_context(|| format!("failed to store model {name}")),
             }
         }
         bail!("{MAX_CLAIMS} version numbers from {name}@{first} on are taken; try again")

@@ -163,7 +163,7 @@ impl RestoreAnswers {
     /// When the server does not answer.
     pub async fn subscribe(bus: &Bus, functions: BTreeSet<FunctionId>) -> anyhow::Result<Self> {
         let outcomes = bus.subscribe(subject::all(EventType::Outcome), None).await?;
-        bus.client().flush().await.context("subscribe to outcomes")?;
+        bus.client().flush().await.context("failed to subscribe to outcomes")?;
         Ok(Self { outcomes, waiting: functions, failed: BTreeSet::new() })
     }
 
@@ -185,7 +185,7 @@ impl RestoreAnswers {
                     self.failed.insert(function);
                     continue;
                 }
-                Effect::Refused | Effect::Held | Effect::Recorded => RestoreAnswer::Refused(outcome),
+                Effect::Refused | Effect::Held | Effect::Recorded | Effect::Other => RestoreAnswer::Refused(outcome),
                 Effect::Applied | Effect::Changed | Effect::Unchanged => RestoreAnswer::Restored(outcome),
             };
             self.waiting.remove(&function);

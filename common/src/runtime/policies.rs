@@ -76,9 +76,12 @@ pub async fn edit(
 /// If the bucket cannot be read or written, or another command changes the policy at the same time.
 pub async fn delete(author: &Author, function: &FunctionId, now: Timestamp) -> anyhow::Result<bool> {
     let store = kv::open(author.bus(), subject::POLICY_BUCKET).await?;
-    let entry = store.entry(function.tokens()).await.with_context(|| format!("read policy {function}"))?;
+    let entry = store.entry(function.tokens()).await.with_context(|| format!("failed to read policy {function}"))?;
     let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else { return Ok(false) };
-    store.delete_expect_revision(function.tokens(), Some(entry.revision)).await.with_context(|| format!("delete policy {function}"))?;
+    store
+        .delete_expect_revision(function.tokens(), Some(entry.revision))
+        .await
+        .with_context(|| format!("failed to delete policy {function}"))?;
     let value = ScalingPolicy::from_json(&entry.value).ok().as_ref().map(as_value);
     let made = Made {
         kind: ChangeKind::PolicyDeleted,

@@ -173,7 +173,7 @@ pub async fn remove_agent(jetstream: &Context, agent: &Name) -> anyhow::Result<(
         Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(cause) if cause.error_code() == ErrorCode::STREAM_NOT_FOUND) => {
             Ok(())
         }
-        Err(error) => Err(error).with_context(|| format!("delete stream {name}")),
+        Err(error) => Err(error).with_context(|| format!("failed to delete stream {name}")),
     }
 }
 
@@ -182,7 +182,7 @@ pub async fn remove_agent(jetstream: &Context, agent: &Name) -> anyhow::Result<(
 /// # Errors
 /// If the server refuses or does not answer.
 pub async fn remove_other_agents(jetstream: &Context, agents: &[Name]) -> anyhow::Result<Vec<Name>> {
-    let names: Vec<String> = jetstream.stream_names().try_collect().await.context("list the streams")?;
+    let names: Vec<String> = jetstream.stream_names().try_collect().await.context("failed to list the streams")?;
     let others: Vec<Name> =
         names.iter().filter_map(|name| subject::agent_of_stream(name)).filter(|agent| !agents.contains(agent)).collect();
     for agent in &others {

@@ -9,7 +9,7 @@ pub(super) enum Field {
     Arrived,
     /// Milliseconds covered by readings of arrivals.
     ArrivedMs,
-    /// Requests answered well.
+    /// Successful requests.
     Completed,
     /// Requests that failed at or before a replica.
     Failed,
@@ -43,7 +43,7 @@ pub(super) enum Field {
     Starts,
     /// Restarts after a crash.
     Restarts,
-    /// Kills for memory.
+    /// OOM kills.
     OomKills,
 }
 

@@ -63,7 +63,7 @@ impl FunctionWindows {
         let none_ready = |platform: &PlatformReading| platform.replicas.is_some_and(|replicas| replicas.ready.0 == 0);
         if let Some(platform) = scrape.platform.filter(none_ready) {
             // The platform may be read before the ingress: completions in between are not known yet.
-            let at = scrape.ingress.as_ref().map_or(platform.at, |entry| entry.at.min(platform.at));
+            let at = scrape.ingress.as_ref().map_or(platform.at, |ingress| ingress.at.min(platform.at));
             self.take_absence(at, &read);
         }
         impossible

@@ -48,7 +48,7 @@ simulated functions so that nothing is forgotten. The candidate replaces the mod
   offline  not worse on validation worlds; and over the simulated arrivals of the recording: for no function more violations or cost; for at least one,
            significantly fewer violations or lower cost, where the simulation matches the recording. A function that cannot be simulated fails the gate
   shadow   stored, not in use; it decides on the States of --shadow-for, always finite and in distribution, and is not worse over the arrivals of that time
-  use      in use, and watched for --watch-for: if violations are more frequent than in the same time before, or the daily budget is spent, the version before is put
+  watch    in use, and watched for --watch-for: if violations are more frequent than in the same time before, or the daily budget is spent, the version before is put
            in use again, and no other candidate is tried until the next day (UTC)
 
 Fine-tuning is off by default, and without --budget no candidate is put in use: one that passes the shadow gate is recommended. Every minute in which an objective is

@@ -22,7 +22,7 @@ pub fn line(text: impl Display) -> anyhow::Result<()> {
 /// # Errors
 /// As [`line`].
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    line(serde_json::to_string_pretty(value).context("write as JSON")?)
+    line(serde_json::to_string_pretty(value).context("failed to write as JSON")?)
 }
 
 /// Writes a line to standard error. A closed standard error is ignored.

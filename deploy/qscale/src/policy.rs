@@ -144,7 +144,7 @@ async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, signe
                 print_edit(policy, Some(edit.edited), edit.before.as_ref())?;
             }
             None => {
-                let value = store.get(function.tokens()).await.context("read the policy")?;
+                let value = store.get(function.tokens()).await.with_context(|| format!("failed to read policy {function}"))?;
                 print_edit(policy, None, value.and_then(|value| ScalingPolicy::from_json(&value).ok()).as_ref())?;
             }
         }
@@ -256,7 +256,11 @@ fn beyond_platform<T: Copy + Ord + Display>(field: &str, bounds: Range<T>, platf
 
 async fn get(bus: &Bus, function: &FunctionId, json: bool) -> anyhow::Result<()> {
     let store = kv::open(bus, subject::POLICY_BUCKET).await?;
-    let value = store.get(function.tokens()).await.context("read the policy")?.with_context(|| no_policy(function))?;
+    let value = store
+        .get(function.tokens())
+        .await
+        .with_context(|| format!("failed to read policy {function}"))?
+        .with_context(|| no_policy(function))?;
     let policy = ScalingPolicy::from_json(&value).with_context(|| format!("policy {function} is invalid; apply it again"))?;
     if json {
         return output::json(&policy);
@@ -352,7 +356,7 @@ async fn set(locate: &Locate, function: &FunctionId, changes: &[Change], signer:
         let after = text::changed(&before, changes)?;
         anyhow::Ok((before, after))
     };
-    let current = store.get(function.tokens()).await.context("read the policy")?;
+    let current = store.get(function.tokens()).await.with_context(|| format!("failed to read policy {function}"))?;
     let (before, after) = change(current.as_deref())?;
     if before.bounds != after.bounds {
         check_platform(locate, std::iter::once(&after)).await?;

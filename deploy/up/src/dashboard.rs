@@ -297,6 +297,7 @@ fn describe(function: &FunctionId, outcome: &Outcome) -> String {
         Effect::Recorded => "recorded",
         Effect::Refused => "refused",
         Effect::Failed => "failed, retrying",
+        Effect::Other => "of an unknown effect",
     };
     let rules: Vec<_> = outcome.guard.iter().map(|note| note.detail.as_str()).collect();
     let why = if rules.is_empty() { outcome.reason.clone() } else { rules.join("; ") };

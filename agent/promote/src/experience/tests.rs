@@ -1,6 +1,6 @@
 use qscale_common::contract::{Epoch, Term, Terms, Version};
 use qscale_common::time::Tick;
-use qscale_dqn::actions::{ActionSet, Scope};
+use qscale_dqn::{ActionSet, Scope};
 use qscale_rl::learner::Hyperparameters;
 
 use super::*;

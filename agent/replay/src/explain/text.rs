@@ -116,6 +116,7 @@ impl Explanation {
             Effect::Recorded if outcome.allowed.is_some() => format!("would have allowed{allowed}; recorded, not applied"),
             Effect::Recorded => "recorded, not applied".to_owned(),
             Effect::Refused => "refused the request".to_owned(),
+            Effect::Other => "had an effect that this version does not know".to_owned(),
             Effect::Failed => format!("allowed{allowed}; the platform did not apply it"),
         };
         let mut lines = vec![result];

@@ -33,7 +33,7 @@ pub struct Hyperparameters {
     pub batch: usize,
     /// Learning rate of Adam, above 0 and at most 1.
     pub learning_rate: f32,
-    /// Updates over which the learning rate falls linearly to a twentieth; 0 keeps it constant.
+    /// Updates over which the learning rate falls linearly to a twentieth; 0 keeps it constant. Training replaces 0 by the number of its updates.
     pub decay_over: u64,
     /// Epsilon of Adam, added to the root of the second moment, above 0.
     pub adam_epsilon: f32,

@@ -61,14 +61,20 @@ impl Function {
         let placed = self.slots.iter_mut().flatten().filter(|replica| replica.phase != Phase::Pending);
         for (replica, scrape) in placed.zip(&mut reading.scrape.replicas) {
             name_of(&self.profile.name, replica.number, &mut scrape.replica);
-            scrape.at = at;
-            scrape.started = Some(at.minus(Duration::from(now.since(replica.begun))));
-            scrape.requests = Some(replica.requests);
-            scrape.in_flight = Some(f64::from(replica.load));
-            scrape.cpu = Some(replica.cpu(now).into());
             let ended = matches!(replica.phase, Phase::BackOff { .. });
-            scrape.working_set_bytes = Some(if ended { 0 } else { self.profile.memory.working_set(replica.load) });
-            (scrape.restarts, scrape.oom_kills) = (Some(replica.restarts.into()), Some(replica.oom_kills.into()));
+            // Every field is named, so that a new one cannot be forgotten.
+            *scrape = Scrape {
+                replica: std::mem::take(&mut scrape.replica),
+                at,
+                started: Some(at.minus(Duration::from(now.since(replica.begun)))),
+                last_started: None,
+                requests: Some(replica.requests),
+                in_flight: Some(f64::from(replica.load)),
+                cpu: Some(replica.cpu(now).into()),
+                working_set_bytes: Some(if ended { 0 } else { self.profile.memory.working_set(replica.load) }),
+                restarts: Some(replica.restarts.into()),
+                oom_kills: Some(replica.oom_kills.into()),
+            };
         }
     }
 

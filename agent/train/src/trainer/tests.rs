@@ -1,8 +1,8 @@
 use qscale_common::contract::State;
 use qscale_dqn::Checkpoint;
-use qscale_dqn::actions::{ActionSet, Actions, Scope};
 use qscale_dqn::tabular::{Tabular, TabularParameters};
 use qscale_dqn::tasks::FunctionClass;
+use qscale_dqn::{ActionSet, Actions, Scope};
 use qscale_rl::device::cpu;
 use qscale_rl::learner::{Hyperparameters, Learner, RolloutConfig};
 

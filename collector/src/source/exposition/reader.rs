@@ -193,7 +193,7 @@ struct Sorter<'a> {
     seen: HashMap<u64, Timestamp>,
     /// Times of the newest samples of the label sets that have several; others of them do not count.
     newest: HashMap<u64, Timestamp>,
-    /// The same, of samples that came after an older one.
+    /// Times of the samples that came after an older one of their label set.
     newer: HashMap<u64, Timestamp>,
     /// The replica whose histogram the last bucket was added to, and the hash of its series; `None` if it was not added.
     bucket_of: Option<(usize, u64)>,
@@ -307,7 +307,7 @@ impl<'a> Sorter<'a> {
         let replica = names.replica.as_bytes();
         let of_target = |name: &[u8]| match metric {
             // Its replica label names the exporter.
-            Metric::Function(metric) if metric.is_statement() => TARGET.contains(&name) || name == replica,
+            Metric::Function(metric) if metric.describes_whole_function() => TARGET.contains(&name) || name == replica,
             Metric::Replica(metric) if metric.is_of_container() => TARGET.contains(&name),
             // Several jobs may read one target.
             Metric::Function(_) | Metric::Replica(_) | Metric::Node(_) => JOB.contains(&name),

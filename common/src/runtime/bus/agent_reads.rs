@@ -61,7 +61,8 @@ impl Bus {
             async move {
                 let own = bus.on_connection(&config, &format!("qscale-reads-{agent}"), CAPACITY).await?;
                 let client = own.client().clone();
-                let requests = client.queue_subscribe(subject::reads_of(&agent), GROUP.into()).await.context("subscribe to reads")?;
+                let requests =
+                    client.queue_subscribe(subject::reads_of(&agent), GROUP.into()).await.context("failed to subscribe to reads")?;
                 own.flush().await;
                 tokio::spawn(follower.run_until_cancelled_owned(answer_all(client, requests)));
                 Ok(())

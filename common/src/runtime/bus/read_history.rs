@@ -68,7 +68,7 @@ impl Bus {
     /// # Errors
     /// If the server does not list its streams.
     pub async fn agents_with_stream(&self) -> anyhow::Result<Vec<Name>> {
-        let names: Vec<String> = self.jetstream().stream_names().try_collect().await.context("list the streams")?;
+        let names: Vec<String> = self.jetstream().stream_names().try_collect().await.context("failed to list the streams")?;
         Ok(names.iter().filter_map(|name| subject::agent_of_stream(name)).collect())
     }
 }

@@ -166,9 +166,9 @@ impl Source {
         let opened = bus.jetstream().get_stream(&stream).await.with_context(|| format!("stream {stream}"))?;
         let configuration =
             pull::OrderedConfig { filter_subjects: subjects.clone(), deliver_policy, max_expires: PULL_EXPIRY, ..Default::default() };
-        let consumer = opened.create_consumer(configuration).await.with_context(|| format!("read stream {stream}"))?;
+        let consumer = opened.create_consumer(configuration).await.with_context(|| format!("failed to read stream {stream}"))?;
         let remaining = consumer.cached_info().num_pending > 0;
-        let messages = consumer.messages().await.with_context(|| format!("read stream {stream}"))?;
+        let messages = consumer.messages().await.with_context(|| format!("failed to read stream {stream}"))?;
         Ok(Self { stream, subjects, messages, remaining, last: 0, since })
     }
 
@@ -179,7 +179,7 @@ impl Source {
         }
         let next = tokio::time::timeout(READ_TIMEOUT, self.messages.next()).await;
         let message = next.ok().flatten().with_context(|| format!("stream {} stopped answering", self.stream))?;
-        let (stored, pending) = self.take(message.with_context(|| format!("read stream {}", self.stream))?)?;
+        let (stored, pending) = self.take(message.with_context(|| format!("failed to read stream {}", self.stream))?)?;
         self.remaining = pending > 0 && stored.at < until;
         Ok(Some(stored))
     }

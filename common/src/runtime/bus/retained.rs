@@ -97,7 +97,7 @@ impl Bus {
             loop {
                 let answer = tokio::time::timeout(ANSWER_TIMEOUT, answers.next()).await.ok().flatten();
                 let answer = answer.with_context(|| format!("stream {stream} stopped answering"))?;
-                let Some(message) = message(&answer).with_context(|| format!("read stream {stream}"))? else { break };
+                let Some(message) = message(&answer).with_context(|| format!("failed to read stream {stream}"))? else { break };
                 let left: &mut u64 = remaining.get_or_insert(message.pending.saturating_add(1));
                 *left = left.saturating_sub(1);
                 last = Some(message.sequence);

@@ -51,7 +51,7 @@ impl Reporter {
             if self.json {
                 let mut value = self.to_json(entry);
                 value["not_before"] = json!(not_before);
-                output::line(serde_json::to_string(&value).context("write as JSON")?)?;
+                output::line(serde_json::to_string(&value).context("failed to write as JSON")?)?;
             } else {
                 let (description, _) = description(entry.decision);
                 let name = versioned(&self.model, entry.version);
@@ -68,7 +68,7 @@ impl Reporter {
         let reason = "the daily budget is spent, or a candidate was rolled back today";
         if self.json {
             let value = json!({ "model": self.model, "decision": "not_tried", "not_before": until, "reason": reason });
-            return output::line(serde_json::to_string(&value).context("write as JSON")?);
+            return output::line(serde_json::to_string(&value).context("failed to write as JSON")?);
         }
         output::line(format_args!(
             "no candidate is tried before {} {} UTC: {reason}; request a round again after that",

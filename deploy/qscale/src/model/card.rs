@@ -75,7 +75,7 @@ impl<'a> NamedModel<'a> {
             row("note", header.note.clone());
         }
         if let Some(card) = header.card.as_ref().filter(|card| !card.evaluations.is_empty()) {
-            text += &format!("\n{}\n", judged(&card.evaluations).render());
+            text += &format!("\n{}\n", evaluation_table(&card.evaluations).render());
             text += "violated: share of ticks, partial near the latency bound; cost: multiple of the usual load's cost at full utilisation";
         }
         text.trim_end().to_owned()
@@ -101,9 +101,9 @@ impl<'a> NamedModel<'a> {
     }
 }
 
-fn judged(judged: &[Evaluation]) -> Table {
+fn evaluation_table(evaluations: &[Evaluation]) -> Table {
     let mut table = Table::new(&["POLICY", "TASKS", "VIOLATED", "COST", "REVERSALS", "REWARD"]);
-    for Evaluation { policy, split: part, worlds, mean } in judged {
+    for Evaluation { policy, split: part, worlds, mean } in evaluations {
         let part = match part {
             Split::Training => "training",
             Split::Validation => "validation",

@@ -145,7 +145,7 @@ impl Lines {
         }
         let tone = match outcome.effect {
             Effect::Applied => Tone::Good,
-            Effect::Unchanged | Effect::Recorded => Tone::Dim,
+            Effect::Unchanged | Effect::Recorded | Effect::Other => Tone::Dim,
             Effect::Changed | Effect::Held | Effect::Refused => Tone::Warn,
             Effect::Failed => Tone::Bad,
         };
