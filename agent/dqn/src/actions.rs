@@ -8,11 +8,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use qscale_common::contract::State;
-use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
+use qscale_common::units::{Allocation, Mebibytes, Replicas};
+use qscale_policies::Scope;
+use qscale_policies::sizing::{EstimatedDemand, Sizing, fitted_memory};
 use qscale_rl::Mask;
 use serde::{Deserialize, Serialize};
 
-use crate::context::{DemandHorizon, EstimatedDemand, FeatureContext, measured};
+use crate::context::{DemandHorizon, FeatureContext};
 
 /// A list of actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -40,19 +42,6 @@ const GRID_REPLICAS: [ActionTemplate; 5] = [
 const GRID_CPU: [f64; 4] = [1.0, 0.8, 1.25, 1.6];
 const GRID_MEMORY: [f64; 3] = [1.0, 0.8, 1.25];
 
-/// The parts of the allocation that may change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// The number of replicas.
-    Horizontal,
-    /// CPU and memory of each replica.
-    Vertical,
-    /// All parts.
-    #[default]
-    Joint,
-}
-
 /// Implements `Display` and `FromStr` by names.
 macro_rules! named {
     ($kind:ident, $what:literal, $($name:literal => $variant:ident),+) => {
@@ -75,7 +64,6 @@ macro_rules! named {
 pub(crate) use named;
 
 named!(ActionSet, "action set", "headroom" => Headroom, "step" => Step, "grid" => Grid);
-named!(Scope, "scope", "horizontal" => Horizontal, "vertical" => Vertical, "joint" => Joint);
 
 /// Multiples of the demand over several horizons: small steps around the present demand, larger ones above it, and past
 /// peaks, so that a burst seen once can be provided for.
@@ -97,12 +85,6 @@ const PROVISIONS: [(DemandHorizon, f64); 15] = [
     (DemandHorizon::Season, 1.2),
 ];
 
-/// Share of the latency objective that the CPU time of a request may take; smaller replicas are not offered.
-const MAX_CPU_SHARE: f64 = 0.5;
-/// The CPU stays as it is if it is at most this factor above the target,
-const SPARE: f64 = 1.2;
-/// or at least this factor of it.
-const SHORT: f64 = 0.97;
 /// Fraction of a replica that is rounded down.
 const SPARE_REPLICA: f64 = 0.25;
 
@@ -120,9 +102,9 @@ enum ActionTemplate {
     /// Multiplies memory.
     TimesMemory(f64),
     /// Adds replicas and multiplies CPU.
-    Trade(i64, f64),
+    ReplicasAndCpu(i64, f64),
     /// One of [`GRID_REPLICAS`]; multiplies CPU and memory.
-    Each(usize, f64, f64),
+    GridPoint(usize, f64, f64),
     /// Provides a multiple of the demand over a horizon.
     Provide(DemandHorizon, f64),
 }
@@ -206,13 +188,13 @@ impl Actions {
                 ActionTemplate::TimesCpu(1.25),
                 ActionTemplate::TimesMemory(0.8),
                 ActionTemplate::TimesMemory(1.25),
-                ActionTemplate::Trade(-1, 1.25),
-                ActionTemplate::Trade(1, 0.8),
+                ActionTemplate::ReplicasAndCpu(-1, 1.25),
+                ActionTemplate::ReplicasAndCpu(1, 0.8),
             ],
             ActionSet::Grid => {
                 let pairs = || GRID_CPU.into_iter().flat_map(|cpu| GRID_MEMORY.map(|memory| (cpu, memory)));
                 (0..GRID_REPLICAS.len())
-                    .flat_map(|step| pairs().map(move |(cpu, memory)| ActionTemplate::Each(step, cpu, memory)))
+                    .flat_map(|step| pairs().map(move |(cpu, memory)| ActionTemplate::GridPoint(step, cpu, memory)))
                     .collect()
             }
             // Additional steps: a function that mostly waits needs more replicas than its CPU use suggests.
@@ -306,22 +288,6 @@ impl Actions {
     }
 }
 
-/// The current memory if it is 1.2 to 2 times the largest working set, else 1.5 times the working set; 1.5 times the
-/// current memory after an OOM kill.
-fn fitted_memory(state: &State, current: Mebibytes) -> Mebibytes {
-    let windows = &state.windows;
-    let clamp = |memory| state.bounds.memory_mib.clamp(memory);
-    if windows.tick.oom_kills > 0 {
-        return clamp(current.scaled(1.5));
-    }
-    let usage =
-        [&windows.tick, &windows.short, &windows.long].into_iter().filter_map(|window| measured(window.memory_mib.map(|usage| usage.max)));
-    let Some(used) = usage.max_by(f64::total_cmp).filter(|used| *used > 0.0) else { return current };
-    let margin = f64::from(current.0) / used;
-    let killed_lately = windows.long.oom_kills > 0;
-    if margin < 1.2 || (margin > 2.0 && !killed_lately) { clamp(Mebibytes((used * 1.5).ceil() as u32)) } else { current }
-}
-
 /// Decodes actions for one State.
 struct Decoder<'a> {
     context: &'a FeatureContext<'a>,
@@ -358,10 +324,10 @@ impl Decoder<'_> {
             }
             ActionTemplate::TimesCpu(factor) => Allocation { cpu_millicores: now.cpu_millicores.scaled(factor), ..now },
             ActionTemplate::TimesMemory(factor) => Allocation { memory_mib: now.memory_mib.scaled(factor), ..now },
-            ActionTemplate::Trade(by, factor) => {
+            ActionTemplate::ReplicasAndCpu(by, factor) => {
                 Allocation { replicas: stepped(now.replicas, by)?, cpu_millicores: now.cpu_millicores.scaled(factor), ..now }
             }
-            ActionTemplate::Each(step, cpu, memory) => Allocation {
+            ActionTemplate::GridPoint(step, cpu, memory) => Allocation {
                 cpu_millicores: now.cpu_millicores.scaled(cpu),
                 memory_mib: now.memory_mib.scaled(memory),
                 ..self.unbounded(GRID_REPLICAS[step], now, scope)?
@@ -371,69 +337,17 @@ impl Decoder<'_> {
                 // For past peaks, the number of replicas that were full then is enough.
                 let past = !matches!(horizon, DemandHorizon::Next | DemandHorizon::Season);
                 let full = if past { demand.full - 0.05 } else { demand.full * factor - SPARE_REPLICA };
-                self.provide(now, scope, EstimatedDemand { cores: demand.cores * factor, full: full.max(0.0) })?
+                let (state, request_seconds) = (self.context.state, self.context.history.request_seconds);
+                let sizing = Sizing { state, current: now, request_seconds, idle: Replicas(u32::from(self.warm)), scope };
+                sizing.provide(EstimatedDemand { cores: demand.cores * factor, full: full.max(0.0) }).ok_or(MaskReason::Bounds)?
             }
         })
-    }
-
-    /// An allocation for `demand` within `scope`.
-    fn provide(&self, now: Allocation, scope: Scope, demand: EstimatedDemand) -> Result<Allocation, MaskReason> {
-        let bounds = &self.context.state.bounds;
-        let (cores, full) = (demand.cores, demand.full.ceil().max(1.0).min(f64::from(u32::MAX)) as u32);
-        let nothing = demand.cores == 0.0 && demand.full == 0.0;
-        let cpu = bounds.cpu_millicores.clamp(now.cpu_millicores);
-        let most = bounds.cpu_millicores.clamp(on_grid(self.context.useful_cores()));
-        let allocation = match scope {
-            Scope::Vertical if now.replicas.0 == 0 => return Err(MaskReason::Bounds),
-            Scope::Vertical => Allocation { cpu_millicores: self.sized(cores, now.replicas.0), ..now },
-            _ if nothing => Allocation { replicas: Replicas(u32::from(self.warm)), ..now },
-            Scope::Horizontal => Allocation { replicas: Replicas(replicas(cores, cpu.min(most)).0.max(full)), ..now },
-            Scope::Joint => {
-                // As few replicas as possible, none larger than the function can use. The current number is kept if it
-                // is at most twice that, because CPU changes immediately and replicas do not.
-                let fewest = bounds.replicas.clamp(Replicas(replicas(cores, most).0.max(full)));
-                let total = |count: Replicas| bounds.cpu_millicores.clamp(self.sized(cores, count.0)).cores() * f64::from(count.0);
-                let stays =
-                    fewest <= now.replicas && now.replicas.0 <= fewest.0.saturating_mul(2) && total(now.replicas) <= SPARE * total(fewest);
-                let count = if stays { now.replicas } else { fewest };
-                Allocation { replicas: count, cpu_millicores: self.sized(cores, count.0), ..now }
-            }
-        };
-        Ok(self.settled(allocation))
-    }
-
-    /// CPU of each of `count` replicas that together provide `cores`, and at least what a request needs to meet the objective.
-    fn sized(&self, cores: f64, count: u32) -> Millicores {
-        let objective_s = self.context.state.objective.latency_ms as f64 / 1000.0 * MAX_CPU_SHARE;
-        let own = (self.context.history.request_seconds.unwrap_or(0.0) / objective_s.max(1e-3)).min(1.0);
-        on_grid((cores / f64::from(count.max(1))).max(own).min(1e6))
-    }
-
-    /// The current CPU if that of `allocation` is nearly the same, so that noise does not resize replicas.
-    fn settled(&self, allocation: Allocation) -> Allocation {
-        let (has, wants) = (f64::from(self.current.cpu_millicores.0), f64::from(allocation.cpu_millicores.0));
-        let close = allocation.replicas == self.current.replicas && has * SPARE.recip() <= wants && wants * SHORT <= has;
-        if close { Allocation { cpu_millicores: self.current.cpu_millicores, ..allocation } } else { allocation }
     }
 }
 
 /// `replicas` plus `by`; out of bounds if negative.
 fn stepped(replicas: Replicas, by: i64) -> Result<Replicas, MaskReason> {
     u32::try_from(i64::from(replicas.0) + by).map(Replicas).map_err(|_| MaskReason::Bounds)
-}
-
-/// Number of replicas of `cpu` that provide `cores`; at least one if there is any demand.
-fn replicas(cores: f64, cpu: Millicores) -> Replicas {
-    // Tolerates rounding errors above a whole number.
-    Replicas((cores / cpu.cores().max(1e-3) - 1e-9).ceil().max(0.0) as u32)
-}
-
-/// The smallest step at or above `cores` on a scale of steps of 10 %, so that noise in the estimate does not resize replicas.
-fn on_grid(cores: f64) -> Millicores {
-    const STEP: f64 = 1.1;
-    let least = 0.01;
-    let steps = ((cores.max(least) / least).ln() / STEP.ln() - 1e-9).ceil();
-    Millicores((least * STEP.powf(steps) * 1000.0).round() as u32)
 }
 
 impl ActionTemplate {
@@ -443,8 +357,8 @@ impl ActionTemplate {
             Self::Keep | Self::Provide(..) => return true,
             Self::Replicas(_) | Self::TimesReplicas(_) => Scope::Horizontal,
             Self::TimesCpu(_) | Self::TimesMemory(_) => Scope::Vertical,
-            Self::Trade(..) => Scope::Joint,
-            Self::Each(step, cpu, memory) => match (GRID_REPLICAS[step] == Self::Keep, cpu == 1.0 && memory == 1.0) {
+            Self::ReplicasAndCpu(..) => Scope::Joint,
+            Self::GridPoint(step, cpu, memory) => match (GRID_REPLICAS[step] == Self::Keep, cpu == 1.0 && memory == 1.0) {
                 (true, true) => return true,
                 (true, false) => Scope::Vertical,
                 (false, true) => Scope::Horizontal,
@@ -463,8 +377,8 @@ impl fmt::Display for ActionTemplate {
             Self::TimesReplicas(factor) => write!(f, "replicas x{factor}"),
             Self::TimesCpu(factor) => write!(f, "cpu x{factor}"),
             Self::TimesMemory(factor) => write!(f, "memory x{factor}"),
-            Self::Trade(by, factor) => write!(f, "replicas {by:+}, cpu x{factor}"),
-            Self::Each(step, cpu, memory) => {
+            Self::ReplicasAndCpu(by, factor) => write!(f, "replicas {by:+}, cpu x{factor}"),
+            Self::GridPoint(step, cpu, memory) => {
                 write!(f, "{}", GRID_REPLICAS[*step])?;
                 [(cpu, "cpu"), (memory, "memory")]
                     .iter()

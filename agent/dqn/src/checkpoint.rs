@@ -12,13 +12,14 @@ use std::io::Read;
 use half::f16;
 use qscale_common::document::compression;
 use qscale_common::hash::fnv1a;
+use qscale_policies::Scope;
 use qscale_rl::adam::Moments;
 use qscale_rl::learner::{Hyperparameters, LearnerState};
 use qscale_rl::network::{Architecture, Weights};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::actions::{ActionSet, Actions, Scope};
+use crate::actions::{ActionSet, Actions};
 use crate::observation;
 use crate::reward::{StepReward, TrainingReward};
 use crate::tasks::{Split, TaskDistribution};

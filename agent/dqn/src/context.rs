@@ -7,7 +7,8 @@
 
 use qscale_common::contract::State;
 use qscale_common::units::{Allocation, Mebibytes, Replicas};
-use qscale_policies::history::{DRAIN_S, HistorySummary, PeakStats};
+use qscale_policies::history::{HistorySummary, PeakStats, waiting_rps};
+use qscale_policies::sizing::EstimatedDemand;
 use qscale_policies::{History, ready_in};
 
 use crate::reward::UNIT_S;
@@ -45,15 +46,6 @@ pub enum DemandHorizon {
 impl DemandHorizon {
     /// All horizons, in a fixed order.
     pub const ALL: [Self; 8] = [Self::Next, Self::Minutes, Self::Quarter, Self::Hour, Self::Hours, Self::Usual, Self::Rare, Self::Season];
-}
-
-/// Resources that a load demands.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct EstimatedDemand {
-    /// Busy cores.
-    pub cores: f64,
-    /// Fully occupied replicas, a fraction; 0 if no replica was ever seen at its concurrency limit.
-    pub full: f64,
 }
 
 /// Inputs of a decision at one State.
@@ -103,7 +95,7 @@ impl<'a> FeatureContext<'a> {
 
     fn next(&self) -> Option<f64> {
         let windows = &self.state.windows;
-        let newest = measured(windows.tick.rate_rps).or_else(|| measured(windows.short.rate_rps));
+        let newest = feature_value(windows.tick.rate_rps).or_else(|| feature_value(windows.short.rate_rps));
         let trend = self.history.rate;
         let level = if newest.is_some() { trend.level.max(0.0) } else { return None };
         let mut rate = level;
@@ -113,15 +105,7 @@ impl<'a> FeatureContext<'a> {
             let (now, then) = (self.age_s(), self.age_s() + self.startup_s() + self.tick_s);
             rate = at(now).max(at(then)).clamp(level / MAX_GROWTH, level * MAX_GROWTH + 0.1);
         }
-        Some((rate + self.waiting_rps(level)).min(MAX_MEASUREMENT))
-    }
-
-    /// Rate that serves, within a tick, those present requests that cannot be served within half the objective, requests/s.
-    fn waiting_rps(&self, level: f64) -> f64 {
-        let objective_s = self.state.objective.latency_ms as f64 / 1000.0;
-        let in_time = level * objective_s / 2.0 + 1.0;
-        let late = (self.concurrency.unwrap_or(0.0) - in_time).max(0.0);
-        late / self.tick_s.max(DRAIN_S)
+        Some((rate + waiting_rps(self.state, self.concurrency.unwrap_or(0.0), level)).min(MAX_MEASUREMENT))
     }
 
     /// Demand over `horizon`; `None` if arrivals or their CPU time are unknown.
@@ -147,13 +131,6 @@ impl<'a> FeatureContext<'a> {
         Some(EstimatedDemand { cores, full: self.history.limit.map_or(0.0, |limit| concurrency / limit.max(0.01)).min(MAX_MEASUREMENT) })
     }
 
-    /// Cores that one replica can presumably use: 1, or 1.5 times the largest use measured.
-    #[must_use]
-    pub fn useful_cores(&self) -> f64 {
-        let used = measured(self.state.windows.long.cpu_millicores.map(|usage| usage.max)).unwrap_or(0.0) / 1000.0;
-        (used * 1.5).max(1.0)
-    }
-
     /// Expected benefit of keeping one idle replica warm, divided by its cost: probability of a request in the next
     /// minutes x violation cost / cost of a replica in that time. Above 1 it pays to keep or start a replica before a
     /// request arrives.
@@ -175,7 +152,7 @@ impl<'a> FeatureContext<'a> {
         let State { bounds, prices, .. } = self.state;
         let mean = if self.history.seen_240 > 0 { self.history.rate_peaks.mean_240 } else { self.history.rate.level };
         let cores = mean * self.history.request_seconds.unwrap_or(0.0);
-        let used = measured(self.state.windows.long.memory_mib.map(|usage| usage.max)).unwrap_or(0.0);
+        let used = feature_value(self.state.windows.long.memory_mib.map(|usage| usage.max)).unwrap_or(0.0);
         let memory_mib = bounds.memory_mib.clamp(Mebibytes((used * 1.2) as u32));
         let least = Allocation { memory_mib, cpu_millicores: bounds.cpu_millicores.min(), replicas: Replicas(1) };
         let floor = prices.per_hour(least);
@@ -185,7 +162,7 @@ impl<'a> FeatureContext<'a> {
 
 /// A measurement as the features take it: finite, not negative, at most 1e9.
 #[must_use]
-pub fn measured(value: Option<f64>) -> Option<f64> {
+pub fn feature_value(value: Option<f64>) -> Option<f64> {
     qscale_policies::measured(value).map(|value| value.min(MAX_MEASUREMENT))
 }
 
@@ -193,8 +170,8 @@ pub fn measured(value: Option<f64>) -> Option<f64> {
 /// feature, not the input of a formula.
 fn concurrency(state: &State) -> Option<f64> {
     let window = &state.windows.tick;
-    let in_flight = measured(window.concurrency).zip(ready_in(state, window)).map(|(each, ready)| each * ready);
-    let queued = measured(window.queued);
+    let in_flight = feature_value(window.concurrency).zip(ready_in(state, window)).map(|(each, ready)| each * ready);
+    let queued = feature_value(window.queued);
     (in_flight.is_some() || queued.is_some()).then(|| (in_flight.unwrap_or(0.0) + queued.unwrap_or(0.0)).min(MAX_MEASUREMENT))
 }
 

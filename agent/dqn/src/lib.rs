@@ -6,6 +6,7 @@ pub mod actions;
 pub mod checkpoint;
 pub mod context;
 pub mod decider;
+pub mod default_action;
 pub mod observation;
 pub mod policy;
 pub mod pretrained;
@@ -14,9 +15,10 @@ pub mod reward;
 pub mod tabular;
 pub mod tasks;
 
-pub use actions::{ActionCandidates, ActionSet, Actions, Scope};
+pub use actions::{ActionCandidates, ActionSet, Actions};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use policy::{Dqn, DqnParams};
+pub use qscale_policies::Scope;
 pub use registry::by_name;
 pub use tabular::Tabular;
 

@@ -8,7 +8,7 @@
 use qscale_common::contract::{Direction, State, Window};
 use qscale_policies::history::PeakStats;
 
-use crate::context::{DemandHorizon, FeatureContext, measured};
+use crate::context::{DemandHorizon, FeatureContext, feature_value};
 
 /// Version of the feature list; a network requires the version that it was trained on. Increase it with any change of
 /// features, order or scale.
@@ -51,8 +51,8 @@ pub const FEATURES: &[Feature] = &[
     feature("slope_significance", 0.0, |s| signed(s.context.history.rate.significance / 4.0)),
     feature("slope_short", 0.0, |s| slope(&s.state.windows.short, 12.0)),
     feature("slope_long", 0.0, |s| slope(&s.state.windows.long, 60.0)),
-    feature("variation_short", 0.0, |s| Some(saturating(measured(s.state.windows.short.rate_variation)?))),
-    feature("variation_long", 0.0, |s| Some(saturating(measured(s.state.windows.long.rate_variation)?))),
+    feature("variation_short", 0.0, |s| Some(saturating(feature_value(s.state.windows.short.rate_variation)?))),
+    feature("variation_long", 0.0, |s| Some(saturating(feature_value(s.state.windows.long.rate_variation)?))),
     // Past rates relative to the expected one.
     feature("peak_2_over_next", 0.0, |s| ratio(s.rates.peak_2, s.next?)),
     feature("peak_5_over_next", 0.0, |s| ratio(s.rates.peak_5, s.next?)),
@@ -87,26 +87,28 @@ pub const FEATURES: &[Feature] = &[
     feature("knows_full", 0.0, |s| Some(seen(s.context.history.limit.is_some()))),
     feature("price_over_usual", 0.0, |s| ratio(s.state.prices.per_hour(s.state.allocation?), s.context.usual_price())),
     // Concurrency, latency and failures.
-    feature("in_flight_a_replica", 0.0, |s| Some(log(measured(s.state.windows.tick.concurrency)?, 1e3))),
-    feature("queued_a_replica", 0.0, |s| Some(log(measured(s.state.windows.tick.queued)? / ready(s.state).max(1.0), 1e3))),
+    feature("in_flight_a_replica", 0.0, |s| Some(log(feature_value(s.state.windows.tick.concurrency)?, 1e3))),
+    feature("queued_a_replica", 0.0, |s| Some(log(feature_value(s.state.windows.tick.queued)? / ready(s.state).max(1.0), 1e3))),
     feature("objective_over_latency", 1.0, |s| in_time(s, &s.state.windows.tick)),
     feature("objective_over_latency_short", 1.0, |s| in_time(s, &s.state.windows.short)),
     feature("objective_over_latency_long", 1.0, |s| in_time(s, &s.state.windows.long)),
-    feature("median_over_objective", 0.0, |s| Some(saturating(measured(s.state.windows.tick.latency.map(|l| l.p50_ms))? / s.objective_ms))),
+    feature("median_over_objective", 0.0, |s| {
+        Some(saturating(feature_value(s.state.windows.tick.latency.map(|l| l.p50_ms))? / s.objective_ms))
+    }),
     feature("tail_over_median", 0.0, |s| {
         let latency = s.state.windows.short.latency?;
-        Some(log(measured(Some(latency.p99_ms))? / measured(Some(latency.p50_ms))?.max(0.01), 1e3))
+        Some(log(feature_value(Some(latency.p99_ms))? / feature_value(Some(latency.p50_ms))?.max(0.01), 1e3))
     }),
-    feature("failed_share", 0.0, |s| measured(s.state.windows.tick.failed_share)),
-    feature("failed_share_short", 0.0, |s| measured(s.state.windows.short.failed_share)),
+    feature("failed_share", 0.0, |s| feature_value(s.state.windows.tick.failed_share)),
+    feature("failed_share_short", 0.0, |s| feature_value(s.state.windows.short.failed_share)),
     // Utilisation.
     feature("cpu_mean_over_limit", 0.0, |s| Some(cpu_over_limit(s, s.state.windows.tick.cpu_millicores?.mean)?.min(2.0) / 2.0)),
     feature("cpu_max_over_limit", 0.0, |s| Some(cpu_over_limit(s, s.state.windows.tick.cpu_millicores?.max)?.min(2.0) / 2.0)),
     feature("cpu_mean_over_limit_short", 0.0, |s| Some(cpu_over_limit(s, s.state.windows.short.cpu_millicores?.mean)?.min(2.0) / 2.0)),
-    feature("throttled_share", 0.0, |s| measured(s.state.windows.tick.throttled_share)),
-    feature("throttled_share_short", 0.0, |s| measured(s.state.windows.short.throttled_share)),
+    feature("throttled_share", 0.0, |s| feature_value(s.state.windows.tick.throttled_share)),
+    feature("throttled_share_short", 0.0, |s| feature_value(s.state.windows.short.throttled_share)),
     feature("memory_max_over_limit", 0.0, |s| {
-        Some(measured(Some(s.state.windows.tick.memory_mib?.max))? / limit(s.state.allocation?.memory_mib.0))
+        Some(feature_value(Some(s.state.windows.tick.memory_mib?.max))? / limit(s.state.allocation?.memory_mib.0))
     }),
     feature("crashes_short", 0.0, |s| {
         Some(saturating(f64::from(s.state.windows.short.restarts) + f64::from(s.state.windows.short.oom_kills)))
@@ -234,12 +236,12 @@ fn signed(value: f64) -> Option<f64> {
 /// Signed logarithm of the growth over the window's ticks, relative to its mean.
 fn slope(window: &Window, ticks: f64) -> Option<f64> {
     let slope = window.rate_slope_rps.filter(|slope| slope.is_finite())?;
-    let relative = slope * ticks / (measured(window.rate_rps)? + 0.1);
+    let relative = slope * ticks / (feature_value(window.rate_rps)? + 0.1);
     Some(relative.signum() * log(relative.abs(), 16.0))
 }
 
 fn in_time(inputs: &Inputs<'_>, window: &Window) -> Option<f64> {
-    let latency = measured(window.latency.map(|latency| latency.objective_ms))?;
+    let latency = feature_value(window.latency.map(|latency| latency.objective_ms))?;
     Some((inputs.objective_ms / latency.max(0.01)).min(1.0))
 }
 
@@ -248,7 +250,7 @@ fn limit(of: u32) -> f64 {
 }
 
 fn cpu_over_limit(inputs: &Inputs<'_>, millicores: f64) -> Option<f64> {
-    Some(measured(Some(millicores))? / limit(inputs.state.allocation?.cpu_millicores.0))
+    Some(feature_value(Some(millicores))? / limit(inputs.state.allocation?.cpu_millicores.0))
 }
 
 fn desired(state: &State) -> Option<f64> {
@@ -270,7 +272,7 @@ fn most_replicas(state: &State) -> f64 {
 
 /// Cores of one replica that the function can use.
 fn useful_size(inputs: &Inputs<'_>) -> Option<f64> {
-    Some(inputs.state.allocation?.cpu_millicores.cores().min(inputs.context.useful_cores()))
+    Some(inputs.state.allocation?.cpu_millicores.cores().min(qscale_policies::sizing::useful_cores(inputs.state)))
 }
 
 fn allocated_cores(inputs: &Inputs<'_>) -> Option<f64> {

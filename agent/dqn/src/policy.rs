@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use qscale_common::contract::{Choice, State};
 use qscale_common::time::{Span, Timestamp};
-use qscale_policies::{Decision, History, HoldReason, Memory, Policy, Timing};
+use qscale_common::units::Allocation;
+use qscale_policies::{Decision, History, HoldReason, Memory, Policy, Scope, Timing};
 use qscale_rl::Mask;
 use qscale_rl::device::Device;
 use qscale_rl::network::{DeviceError, Network, Weights};
@@ -12,7 +13,7 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::actions::{ActionCandidates, ActionSet, Actions, Scope};
+use crate::actions::{ActionCandidates, ActionSet, Actions};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::context::FeatureContext;
 use crate::observation;
@@ -318,13 +319,10 @@ impl Dqn {
     /// The decision for `state` by `valuation`.
     #[must_use]
     pub fn decision(&self, state: &State, valuation: &Valuation) -> Decision {
-        let Some(current) = state.allocation else {
-            return Decision::hold(HoldReason::NoAllocation, "current allocation unknown");
+        let current = match current(state) {
+            Ok(current) => current,
+            Err(hold) => return hold,
         };
-        // Without measurements the network would decide by neutral values.
-        if state.windows.tick.covered_ms == 0 && state.windows.short.covered_ms == 0 {
-            return Decision::hold(HoldReason::NoMeasurement, "no measurement in the last 12 ticks");
-        }
         let choices = self.choices(valuation);
         let Some(best) = valuation.best else {
             return Decision::Hold { why: HoldReason::NoMeasurement, reason: "no action can be taken".into(), choices };
@@ -361,6 +359,17 @@ impl Dqn {
         let stands = if valuation.values[second] > valuation.values[best] { ", within the switch margin" } else { "" };
         format!(", `{}` {:.3}{stands}", self.names[second], valuation.values[second])
     }
+}
+
+/// The current allocation of a function with measurements, without which a decision would rest on neutral values.
+pub(crate) fn current(state: &State) -> Result<Allocation, Decision> {
+    let Some(current) = state.allocation else {
+        return Err(Decision::hold(HoldReason::NoAllocation, "current allocation unknown"));
+    };
+    if state.windows.tick.covered_ms == 0 && state.windows.short.covered_ms == 0 {
+        return Err(Decision::hold(HoldReason::NoMeasurement, "no measurement in the last 12 ticks"));
+    }
+    Ok(current)
 }
 
 impl Policy for Dqn {

@@ -5,15 +5,19 @@ use qscale_rl::device::Device;
 use serde_json::Value;
 
 use crate::checkpoint::Checkpoint;
+use crate::default_action::{DefaultAction, DefaultActionParams};
 use crate::policy::{Dqn, DqnParams};
 use crate::pretrained::pretrained;
 
 /// Name of the learned policy.
 pub const DQN: &str = "dqn";
 
+/// Name of its default action as a policy.
+pub const DQN_DEFAULT: &str = "dqn-default";
+
 /// Every name that [`by_name`] knows, the learned one first.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    std::iter::once(DQN).chain(RULES)
+    [DQN, DQN_DEFAULT].into_iter().chain(RULES)
 }
 
 /// The policy `name` with `params`; the learned one decides by `model`, or the bundled model, on `device`.
@@ -21,10 +25,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// When no policy has that name, a parameter is unknown or out of range, or the model does not match this program.
 pub fn by_name(name: &str, params: &Value, model: Option<&Checkpoint>, device: &Device) -> Result<Box<dyn Policy>, PolicyError> {
-    if name != DQN {
-        return qscale_policies::by_name(name, params).map_err(with_learned);
+    match name {
+        DQN => Ok(Box::new(learned(params, model, device)?)),
+        DQN_DEFAULT => Ok(Box::new(DefaultAction::new(qscale_policies::read(DQN_DEFAULT, params)?))),
+        rule => qscale_policies::by_name(rule, params).map_err(with_learned),
     }
-    Ok(Box::new(learned(params, model, device)?))
 }
 
 /// The learned policy with `params`, by `model`, or the bundled model, on `device`. Former names of parameters are accepted.
@@ -42,10 +47,10 @@ pub fn learned(params: &Value, model: Option<&Checkpoint>, device: &Device) -> R
 /// # Errors
 /// When no policy has that name.
 pub fn describe(name: &str) -> Result<Vec<Parameter>, PolicyError> {
-    if name == DQN {
-        Ok(qscale_policies::parameters_of(&DqnParams::default()))
-    } else {
-        qscale_policies::describe(name).map_err(with_learned)
+    match name {
+        DQN => Ok(qscale_policies::parameters_of(&DqnParams::default())),
+        DQN_DEFAULT => Ok(qscale_policies::parameters_of(&DefaultActionParams::default())),
+        rule => qscale_policies::describe(rule).map_err(with_learned),
     }
 }
 

@@ -15,8 +15,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::actions::Scope;
-use crate::context::measured;
+use crate::context::feature_value;
+use qscale_policies::Scope;
 
 /// Name of the policy.
 pub const TABULAR: &str = "tabular-q";
@@ -143,7 +143,7 @@ impl Tabular {
 
 /// The fifth of its limit that the CPU of the replicas lies in; `None` where it was not measured.
 fn bin(state: &State) -> Option<usize> {
-    let used = measured(state.windows.tick.cpu_millicores.map(|usage| usage.mean))?;
+    let used = feature_value(state.windows.tick.cpu_millicores.map(|usage| usage.mean))?;
     let share = used / f64::from(state.allocation?.cpu_millicores.0.max(1));
     Some(((share * BINS as f64) as usize).min(BINS - 1))
 }

@@ -90,7 +90,7 @@ pub struct RunSums {
     /// True totals.
     pub totals: Totals,
     late: f64,
-    judged: u64,
+    counted: u64,
     violated: u64,
     severity: f64,
     cost: f64,
@@ -109,7 +109,7 @@ impl RunSums {
     pub fn include(&mut self, other: &RunSums) {
         self.totals.include(&other.totals);
         self.late += other.late;
-        self.judged += other.judged;
+        self.counted += other.counted;
         self.violated += other.violated;
         self.severity += other.severity;
         self.cost += other.cost;
@@ -129,14 +129,14 @@ impl RunSums {
         let ended = totals.completed + totals.unanswered();
         let over = |sum: f64, count: f64| (count > 0.0).then(|| sum / count);
         let percentile = |share: f64| (ended > 0).then(|| totals.quantile(share).unwrap_or(self.timeout).seconds() * 1000.0);
-        let severity = over(self.severity, self.judged as f64).unwrap_or(0.0);
+        let severity = over(self.severity, self.counted as f64).unwrap_or(0.0);
         let cost_share = over(self.cost, self.largest_cost).unwrap_or(0.0);
         let mut measures = Measures::default();
         for (measure, value) in [
             (Measure::Requests, Some(totals.arrived as f64)),
             (Measure::LateShare, over(self.late, ended as f64)),
-            (Measure::ViolatedShare, over(self.violated as f64, self.judged as f64)),
-            (Measure::Severity, over(self.severity, self.judged as f64)),
+            (Measure::ViolatedShare, over(self.violated as f64, self.counted as f64)),
+            (Measure::Severity, over(self.severity, self.counted as f64)),
             (Measure::P50Ms, percentile(0.5)),
             (Measure::P95Ms, percentile(0.95)),
             (Measure::P99Ms, percentile(0.99)),
@@ -230,7 +230,7 @@ impl<'a> RunMeter<'a> {
         self.sums.totals.include(totals);
         self.sums.late += totals.violations(criteria.bound);
         if let Some(verdict) = verdict {
-            self.sums.judged += 1;
+            self.sums.counted += 1;
             self.sums.violated += u64::from(verdict.violated);
             self.sums.severity += verdict.severity;
         }

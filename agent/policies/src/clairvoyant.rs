@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::inputs::{self, check_range, check_span, measured};
-use crate::{Decision, HoldReason, Memory, Policy};
+use crate::{Decision, HoldReason, Memory, Policy, Scope};
 
 /// The future of a function, and facts about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,20 +82,7 @@ pub struct ClairvoyantParams {
     /// Least saving for a decrease, as a share of the current cost, 0 to 1.
     pub min_saving: f64,
     /// Resources that are changed; others keep their current value.
-    pub scope: ClairvoyantScope,
-}
-
-/// Resources that a clairvoyant changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ClairvoyantScope {
-    /// Replicas, CPU and memory.
-    #[default]
-    Both,
-    /// Only replicas.
-    Horizontal,
-    /// Only CPU and memory.
-    Vertical,
+    pub scope: Scope,
 }
 
 impl Default for ClairvoyantParams {
@@ -108,7 +95,7 @@ impl Default for ClairvoyantParams {
             lead: Span::default(),
             resize_factor: 2.0,
             min_saving: 0.05,
-            scope: ClairvoyantScope::Both,
+            scope: Scope::Joint,
         }
     }
 }
@@ -270,7 +257,7 @@ impl Clairvoyant {
             .saturating_sub(self.function.request_waiting.0);
         let needed = (self.function.request_cpu.0.as_secs_f64() / spare.as_secs_f64().max(1e-6) * 1000.0).ceil().min(1000.0);
         let least = cpu.clamp(Millicores(needed as u32)).min(most);
-        let [across, along] = [self.params.scope != ClairvoyantScope::Vertical, self.params.scope != ClairvoyantScope::Horizontal];
+        let [across, along] = [self.params.scope != Scope::Vertical, self.params.scope != Scope::Horizontal];
         let now = bounds.clamp(current);
         AllowedRange {
             fewest: if across { replicas.min().0 } else { now.replicas.0 },

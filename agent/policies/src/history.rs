@@ -38,7 +38,7 @@ const UNLIKELY: f64 = 3.0;
 const REQUEST_TICKS: usize = 9;
 const ENOUGH_ANSWERS: f64 = 20.0;
 /// Shortest time in which the queue is to be drained, seconds.
-pub const DRAIN_S: f64 = 2.0;
+const DRAIN_S: f64 = 2.0;
 /// Marks a tick without a measurement in a ring.
 const ABSENT: f32 = -1.0;
 
@@ -253,6 +253,19 @@ impl History {
         }
     }
 
+    /// Highest arrival rate, requests/s, and highest concurrency, requests, of the current slot and those of the last `span`, at most [`History::REACH`].
+    #[must_use]
+    pub fn peaks(&self, span: Duration) -> (f64, f64) {
+        let Some(last) = self.last else { return (0.0, 0.0) };
+        let (slot, length) = (self.slot_of(last), Duration::from_millis(self.tick_ms.max(SLOT_MS)));
+        let slots = span.as_nanos().div_ceil(length.as_nanos()).min(SLOTS as u128) as usize;
+        let highest = |track: &Track| {
+            let peaks = track.closed(slot, slots).chain([track.at(slot)]).map(|(_, peak)| peak);
+            peaks.max().and_then(Level::get).unwrap_or(0.0)
+        };
+        (highest(&self.rate), highest(&self.concurrency))
+    }
+
     /// Memory of this history including its heap, bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
@@ -427,6 +440,15 @@ fn concurrency(state: &State) -> Option<f64> {
     let drain_s = (state.tick_length_ms.max(state.objective.latency_ms.min(600_000)) as f64 / 1000.0).max(DRAIN_S);
     let part = lasts.map_or(1.0, |(each, done)| (each * ready / done / drain_s).min(1.0));
     Some((here - queued).max(0.0) + queued * part)
+}
+
+/// Rate that serves, within a tick, those of the `present` requests, in flight or queued, that cannot be served within half of the objective at `level`
+/// requests/s.
+#[must_use]
+pub fn waiting_rps(state: &State, present: f64, level: f64) -> f64 {
+    let (objective_s, tick_s) = (state.objective.latency_ms as f64 / 1000.0, state.tick_length_ms as f64 / 1000.0);
+    let in_time = level * objective_s / 2.0 + 1.0;
+    (present - in_time).max(0.0) / tick_s.max(DRAIN_S)
 }
 
 /// CPU seconds per request, from the shortest window with enough responses, else from the longest with any.

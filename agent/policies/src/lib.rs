@@ -3,6 +3,7 @@
 //!
 //! A policy proposes and never enforces: it stays within the State's bounds, but the guard in the actuator has the last word.
 
+pub mod autopilot;
 pub mod clairvoyant;
 pub mod fixed;
 pub mod history;
@@ -16,9 +17,12 @@ pub mod kpa;
 mod memory;
 pub mod openfaas;
 mod parameters;
+pub mod peak;
 pub mod phpa_linear;
 mod policy;
 mod registry;
+pub mod sizing;
+pub mod target_tracking;
 pub mod threshold;
 pub mod vpa;
 
@@ -30,15 +34,26 @@ pub use memory::Memory;
 pub use parameters::{Parameter, of as parameters_of};
 pub use policy::{Decision, HoldReason, Policy, Timing};
 pub use registry::{PolicyError, Rule, RuleEntry, by_name, describe, read};
+pub use sizing::Scope;
 pub use threshold::Threshold;
 
 use registry::rule;
 
 /// Every rule. A new one needs a module and a line here.
-pub const RULES: [RuleEntry; 15] = [
+pub const RULES: [RuleEntry; 22] = [
     rule::<threshold::Threshold>("threshold", "replicas: one more above 250m CPU or 256 MiB memory a replica, else one less"),
     rule::<threshold::Threshold>("threshold-vertical", "the same thresholds for CPU and memory of each replica"),
     rule::<threshold::Threshold>("threshold-both", "the same thresholds for replicas, CPU and memory; the default fallback"),
+    rule::<peak::Peak>("peak", "replicas for the highest demand of the last 15 minutes, with a margin"),
+    rule::<peak::Peak>("peak-vertical", "the same by CPU and memory of each replica"),
+    rule::<peak::Peak>("peak-both", "the same by replicas, CPU and memory"),
+    rule::<autopilot::Autopilot>("autopilot", "replicas by a percentile of past CPU use in a decaying window, with a margin"),
+    rule::<autopilot::Autopilot>("autopilot-vertical", "the same by CPU and memory of each replica"),
+    rule::<autopilot::Autopilot>("autopilot-both", "the same by replicas, CPU and memory"),
+    rule::<target_tracking::TargetTracking>(
+        "target-tracking",
+        "cloud providers' target tracking on CPU, with the capacity of the same hour before",
+    ),
     rule::<fixed::Fixed>("static", "a fixed allocation, or the current one"),
     rule::<hpa::Hpa>("hpa", "Kubernetes Horizontal Pod Autoscaler v2"),
     rule::<hpa::Hpa>("hpa-behavior", "the same with the `behavior` field: rate limits and stabilization windows"),

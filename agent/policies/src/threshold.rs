@@ -14,7 +14,7 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Decision, HoldReason, Memory, Policy, Rule};
+use crate::{Decision, HoldReason, Memory, Policy, Rule, Scope};
 
 /// The threshold rule and its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,7 +22,7 @@ use crate::{Decision, HoldReason, Memory, Policy, Rule};
 pub struct Threshold {
     /// Which resources are scaled; set by the policy's name.
     #[serde(skip)]
-    pub mode: ThresholdScope,
+    pub mode: Scope,
     /// Mean CPU usage of a replica above which the rule scales up.
     pub cpu_millicores: Millicores,
     /// Mean memory usage of a replica above which the rule scales up.
@@ -39,24 +39,12 @@ pub struct Threshold {
     pub memory_step_mib: Mebibytes,
 }
 
-/// Which resources the rule scales.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum ThresholdScope {
-    /// The number of replicas.
-    #[default]
-    Horizontal,
-    /// CPU and memory of each replica.
-    Vertical,
-    /// All three.
-    Both,
-}
-
 impl Default for Threshold {
     /// Thresholds and steps of 1 replica and 30m are the study's. It never changed memory; 64 MiB covers the default
     /// bounds in a dozen steps. At 90 % of its quota a replica is throttled in most periods.
     fn default() -> Self {
         Self {
-            mode: ThresholdScope::Horizontal,
+            mode: Scope::Horizontal,
             cpu_millicores: Millicores(250),
             memory_mib: Mebibytes(256),
             down_below: 1.0,
@@ -71,9 +59,9 @@ impl Default for Threshold {
 impl Policy for Threshold {
     fn name(&self) -> &'static str {
         match self.mode {
-            ThresholdScope::Horizontal => "threshold",
-            ThresholdScope::Vertical => "threshold-vertical",
-            ThresholdScope::Both => "threshold-both",
+            Scope::Horizontal => "threshold",
+            Scope::Vertical => "threshold-vertical",
+            Scope::Joint => "threshold-both",
         }
     }
 
@@ -89,9 +77,9 @@ impl Policy for Threshold {
 impl Rule for Threshold {
     fn named(self, name: &str) -> Self {
         let mode = match name {
-            "threshold-vertical" => ThresholdScope::Vertical,
-            "threshold-both" => ThresholdScope::Both,
-            _ => ThresholdScope::Horizontal,
+            "threshold-vertical" => Scope::Vertical,
+            "threshold-both" => Scope::Joint,
+            _ => Scope::Horizontal,
         };
         Self { mode, ..self }
     }
@@ -148,7 +136,7 @@ impl Threshold {
 
     /// More replicas do not lower the memory of a full one, so nearness to the limit counts only if the limit can be raised.
     fn memory_level(&self, usage: Usage, current: Allocation) -> UsageLevel {
-        let saturated = self.mode != ThresholdScope::Horizontal && usage.max > self.saturation * f64::from(current.memory_mib.0);
+        let saturated = self.mode != Scope::Horizontal && usage.max > self.saturation * f64::from(current.memory_mib.0);
         self.level(usage.mean, f64::from(self.memory_mib.0), saturated)
     }
 
@@ -164,10 +152,10 @@ impl Threshold {
     /// One step from `current` within the State's bounds. Upwards only the scarce resource grows; downwards all shrink.
     fn step(&self, direction: Direction, state: &State, current: Allocation, seen: UsageLevels) -> Allocation {
         let mut next = current;
-        if self.mode != ThresholdScope::Vertical {
+        if self.mode != Scope::Vertical {
             next.replicas.0 = moved(direction, current.replicas.0, self.replicas_step.0);
         }
-        if self.mode != ThresholdScope::Horizontal {
+        if self.mode != Scope::Horizontal {
             let down = direction == Direction::Down;
             if down || seen.cpu.is_short() {
                 next.cpu_millicores.0 = moved(direction, current.cpu_millicores.0, self.cpu_step_millicores.0);

@@ -111,7 +111,7 @@ fn fill(row: &mut Row, estimate: &Estimate) {
 
 fn compared(row: &mut Row, paired: &Paired, reference: &str, against: &Comparison) {
     fill(row, &paired.difference);
-    [row[13], row[14], row[15]] = [reference.into(), against.judged.verdict.word().into(), paired.tested.to_string()];
+    [row[13], row[14], row[15]] = [reference.into(), against.comparison.verdict.word().into(), paired.tested.to_string()];
     let tests = [paired.sign_flip_p, paired.sign_flip_holm, paired.wilcoxon_p, paired.wilcoxon_holm];
     row[16..20].iter_mut().zip(tests).for_each(|(field, value)| *field = value.to_string());
 }

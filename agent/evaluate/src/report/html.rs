@@ -125,7 +125,7 @@ const COLOURS: usize = 8;
 fn featured(results: &Results, summary: &Summary) -> Vec<usize> {
     let mut found: Vec<usize> = [summary.reference, summary.baseline, summary.bound].into_iter().flatten().collect();
     let lines = summary.overall().map_or(&[][..], |part| &part.lines);
-    let better = lines.iter().filter(|line| line.against.is_some_and(|against| against.judged.verdict == ComparisonVerdict::Better));
+    let better = lines.iter().filter(|line| line.against.is_some_and(|against| against.comparison.verdict == ComparisonVerdict::Better));
     let front = lines.iter().filter(|line| line.pareto && results.competitors[line.competitor].variant != CompetitorVariant::Bound);
     for line in better.chain(front) {
         if !found.contains(&line.competitor) {

@@ -49,7 +49,7 @@ fn cells(results: &Results, summary: &Summary, line: &SummaryLine) -> Vec<String
         },
     ));
     cells.push(line.against.map_or_else(|| NOTHING.into(), |against| p_value(sentences::p_holm(&against.cost)).replace('<', "&lt;")));
-    let reading = line.against.map(|against| format!(" ({})", against.judged.reading())).unwrap_or_default();
+    let reading = line.against.map(|against| format!(" ({})", against.comparison.reading())).unwrap_or_default();
     cells.push(format!("{}{reading}", sentences::verdict(results, summary, line)));
     cells
 }

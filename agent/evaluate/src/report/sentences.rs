@@ -13,7 +13,7 @@ pub fn headline(results: &Results, summary: &Summary) -> Vec<String> {
     let label = |line: &SummaryLine| results.competitors[line.competitor].label();
     let name = results.competitors[reference].label();
     let judged = |verdict: ComparisonVerdict| {
-        overall.lines.iter().filter(move |line| line.against.is_some_and(|against| against.judged.verdict == verdict))
+        overall.lines.iter().filter(move |line| line.against.is_some_and(|against| against.comparison.verdict == verdict))
     };
     let mut findings = vec![why(results, summary, reference, &name)];
     let cost = |line: &SummaryLine| line.measures.get(&Measure::CostPerHour).map_or(f64::INFINITY, |estimate| estimate.iqm);
@@ -32,7 +32,7 @@ pub fn headline(results: &Results, summary: &Summary) -> Vec<String> {
     // Ties by what they are made of, in the order of the table.
     let mut ties: Vec<(&str, Vec<String>)> = Vec::new();
     for line in judged(ComparisonVerdict::Tie) {
-        let reading = line.against.map_or("", |against| against.judged.reading());
+        let reading = line.against.map_or("", |against| against.comparison.reading());
         match ties.iter_mut().find(|(known, _)| *known == reading) {
             Some((_, names)) => names.push(label(line)),
             None => ties.push((reading, vec![label(line)])),
@@ -110,7 +110,7 @@ pub(super) fn counted(count: usize, noun: &str) -> String {
 /// Text of the verdict column.
 pub(super) fn verdict(results: &Results, summary: &Summary, line: &SummaryLine) -> &'static str {
     match line.against {
-        Some(against) => against.judged.verdict.word(),
+        Some(against) => against.comparison.verdict.word(),
         None if summary.reference == Some(line.competitor) => "reference",
         None if results.competitors[line.competitor].variant == CompetitorVariant::Bound => "bound",
         None => "-",

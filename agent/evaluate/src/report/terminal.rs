@@ -123,7 +123,7 @@ fn verdict(results: &Results, summary: &Summary, line: &SummaryLine) -> TableEnt
         "bound" => "bound",
         other => other,
     };
-    TableEntry { text: text.into(), tone: line.against.map_or(Tone::Faint, |against| tone(against.judged.verdict)) }
+    TableEntry { text: text.into(), tone: line.against.map_or(Tone::Faint, |against| tone(against.comparison.verdict)) }
 }
 
 fn tone(verdict: ComparisonVerdict) -> Tone {
@@ -158,14 +158,14 @@ fn part_column(part: &SummaryPart, price: &Price) -> Column {
         let (Some(violated), Some(cost)) = (line.measures.get(&Measure::ViolatedShare), line.measures.get(&Measure::CostPerHour)) else {
             return TableEntry::from(NOTHING);
         };
-        let mark = match line.against.map(|against| against.judged.verdict) {
+        let mark = match line.against.map(|against| against.comparison.verdict) {
             Some(ComparisonVerdict::Better) => '+',
             Some(ComparisonVerdict::Worse) => '-',
             Some(ComparisonVerdict::Tie) => '=',
             None => ' ',
         };
         let text = format!("{}/{} {mark}", shown(Measure::ViolatedShare, violated.iqm), short(cost.iqm * price.hours));
-        TableEntry { text, tone: line.against.map_or(Tone::Plain, |against| tone(against.judged.verdict)) }
+        TableEntry { text, tone: line.against.map_or(Tone::Plain, |against| tone(against.comparison.verdict)) }
     };
     Column { heading: clean(part.scope.name(), PART), entries: part.lines.iter().map(entry).collect(), dispensable: 0 }
 }

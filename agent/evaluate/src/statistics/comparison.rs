@@ -184,7 +184,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// Verdict with its components.
-    pub judged: Finding,
+    pub comparison: Finding,
     /// Cost an hour.
     pub cost: Paired,
     /// Share of intervals in violation.
@@ -217,9 +217,9 @@ impl Comparison {
         else {
             return Ok(None);
         };
-        let judged = Finding::of(&cost.difference, &violations.difference, margin);
+        let comparison = Finding::of(&cost.difference, &violations.difference, margin);
         let (improvement, improvement_interval) = (improvement.mean, improvement.mean_interval);
-        Ok(Some(Self { judged, cost, violations, loss, improvement, improvement_interval }))
+        Ok(Some(Self { comparison, cost, violations, loss, improvement, improvement_interval }))
     }
 
     /// All tested differences.

@@ -1,7 +1,7 @@
 //! The policies of an evaluation: rules, the clairvoyant bound, and the learned policy with a model.
 
 use qscale_dqn::Checkpoint;
-use qscale_dqn::registry::{self, DQN};
+use qscale_dqn::registry;
 use qscale_evaluate::RulePolicies;
 use qscale_evaluate::policy_set::{PolicySet, RunContext};
 use qscale_policies::{Policy, PolicyError};
@@ -17,7 +17,7 @@ pub struct AllPolicies {
 
 impl PolicySet for AllPolicies {
     fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError> {
-        if name != DQN {
+        if RulePolicies.is_bound(name) {
             return RulePolicies.policy(name, params, context);
         }
         registry::by_name(name, params, self.model.as_ref(), &cpu())

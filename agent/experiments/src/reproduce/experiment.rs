@@ -4,11 +4,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::policy::{LatencyBound, Percentile, Range, ResizeFactor, ScalingPolicy};
+use qscale_common::policy::{Guardrails, LatencyBound, Percentile, Range, ScalingPolicy};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_common::workload::{Gaps, Pattern};
-use qscale_dqn::actions::Scope;
+use qscale_dqn::Scope;
 use qscale_sim::profile::{MemoryProfile, Startup};
 use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::{Distribution, FunctionProfile, Gateway, Nanos, Perturbation, Setup, SimulatedLoad};
@@ -206,12 +206,7 @@ impl Experiment {
         policy.bounds.replicas = Range::new(Replicas(replicas.0), Replicas(replicas.1)).expect("the least is not above the most");
         policy.bounds.cpu_millicores = Range::new(Millicores(cpu.0), Millicores(cpu.1)).expect("the least is not above the most");
         policy.bounds.memory_mib = Range::new(Mebibytes(memory.0), Mebibytes(memory.1)).expect("the least is not above the most");
-        let many = std::num::NonZeroU32::new(100_000).expect("it is not zero");
-        policy.guard.replicas_up = many;
-        policy.guard.replicas_down = many;
-        policy.guard.changes_per_hour = many;
-        policy.guard.reversals_per_hour = many.get();
-        policy.guard.resize_factor = ResizeFactor::try_from(100.0).expect("a factor within its range");
+        policy.guard = Guardrails { max_age: policy.guard.max_age, ..Guardrails::permissive() };
         policy
     }
 

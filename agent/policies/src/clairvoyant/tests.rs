@@ -134,8 +134,8 @@ fn keeps_replicas_if_cpu_cannot_grow_fast_enough() {
 fn scope_keeps_other_resources() {
     let kept = Allocation::new(2, 600, 256);
     let with = |scope| wanted(&forecast(&[30.0; 60]), ClairvoyantParams { scope, ..exactly() }, 0, kept);
-    assert_eq!(with(ClairvoyantScope::Horizontal), Allocation::new(5, 600, 256));
-    assert_eq!(with(ClairvoyantScope::Vertical), Allocation::new(2, 1000, 128));
+    assert_eq!(with(Scope::Horizontal), Allocation::new(5, 600, 256));
+    assert_eq!(with(Scope::Vertical), Allocation::new(2, 1000, 128));
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn seen(cpu: f64, memory: f64, current: Allocation) -> State {
 }
 
 #[track_caller]
-fn check(mode: ThresholdScope, (cpu, memory): (f64, f64), current: Allocation, expected: Result<Allocation, HoldReason>) {
+fn check(mode: Scope, (cpu, memory): (f64, f64), current: Allocation, expected: Result<Allocation, HoldReason>) {
     let policy = Threshold { mode, ..Threshold::default() };
     let decision = policy.decide(&seen(cpu, memory, current), &mut Memory::default(), Timestamp(0), &mut fixtures::rng());
     match decision {
@@ -29,53 +29,53 @@ fn check(mode: ThresholdScope, (cpu, memory): (f64, f64), current: Allocation, e
 fn horizontal_scales_up_above_either_threshold_else_down() {
     let current = Allocation::new(4, 500, 512);
     let (up, down) = (Ok(Allocation::new(5, 500, 512)), Ok(Allocation::new(3, 500, 512)));
-    check(ThresholdScope::Horizontal, (251.0, 10.0), current, up);
-    check(ThresholdScope::Horizontal, (10.0, 257.0), current, up);
-    check(ThresholdScope::Horizontal, (400.0, 400.0), current, up);
-    check(ThresholdScope::Horizontal, (250.0, 256.0), current, down);
-    check(ThresholdScope::Horizontal, (0.0, 0.0), current, down);
+    check(Scope::Horizontal, (251.0, 10.0), current, up);
+    check(Scope::Horizontal, (10.0, 257.0), current, up);
+    check(Scope::Horizontal, (400.0, 400.0), current, up);
+    check(Scope::Horizontal, (250.0, 256.0), current, down);
+    check(Scope::Horizontal, (0.0, 0.0), current, down);
 }
 
 #[test]
 fn vertical_raises_scarce_resources_and_lowers_both() {
     let current = Allocation::new(2, 500, 512);
-    check(ThresholdScope::Vertical, (251.0, 10.0), current, Ok(Allocation::new(2, 530, 512)));
-    check(ThresholdScope::Vertical, (10.0, 257.0), current, Ok(Allocation::new(2, 500, 576)));
-    check(ThresholdScope::Vertical, (300.0, 300.0), current, Ok(Allocation::new(2, 530, 576)));
-    check(ThresholdScope::Vertical, (10.0, 10.0), current, Ok(Allocation::new(2, 470, 448)));
+    check(Scope::Vertical, (251.0, 10.0), current, Ok(Allocation::new(2, 530, 512)));
+    check(Scope::Vertical, (10.0, 257.0), current, Ok(Allocation::new(2, 500, 576)));
+    check(Scope::Vertical, (300.0, 300.0), current, Ok(Allocation::new(2, 530, 576)));
+    check(Scope::Vertical, (10.0, 10.0), current, Ok(Allocation::new(2, 470, 448)));
 }
 
 #[test]
 fn both_moves_all_three_in_one_decision() {
     let current = Allocation::new(2, 500, 512);
-    check(ThresholdScope::Both, (300.0, 300.0), current, Ok(Allocation::new(3, 530, 576)));
-    check(ThresholdScope::Both, (300.0, 10.0), current, Ok(Allocation::new(3, 530, 512)));
-    check(ThresholdScope::Both, (10.0, 10.0), current, Ok(Allocation::new(1, 470, 448)));
+    check(Scope::Joint, (300.0, 300.0), current, Ok(Allocation::new(3, 530, 576)));
+    check(Scope::Joint, (300.0, 10.0), current, Ok(Allocation::new(3, 530, 512)));
+    check(Scope::Joint, (10.0, 10.0), current, Ok(Allocation::new(1, 470, 448)));
 }
 
 #[test]
 fn stops_at_the_bounds() {
-    check(ThresholdScope::Horizontal, (300.0, 10.0), Allocation::new(10, 500, 512), Err(HoldReason::NotAllowed));
-    check(ThresholdScope::Horizontal, (10.0, 10.0), Allocation::new(1, 500, 512), Err(HoldReason::NotAllowed));
-    check(ThresholdScope::Vertical, (10.0, 10.0), Allocation::new(1, 110, 64), Ok(Allocation::new(1, 100, 64)));
-    check(ThresholdScope::Horizontal, (10.0, 10.0), Allocation::new(50, 500, 512), Ok(Allocation::new(10, 500, 512)));
+    check(Scope::Horizontal, (300.0, 10.0), Allocation::new(10, 500, 512), Err(HoldReason::NotAllowed));
+    check(Scope::Horizontal, (10.0, 10.0), Allocation::new(1, 500, 512), Err(HoldReason::NotAllowed));
+    check(Scope::Vertical, (10.0, 10.0), Allocation::new(1, 110, 64), Ok(Allocation::new(1, 100, 64)));
+    check(Scope::Horizontal, (10.0, 10.0), Allocation::new(50, 500, 512), Ok(Allocation::new(10, 500, 512)));
 }
 
 #[test]
 fn usage_at_a_low_limit_counts_as_above_the_threshold() {
-    check(ThresholdScope::Horizontal, (190.0, 10.0), Allocation::new(2, 200, 256), Ok(Allocation::new(3, 200, 256)));
-    check(ThresholdScope::Vertical, (98.0, 10.0), Allocation::new(1, 100, 256), Ok(Allocation::new(1, 130, 256)));
-    check(ThresholdScope::Vertical, (10.0, 120.0), Allocation::new(1, 100, 128), Ok(Allocation::new(1, 100, 192)));
-    check(ThresholdScope::Horizontal, (10.0, 120.0), Allocation::new(2, 100, 128), Ok(Allocation::new(1, 100, 128)));
+    check(Scope::Horizontal, (190.0, 10.0), Allocation::new(2, 200, 256), Ok(Allocation::new(3, 200, 256)));
+    check(Scope::Vertical, (98.0, 10.0), Allocation::new(1, 100, 256), Ok(Allocation::new(1, 130, 256)));
+    check(Scope::Vertical, (10.0, 120.0), Allocation::new(1, 100, 128), Ok(Allocation::new(1, 100, 192)));
+    check(Scope::Horizontal, (10.0, 120.0), Allocation::new(2, 100, 128), Ok(Allocation::new(1, 100, 128)));
 }
 
 #[test]
 fn memory_is_not_lowered_into_saturation() {
-    check(ThresholdScope::Vertical, (10.0, 90.0), Allocation::new(1, 100, 128), Ok(Allocation::new(1, 100, 100)));
-    check(ThresholdScope::Vertical, (10.0, 90.0), Allocation::new(1, 100, 100), Err(HoldReason::NotAllowed));
+    check(Scope::Vertical, (10.0, 90.0), Allocation::new(1, 100, 128), Ok(Allocation::new(1, 100, 100)));
+    check(Scope::Vertical, (10.0, 90.0), Allocation::new(1, 100, 100), Err(HoldReason::NotAllowed));
     let mut state = seen(10.0, 50.0, Allocation::new(1, 100, 256));
     state.windows.long.memory_mib = usage(225.0);
-    let decision = Threshold { mode: ThresholdScope::Vertical, ..Threshold::default() }.evaluate(&state);
+    let decision = Threshold { mode: Scope::Vertical, ..Threshold::default() }.evaluate(&state);
     assert_eq!(decision.wanted(), Some(Allocation::new(1, 100, 250)));
 }
 
@@ -142,8 +142,8 @@ prop_compose! {
     }
 }
 
-fn modes() -> impl Strategy<Value = ThresholdScope> {
-    prop_oneof![Just(ThresholdScope::Horizontal), Just(ThresholdScope::Vertical), Just(ThresholdScope::Both)]
+fn modes() -> impl Strategy<Value = Scope> {
+    prop_oneof![Just(Scope::Horizontal), Just(Scope::Vertical), Just(Scope::Joint)]
 }
 
 fn measurements() -> impl Strategy<Value = Option<Usage>> {

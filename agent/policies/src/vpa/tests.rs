@@ -393,8 +393,8 @@ mod priority_processor {
         assert!(!updater.eligible(&inside, 11 * HOUR, None), "within the range not before its time");
         assert!(updater.eligible(&inside, 12 * HOUR, None), "long-lived");
         assert!(!updater.eligible(&Priority { diff: 0.09, ..inside }, 48 * HOUR, None), "a change that does not matter");
-        assert!(updater.eligible(&inside, MINUTE, Some(9 * MINUTE)), "killed for memory soon after its start");
-        assert!(!updater.eligible(&inside, MINUTE, Some(11 * MINUTE)), "killed for memory long after its start");
+        assert!(updater.eligible(&inside, MINUTE, Some(9 * MINUTE)), "OOM-killed soon after its start");
+        assert!(!updater.eligible(&inside, MINUTE, Some(11 * MINUTE)), "OOM-killed long after its start");
         assert!(!updater.eligible(&Priority { diff: 0.0, ..inside }, MINUTE, Some(MINUTE)), "killed, and nothing to change");
     }
 }

@@ -12,7 +12,7 @@ pub struct Updater {
     pub lifetime: Duration,
     /// Share of the request that is a significant change.
     pub min_change: f64,
-    /// A pod that was killed for memory within this time of its start is updated at once.
+    /// A pod that was OOM-killed within this time of its start is updated at once.
     pub evict_after_oom: Duration,
     /// Number of pods below which none is updated.
     pub min_replicas: u32,
@@ -55,7 +55,7 @@ impl Priority {
 
 impl Updater {
     /// Whether a pod of `priority` is updated. `age` is the time since its start, `oom_after` its age when it was
-    /// killed for memory, if it was.
+    /// OOM-killed, if it was.
     #[must_use]
     pub fn eligible(&self, priority: &Priority, age: Duration, oom_after: Option<Duration>) -> bool {
         let quick_oom = oom_after.is_some_and(|after| after < self.evict_after_oom) && priority.diff > 0.0;

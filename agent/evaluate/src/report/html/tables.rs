@@ -46,7 +46,7 @@ fn row(results: &Results, summary: &Summary, line: &SummaryLine) -> String {
         escape(&results.competitors[line.competitor].label())
     );
     let verdict = sentences::verdict(results, summary, line);
-    let reading = line.against.map(|against| format!(" <small>{}</small>", against.judged.reading())).unwrap_or_default();
+    let reading = line.against.map(|against| format!(" <small>{}</small>", against.comparison.reading())).unwrap_or_default();
     let _ = write!(out, "<td class=\"{verdict}\">{verdict}{reading}</td>");
     let bracketed = |value: String, interval: String| format!("<td class=\"n\">{value} <small>{interval}</small></td>");
     let nothing = || format!("<td class=\"n\">{NOTHING}</td>");

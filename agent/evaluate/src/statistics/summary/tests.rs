@@ -107,7 +107,7 @@ fn without_tuning_the_best_default_is_the_reference() {
 fn verdicts_follow_the_rule() {
     let summary = summarise(&results(&FIELD, &CELLS, 10, field), &options()).expect("a summary");
     let lines = &summary.overall().expect("all cells").lines;
-    let judged: Vec<_> = lines.iter().map(|line| line.against.map(|against| against.judged)).collect();
+    let judged: Vec<_> = lines.iter().map(|line| line.against.map(|against| against.comparison)).collect();
     let of = |verdict, cost, violations| Some(super::super::Finding { verdict, cost, violations });
     use DifferenceSign::{Less, More, Same};
     assert_eq!(
