@@ -17,7 +17,7 @@ use std::time::Duration;
 use qscale_common::contract::{Action, Message as _, Outcome, State, TraceParent};
 use qscale_common::control::{self, Control};
 use qscale_common::name::{FunctionId, Name};
-use qscale_common::policy::{ScalingPolicy, WorkloadKind};
+use qscale_common::policy::{self, ScalingPolicy, WorkloadKind};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use rand::SeedableRng;
@@ -107,7 +107,7 @@ pub struct Core {
     settings: Settings,
     lead: Lead,
     functions: BTreeMap<FunctionId, ScaledFunction>,
-    /// Functions with a policy for another backend.
+    /// Functions with a policy for another backend, or with one that does not act as another policy scales the same workload.
     foreign: BTreeSet<FunctionId>,
     /// Functions with a timer.
     timed: BTreeSet<FunctionId>,
@@ -185,8 +185,14 @@ impl Core {
 
     /// Sets all ScalingPolicies, by key.
     pub fn set_policies(&mut self, policies: &BTreeMap<String, Arc<ScalingPolicy>>, now: Timestamp) {
+        let superseded = policy::superseded(policies.values().map(Arc::as_ref));
+        for (function, acting) in superseded.iter().filter(|(function, _)| !self.foreign.contains(*function)) {
+            tracing::warn!(%function, %acting, "the policy does not act, as another one scales the same workload");
+        }
         let by_function = policies.values().map(|policy| (policy.function(), policy));
-        let handled = |(_, policy): &(FunctionId, &Arc<ScalingPolicy>)| self.settings.kinds.contains(&policy.workload.kind);
+        let handled = |(function, policy): &(FunctionId, &Arc<ScalingPolicy>)| {
+            self.settings.kinds.contains(&policy.workload.kind) && !superseded.contains_key(function)
+        };
         let (current, foreign): (BTreeMap<_, _>, BTreeMap<_, _>) = by_function.partition(handled);
         self.foreign = foreign.into_keys().collect();
         for (id, function) in &mut self.functions {

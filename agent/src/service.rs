@@ -145,7 +145,7 @@ impl AgentInstance {
                 }
             });
             match recalled.await {
-                Ok(states) => return info!(states, "rebuilt memory from the stream"),
+                Ok(states) => return info!(states = states.read, unreadable = states.unreadable, "rebuilt memory from the stream"),
                 Err(error) => {
                     warn!(error = format!("{error:#}"), "failed to rebuild memory from the stream; retrying");
                     self.answerer.forget(Timestamp(u64::MAX));

@@ -59,6 +59,8 @@ pub struct Observer {
 struct ObservedFunction {
     policy: Arc<ScalingPolicy>,
     workload: String,
+    /// Begin of its observation, with this tick length and workload.
+    epoch: Epoch,
     windows: FunctionWindows,
     headroom: Option<Headroom>,
     decided_by: Option<DecidedBy>,
@@ -83,7 +85,7 @@ impl Observer {
         }
     }
 
-    /// The epoch.
+    /// The epoch of functions that were observed since the start, or since the clock was set.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
@@ -108,7 +110,7 @@ impl Observer {
     }
 
     /// Observes the functions of `policies` that belong to this collector's share. Measurements of a function are kept unless its tick length or workload
-    /// changed.
+    /// changed: then a new epoch begins for it, as ticks of different lengths cannot be compared.
     pub fn set_policies(&mut self, policies: &BTreeMap<String, Arc<ScalingPolicy>>, now: Timestamp) {
         let mut known: Vec<Option<ObservedFunction>> = std::mem::take(&mut self.functions).into_iter().map(Some).collect();
         let mut index = HashMap::with_capacity(policies.len());
@@ -197,7 +199,7 @@ impl Observer {
         self.epoch = Epoch(now.0.max(self.epoch.0.saturating_add(1)));
         for function in &mut self.functions {
             let fresh = ObservedFunction::new(Arc::clone(&function.policy), std::mem::take(&mut function.workload), now);
-            *function = ObservedFunction { decided_by: function.decided_by.take(), ..fresh };
+            *function = ObservedFunction { decided_by: function.decided_by.take(), epoch: self.epoch, ..fresh };
         }
     }
 
@@ -218,11 +220,12 @@ impl Observer {
         }
         let missed = tick.0 - function.closed.0 - 1;
         function.closed = tick;
-        let state_id = StateId { epoch: self.epoch, tick };
+        let epoch = function.epoch;
+        let state_id = StateId { epoch, tick };
         let state = assemble(&policy, state_id, now, &function.windows, function.headroom);
         let before = function.published.replace((tick, trace));
         let reward = before.zip(function.windows.closed()).map(|((tick, trace), closed)| {
-            let context = RewardContext { epoch: self.epoch, tick, at: now, decided_by: function.decided_by.clone() };
+            let context = RewardContext { epoch, tick, at: now, decided_by: function.decided_by.clone() };
             let measured = reward::measure(&state.windows.tick, closed, &policy);
             (reward::message(&measured, closed, context, &policy), trace)
         });
@@ -234,7 +237,7 @@ impl ObservedFunction {
     fn new(policy: Arc<ScalingPolicy>, workload: String, now: Timestamp) -> Self {
         let windows = FunctionWindows::new(policy.tick);
         let closed = Tick::at(now, policy.tick);
-        Self { policy, workload, windows, headroom: None, decided_by: None, closed, published: None }
+        Self { policy, workload, epoch: Epoch(now.0), windows, headroom: None, decided_by: None, closed, published: None }
     }
 
     /// Processes what the function's sources measured, and the replicas that they do not know to be its own (`extra`, with the places of their readings).

@@ -33,7 +33,8 @@ use crate::time::Tick;
 /// Largest payload that a service reads, bytes. The largest message is a Load with a full histogram, about 4 KiB.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
 
-/// Start of the collector that observed, milliseconds since 1970. Together with the tick it identifies a State for good, even after a clock was set back.
+/// Begin of the observation of a function, milliseconds since 1970: the start of the collector, or a change of the tick length or the workload. Together with
+/// the tick it identifies a State for good, even after a clock was set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);

@@ -15,12 +15,14 @@ mod costs;
 mod guardrails;
 pub mod import;
 mod objective;
+mod superseded;
 pub mod text;
 
 pub use bounds::{Bounds, Range};
 pub use costs::{Direction, Prices, RewardWeights, Weight};
 pub use guardrails::{Guardrails, ResizeFactor};
 pub use objective::{LatencyBound, Objective, Percentile, Share};
+pub use superseded::superseded;
 
 /// Objective, limits and agent of one function.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -312,6 +312,14 @@ fn a_newer_minor_version_is_read_and_its_fields_ignored() {
 }
 
 #[test]
+fn counts_of_a_load_that_no_generator_reaches_are_refused() {
+    let mut load: Value = serde_json::from_str(&golden("load.full")).unwrap();
+    load["failures"]["timeout"] = json!(u64::MAX);
+    let error = parse::<Load>(load.to_string().as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("timeout = 18446744073709551615, must be at most 9007199254740992"), "{error}");
+}
+
+#[test]
 fn values_that_a_newer_minor_version_added_are_read_as_other() {
     let mut outcome: Value = serde_json::from_str(&golden("outcome.full")).unwrap();
     outcome["version"] = json!("1.7");

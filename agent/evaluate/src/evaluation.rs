@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::cell::EvaluationCell;
 use crate::decision_latency::DecisionLatency;
 use crate::policy_set::PolicySet;
-use crate::results::{Results, TracePart};
+use crate::results::{CompetitorVariant, Results, TracePart};
 use crate::run::{Conditions, RunError};
 use crate::suite::{CompetitorEntry, Selection, Suite};
 use collect::Collected;
@@ -228,6 +228,9 @@ impl SuiteEvaluation {
             decision_latencies.entry(job.spec.name.clone()).or_default().include(&outcome.decision_latency);
             job.targets.iter().for_each(|target| collected.take(target, &outcome));
         })?;
+        for (number, _) in competitors.iter().enumerate().filter(|(_, competitor)| competitor.variant == CompetitorVariant::Bound) {
+            collected.tighten(number, self.tested.len());
+        }
         Ok((self.results(competitors, collected, tunings), decision_latencies))
     }
 

@@ -72,8 +72,9 @@ impl RecordedFunction {
     /// # Errors
     /// If the stream cannot be read.
     pub async fn read(bus: &Bus, function: &FunctionId, period: Period) -> anyhow::Result<Self> {
-        let states = recording::states(bus, function, Period { since: period.since.minus(History::REACH), ..period }).await?;
-        Ok(Self { function: function.clone(), states, period })
+        let recorded = recording::states(bus, function, Period { since: period.since.minus(History::REACH), ..period }).await?;
+        recorded.faults().for_each(|fault| tracing::warn!(%function, fault, "the recording is incomplete"));
+        Ok(Self { function: function.clone(), states: recorded.states, period })
     }
 
     /// States of the period.
@@ -120,7 +121,7 @@ impl RecordedFunction {
 pub async fn burn(bus: &Bus, functions: &[FunctionId], period: Period) -> anyhow::Result<ViolationMinutes> {
     let mut burn = ViolationMinutes::default();
     for function in functions {
-        for state in recording::states(bus, function, period).await? {
+        for state in recording::states(bus, function, period).await?.states {
             burn.add(slo::is_violated_in(&state.windows.tick, &state.objective), state.tick_length_ms);
         }
     }

@@ -68,7 +68,8 @@ impl ComparisonSpec {
         profile: Option<FunctionProfile>,
     ) -> anyhow::Result<Self> {
         let since = period.since;
-        let states = recording::states(bus, function, Period { since: since.minus(History::REACH), ..period }).await?;
+        let recorded = recording::states(bus, function, Period { since: since.minus(History::REACH), ..period }).await?;
+        let states = &recorded.states;
         let Some(last) = states.last().filter(|last| last.observed_at_ms >= since) else {
             return Err(NothingRecorded { function: function.clone(), since }.into());
         };
@@ -85,7 +86,8 @@ impl ComparisonSpec {
         };
         let mut assumptions: Vec<String> = acting.assumptions.iter().chain(&other.assumptions).cloned().collect();
         let lookback = [&acting, &other].into_iter().filter_map(|policy| policy.decider.lookback()).max().unwrap_or_default();
-        let scenario = RecordedScenario::read(bus, platform, &states, lookback, period, profile).await?;
+        let scenario = RecordedScenario::read(bus, platform, states, lookback, period, profile).await?;
+        assumptions.extend(recorded.faults());
         assumptions.extend(scenario.assumptions.iter().cloned());
         Ok(Self { agent, acting, other, scenario, assumptions })
     }

@@ -16,6 +16,6 @@ pub mod session;
 pub use compare::{ComparisonSpec, MetricsComparison, RecordedScenario};
 pub use explain::Explanation;
 pub use policy::{AgentSettings, ReplayPolicy, SettingsFolder};
-pub use recording::{NothingRecorded, Period};
+pub use recording::{NothingRecorded, Period, RecordedStates};
 pub use replay::FunctionReplay;
 pub use session::{ReplaySession, ReplayedAnswer};

@@ -32,20 +32,47 @@ pub struct NothingRecorded {
     pub since: Timestamp,
 }
 
-/// States of `function` observed in `period`, in order, each once.
+/// Recorded States of a function.
+#[derive(Debug, Clone, Default)]
+pub struct RecordedStates {
+    /// The States by epoch and tick, each once.
+    pub states: Vec<State>,
+    /// Messages that cannot be read, of any time since the begin of the period.
+    pub unreadable: u64,
+    /// States that were recorded again.
+    pub repeated: u64,
+}
+
+impl RecordedStates {
+    fn of(mut states: Vec<State>, unreadable: u64) -> Self {
+        states.sort_by_key(State::state_id);
+        let all = states.len();
+        states.dedup_by_key(|state| state.state_id());
+        let repeated = (all - states.len()) as u64;
+        Self { states, unreadable, repeated }
+    }
+
+    /// What is wrong with the recording, in sentences.
+    pub fn faults(&self) -> impl Iterator<Item = String> {
+        let unreadable = (self.unreadable > 0).then(|| format!("{} recorded messages cannot be read and are left out", self.unreadable));
+        let repeated = (self.repeated > 0).then(|| format!("{} States were recorded more than once and count once", self.repeated));
+        unreadable.into_iter().chain(repeated)
+    }
+}
+
+/// States of `function` observed in `period`.
 ///
 /// # Errors
 /// When the stream cannot be read.
-pub async fn states(bus: &Bus, function: &FunctionId, period: Period) -> anyhow::Result<Vec<State>> {
+pub async fn states(bus: &Bus, function: &FunctionId, period: Period) -> anyhow::Result<RecordedStates> {
     let mut states: Vec<State> = Vec::new();
     let visit = |state: State| {
-        let newer = states.last().is_none_or(|last| state.state_id().follows(last.state_id()));
-        if newer && (period.since..=period.until).contains(&state.observed_at_ms) {
+        if (period.since..=period.until).contains(&state.observed_at_ms) {
             states.push(state);
         }
     };
-    bus.read_history_on(subject::of(EventType::State, function), period.since, visit).await?;
-    Ok(states)
+    let count = bus.read_history_on(subject::of(EventType::State, function), period.since, visit).await?;
+    Ok(RecordedStates::of(states, count.unreadable))
 }
 
 /// Actions of `agent` for `function` recorded since `since`, by the State that they answer; the first Action for a State counts.
@@ -107,4 +134,24 @@ pub async fn last_action(bus: &Bus, agent: &Name, function: &FunctionId) -> anyh
 pub async fn action_at(bus: &Bus, agent: &Name, function: &FunctionId, begin: Timestamp, tick: u64) -> anyhow::Result<Option<Action>> {
     let actions = actions(bus, agent, function, begin).await?;
     Ok(actions.into_iter().rev().find(|(state_id, _)| state_id.tick.0 == tick).map(|(_, action)| action))
+}
+
+#[cfg(test)]
+mod tests {
+    use qscale_common::contract::Epoch;
+    use qscale_common::fixtures;
+    use qscale_common::time::Tick;
+
+    use super::*;
+
+    #[test]
+    fn states_are_ordered_and_counted_once_and_faults_are_named() {
+        let state = |epoch, tick| State { epoch: Epoch(epoch), tick: Tick(tick), ..fixtures::state() };
+        let recorded = RecordedStates::of(vec![state(2, 3), state(1, 9), state(2, 3), state(1, 8), state(2, 2)], 4);
+        let ids: Vec<_> = recorded.states.iter().map(|state| (state.epoch.0, state.tick.0)).collect();
+        assert_eq!(ids, [(1, 8), (1, 9), (2, 2), (2, 3)]);
+        assert_eq!((recorded.unreadable, recorded.repeated), (4, 1));
+        assert_eq!(recorded.faults().count(), 2);
+        assert_eq!(RecordedStates::of(Vec::new(), 0).faults().count(), 0);
+    }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 pub use self::decide::{Match, ReplayedDecision};
 use self::decide::{Replayed, decide_again};
 use crate::policy::{ReplayPolicy, SettingsFolder};
-use crate::recording::{self, Period};
+use crate::recording::{self, Period, RecordedStates};
 
 /// Which policy decides again.
 #[derive(Clone, Copy)]
@@ -45,6 +45,8 @@ pub struct FunctionReplay {
     pub configuration: String,
     /// Assumptions, in sentences.
     pub assumptions: Vec<String>,
+    /// Recorded States that cannot be read.
+    pub unreadable: u64,
     /// Replayed decisions in order.
     pub decisions: Vec<ReplayedDecision>,
     /// States that the agent did not see, and that the replay therefore skipped.
@@ -80,6 +82,7 @@ impl Serialize for FunctionReplay {
             policy: &'a str,
             configuration: &'a str,
             assumptions: &'a [String],
+            unreadable: u64,
             states: usize,
             compared: usize,
             same: usize,
@@ -95,6 +98,7 @@ impl Serialize for FunctionReplay {
             policy: &self.policy,
             configuration: &self.configuration,
             assumptions: &self.assumptions,
+            unreadable: self.unreadable,
             states: self.decisions.len(),
             compared: self.compared(),
             same: self.count(Match::Same),
@@ -118,7 +122,12 @@ pub async fn replay(
     agent: Option<&Name>,
     with: ReplayWith<'_>,
 ) -> anyhow::Result<Option<FunctionReplay>> {
-    let Some(last) = recording::states(bus, function, period).await?.pop() else { return Ok(None) };
+    let in_period = recording::states(bus, function, period).await?;
+    let unreadable = in_period.unreadable;
+    let Some(last) = in_period.states.last().cloned() else {
+        anyhow::ensure!(unreadable == 0, "none of {unreadable} recorded States of {function} can be read");
+        return Ok(None);
+    };
     let agent = agent.cloned().unwrap_or_else(|| last.agent.clone());
     let actions = recording::actions(bus, &agent, function, period.since).await?;
     let newest = recording::last_until(&actions, last.state_id());
@@ -135,13 +144,15 @@ pub async fn replay(
     let Replayed { decisions, unseen } = decide_again(&policy.decider, &recorded.states, recorded.actions, period.since, as_agent);
     let configuration = policy.decider.configuration();
     let mut assumptions = policy.assumptions.clone();
+    assumptions.extend(in_period.faults());
     assumptions.extend(other_configurations(&decisions, newest.map(|action| action.provenance.configuration.as_str())));
     let of_this_one = |decision: &&ReplayedDecision| decision.configuration.as_ref() == Some(&configuration);
     let differs = |decision: &ReplayedDecision| decision.comparison().is_some_and(|found| found != Match::Same);
     if as_agent && recorded.begins_amid && decisions.iter().filter(of_this_one).any(differs) {
         assumptions.push(format!("{agent} started with the oldest retained State; it may have started earlier"));
     }
-    Ok(Some(FunctionReplay { function: function.clone(), agent, policy: policy.title(), configuration, assumptions, decisions, unseen }))
+    let (function, policy) = (function.clone(), policy.title());
+    Ok(Some(FunctionReplay { function, agent, policy, configuration, assumptions, unreadable, decisions, unseen }))
 }
 
 /// States that other models than the `newest` decided on, in a sentence.
@@ -182,7 +193,7 @@ impl Recorded {
     }
 
     async fn read_from(bus: &Bus, function: &FunctionId, agent: &Name, period: Period) -> anyhow::Result<Self> {
-        let states = recording::states(bus, function, period).await?;
+        let RecordedStates { states, .. } = recording::states(bus, function, period).await?;
         let actions = recording::actions(bus, agent, function, period.since).await?;
         let begins_amid = states.first().is_some_and(|first| actions.contains_key(&first.state_id()));
         Ok(Self { states, actions, begins_amid })

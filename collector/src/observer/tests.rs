@@ -1,4 +1,5 @@
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use qscale_common::contract::{Message, Provenance, Window, parse};
 use qscale_common::fixtures::name;
@@ -119,6 +120,22 @@ fn a_clock_that_is_set_back_never_repeats_a_tick() {
     let third = tick(&mut observer, 501 * TICK)[0].state.state_id();
     assert!(first.epoch == second.epoch && first.tick < second.tick);
     assert!(third.epoch > second.epoch, "{third:?}");
+}
+
+#[test]
+fn a_longer_tick_begins_a_new_epoch_so_that_its_states_follow_those_before() {
+    let mut observer = observer(&["fib", "other"], 1000 * TICK);
+    let [before, other] = tick(&mut observer, 1001 * TICK).try_into().expect("two functions");
+    let mut changed = policies(&["fib", "other"]);
+    let longer = TickLength::new(Duration::from_millis(2 * TICK)).expect("in range");
+    changed.insert("default.fib".into(), Arc::new(ScalingPolicy { tick: longer, ..(*changed["default.fib"]).clone() }));
+    observer.set_policies(&changed, Timestamp(1001 * TICK + 1));
+    let later = tick(&mut observer, 1004 * TICK);
+    let after = later.iter().find(|observation| observation.state.function == before.state.function).expect("fib");
+    assert!(after.state.tick < before.state.tick && after.state.state_id().follows(before.state.state_id()));
+    assert!(after.reward.is_none(), "the tick before had another length");
+    let kept = later.iter().find(|observation| observation.state.function == other.state.function).expect("other");
+    assert_eq!(kept.state.epoch, other.state.epoch);
 }
 
 #[test]

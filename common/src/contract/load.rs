@@ -76,6 +76,8 @@ pub struct LatencyBucket {
 impl Load {
     /// Maximum length of `run`, bytes.
     pub const MAX_RUN: usize = 128;
+    /// Largest count of requests.
+    pub const MAX_COUNT: u64 = 1 << 53;
 }
 
 impl Message for Load {
@@ -97,6 +99,13 @@ impl Message for Load {
         }
         if self.interval_ms == 0 {
             return Err("interval_ms = 0, must be at least 1".into());
+        }
+        let Failures { timeout, connection, status, invalid, not_sent } = self.failures;
+        let failures = [("timeout", timeout), ("connection", connection), ("status", status), ("invalid", invalid), ("not_sent", not_sent)];
+        let buckets = self.latency.iter().map(|bucket| ("latency.count", bucket.count));
+        let counts = failures.into_iter().chain(buckets).chain([("in_flight", self.in_flight)]);
+        if let Some((field, count)) = counts.into_iter().find(|(_, count)| *count > Self::MAX_COUNT) {
+            return Err(format!("{field} = {count}, must be at most {}", Self::MAX_COUNT));
         }
         if let Some(pair) = self.latency.windows(2).find(|pair| pair[0].le_us >= pair[1].le_us) {
             return Err(format!("latency: le_us = {} follows {}, buckets must rise", pair[1].le_us, pair[0].le_us));

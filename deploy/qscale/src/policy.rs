@@ -11,7 +11,7 @@ use qscale_common::control::{self, Control};
 use qscale_common::document::Format;
 use qscale_common::name::FunctionId;
 use qscale_common::policy::text::{self, Change};
-use qscale_common::policy::{Mode, Range, ScalingPolicy, WorkloadKind};
+use qscale_common::policy::{self, Mode, Range, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
@@ -149,6 +149,7 @@ async fn apply(locate: &Locate, files: &[PathBuf], format: Option<Format>, signe
             }
         }
     }
+    warn_of_superseded(&bus, &policies).await?;
     warn_of_missing_functions(locate, policies.iter()).await;
     Ok(())
 }
@@ -365,7 +366,23 @@ async fn set(locate: &Locate, function: &FunctionId, changes: &[Change], signer:
     let author = signer.author(locate, &bus, &trust)?;
     let edit = policies::edit(&author, function, |current| Ok(change(current)?.1), clock::now()).await?;
     print_edit(&edit.after, Some(edit.edited), edit.before.as_ref())?;
+    warn_of_superseded(&bus, std::slice::from_ref(&edit.after)).await?;
     warn_of_missing_functions(locate, std::iter::once(&edit.after)).await;
+    Ok(())
+}
+
+/// Warns about each of `policies` that scales the workload of another one: only one of the two acts.
+async fn warn_of_superseded(bus: &Bus, policies: &[ScalingPolicy]) -> anyhow::Result<()> {
+    let known = kv::policies(bus, &TrustConfig::default()).await?;
+    let written = |known: &&ScalingPolicy| !policies.iter().any(|policy| policy.function() == known.function());
+    let all = known.values().filter_map(|policy| policy.as_ref().ok()).filter(written).chain(policies);
+    for (policy, acting) in policy::superseded(all) {
+        if policies.iter().any(|written| [&policy, &acting].contains(&&written.function())) {
+            output::warn(format_args!(
+                "policy {policy} does not act, as policy {acting} scales the same workload; remove one with `qscale policy delete`"
+            ));
+        }
+    }
     Ok(())
 }
 

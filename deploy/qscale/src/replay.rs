@@ -59,7 +59,7 @@ pub struct ReplayArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Fail with status 3 if a decision differs
+    /// Fail with status 3 if a decision differs, and with 1 if a recorded State cannot be read
     #[arg(long)]
     check: bool,
 }
@@ -97,6 +97,8 @@ pub async fn run(locate: &Locate, arguments: ReplayArgs) -> anyhow::Result<ExitC
     }
     let compared: usize = replays.iter().map(FunctionReplay::compared).sum();
     ensure!(!arguments.check || compared > 0, "--check: no decision was recorded, so there is nothing to compare");
+    let unreadable: u64 = replays.iter().map(|replay| replay.unreadable).sum();
+    ensure!(!arguments.check || unreadable == 0, "--check: {unreadable} recorded States cannot be read, so they were not compared");
     let same = replays.iter().all(|replay| replay.count(Match::Same) == replay.compared());
     Ok(if arguments.check && !same { ExitCode::from(DIFFERENT) } else { ExitCode::SUCCESS })
 }
@@ -109,7 +111,7 @@ async fn with_policies(bus: &Bus) -> anyhow::Result<Vec<FunctionId>> {
 }
 
 fn print(replayed: &FunctionReplay) -> anyhow::Result<()> {
-    let FunctionReplay { function, agent, policy, configuration, assumptions, decisions, unseen } = replayed;
+    let FunctionReplay { function, agent, policy, configuration, assumptions, decisions, unseen, unreadable: _ } = replayed;
     let span = decisions.first().zip(decisions.last());
     let span =
         span.map(|(first, last)| format!(" from {} {} to {} UTC", output::day(first.at), output::clock(first.at), output::clock(last.at)));

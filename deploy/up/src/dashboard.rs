@@ -16,6 +16,10 @@ use super::many;
 const POINTS: usize = 600;
 /// Interval between two samples of the totals.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Functions that are shown.
+const MAX_FUNCTIONS: usize = 100_000;
+/// Buckets of latency that are kept of a function.
+const MAX_BUCKETS: usize = 4096;
 /// Lines kept of the log.
 const LINES: usize = 100;
 
@@ -160,8 +164,8 @@ impl Dashboard {
             record.state.as_ref().filter(|before| before.epoch == state.epoch && before.tick_length_ms == state.tick_length_ms)
         {
             let missed = state.tick.0.saturating_sub(before.tick.0.saturating_add(1));
-            record.totals.missed += missed;
-            self.missed += missed;
+            record.totals.missed = record.totals.missed.saturating_add(missed);
+            self.missed = self.missed.saturating_add(missed);
         }
         record.state = Some(state);
     }
@@ -189,13 +193,20 @@ impl Dashboard {
     /// Adds a Load.
     pub fn load(&mut self, load: Load) {
         let id = FunctionId::new(load.namespace.clone(), load.function.clone());
+        if self.functions.len() >= MAX_FUNCTIONS && !self.functions.contains_key(&id) {
+            return;
+        }
         let record = self.functions.entry(id).or_default();
         append(&mut record.offered, load.at_ms, load.offered_rps);
         append(&mut record.achieved, load.at_ms, load.achieved_rps);
         for bucket in &load.latency {
-            *record.latencies.entry(bucket.le_us).or_default() += bucket.count;
+            // A load generator has a few hundred buckets; others count in the next larger one.
+            let full = record.latencies.len() >= MAX_BUCKETS;
+            let place = if full { record.latencies.range(bucket.le_us..).next().or(record.latencies.last_key_value()) } else { None };
+            let count = record.latencies.entry(place.map_or(bucket.le_us, |(le_us, _)| *le_us)).or_default();
+            *count = count.saturating_add(bucket.count);
         }
-        record.failed += load.failures.total();
+        record.failed = record.failed.saturating_add(load.failures.total());
         record.load = Some(load);
     }
 
@@ -317,6 +328,22 @@ mod tests {
         assert!((totals.replica_seconds - 6.0).abs() < 1e-9);
         assert_eq!(totals.most, Some(Allocation::new(2, 1000, 256)));
         assert_eq!(totals.least, Some(Allocation::new(1, 500, 128)));
+    }
+
+    #[test]
+    fn absurd_loads_neither_overflow_nor_fill_the_memory() {
+        let golden = include_str!("../../../common/tests/golden/load.full.json");
+        let mut load: Load = serde_json::from_str(golden).expect("the golden Load reads");
+        let id = FunctionId::new(load.namespace.clone(), load.function.clone());
+        load.failures.timeout = u64::MAX;
+        let mut dashboard = Dashboard::default();
+        for first in 0..3 * MAX_BUCKETS as u64 {
+            load.latency = vec![qscale_common::contract::LatencyBucket { le_us: first * 1000, count: u64::MAX }];
+            dashboard.load(load.clone());
+        }
+        let record = &dashboard.functions[&id];
+        assert_eq!((record.failed, record.latencies.len()), (u64::MAX, MAX_BUCKETS));
+        assert!(record.latencies.values().all(|count| *count == u64::MAX));
     }
 
     #[test]

@@ -42,12 +42,12 @@ impl SystemTotals {
             if let Some(load) = &record.load {
                 totals.offered += load.offered_rps;
                 totals.achieved += load.achieved_rps;
-                totals.failed += load.failures.total();
+                totals.failed = totals.failed.saturating_add(load.failures.total());
             }
             let Some(state) = &record.state else { continue };
-            totals.ready += state.replicas.map_or(0, |replicas| replicas.ready.0);
+            totals.ready = totals.ready.saturating_add(state.replicas.map_or(0, |replicas| replicas.ready.0));
             if let Some(allocation) = state.allocation {
-                totals.replicas += allocation.replicas.0;
+                totals.replicas = totals.replicas.saturating_add(allocation.replicas.0);
                 totals.allocated += allocation.total_cores();
             }
             totals.used += state.cores_used(&state.windows.tick).unwrap_or(0.0);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use qscale_actuator::core::{ApplyRequest, Lead};
-use qscale_common::contract::{Action, DecisionSource, Effect, Message as _, Outcome, Reward, State, StateId};
+use qscale_common::contract::{Action, DecisionSource, Direction, Effect, Message as _, Outcome, Reward, State, StateId};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Bounds, Mode};
 use qscale_common::runtime::lease::LeaderStatus;
@@ -82,6 +82,9 @@ struct Spent {
     all: u32,
     term: (ProcessId, u32),
     in_term: u32,
+    /// Direction of the last change, and the reversals, of this term.
+    last: Option<Direction>,
+    reversals: u32,
 }
 
 /// Knowledge at the time at which a request was sent to the platform.
@@ -92,6 +95,8 @@ struct Emission {
     bounds: Bounds,
     /// Age of the oldest measurement, with replicas and without; `None`: nothing was measured.
     ages: [Option<u64>; 2],
+    /// Memory below which the function must not be lowered, MiB; `None`: it must not be lowered.
+    memory_floor: Option<f64>,
     /// Time at which it was sent, by the clock of the actuator.
     at: Timestamp,
 }
@@ -289,8 +294,9 @@ impl Checks {
             format!("actuator {process}: {function} {} in mode {:?}", request.allocation, policy.mode)
         });
         let ages = [true, false].map(|running| view.age(function, running, wall));
-        self.emissions
-            .insert((process, function.clone(), request.number), Emission { disconnected, restore, bounds: policy.bounds, ages, at: wall });
+        let memory_floor = view.memory_floor(function, policy.guard.working_set_margin.get());
+        let emission = Emission { disconnected, restore, bounds: policy.bounds, ages, memory_floor, at: wall };
+        self.emissions.insert((process, function.clone(), request.number), emission);
     }
 
     /// The platform has answered `request` of the actuator `process`.
@@ -398,17 +404,28 @@ impl Checks {
         let within =
             allowed.replicas.0 <= before.replicas.0.saturating_add(up) && allowed.replicas.0 >= before.replicas.0.saturating_sub(down);
         self.require(within, "steps are limited", change);
+        let kept =
+            allowed.memory_mib >= before.memory_mib || emission.memory_floor.is_some_and(|floor| f64::from(allowed.memory_mib.0) >= floor);
+        self.require(kept, "memory stays above the working set", || format!("{}, at least {:?}", change(), emission.memory_floor));
         let (_, term) = self.leads.get(&process).copied().unwrap_or((Lead::Following, 0));
         let spent = self.changes.entry(function.clone()).or_default();
         if spent.term != (process, term) {
-            (spent.term, spent.in_term) = ((process, term), 0);
+            *spent = Spent { term: (process, term), in_term: 0, last: None, reversals: 0, ..*spent };
         }
+        let direction = if lower { Direction::Down } else { Direction::Up };
+        spent.reversals += u32::from(spent.last.is_some_and(|last| last != direction));
+        spent.last = Some(direction);
         spent.all += 1;
         spent.in_term += 1;
         let (all, in_term, limit) = (spent.all, spent.in_term, policy.guard.changes_per_hour.get());
+        // A step down leaves one reversal for the way up.
+        let (reversals, most) = (spent.reversals + 1, policy.guard.reversals_per_hour);
         let unknown = UNSTORED_CHANGES * self.terms.saturating_sub(1);
         self.require(self.clocks_step || in_term <= limit && all <= limit + unknown, "the budget of changes is kept", || {
             format!("{function}: {all} changes, {in_term} by this leader, at most {limit}")
+        });
+        self.require(self.clocks_step || !lower || reversals <= most, "the budget of reversals is kept", || {
+            format!("{function}: down, with {reversals} reversals by this leader once it is up again, at most {most}")
         });
     }
 

@@ -135,6 +135,16 @@ impl ActuatorView {
             || seen.arrivals.iter().any(|(id, at)| *id == state_id && *at >= wall)
     }
 
+    /// Memory below which `function` must not be lowered by its last State, with `margin` above the largest working set; `None` if it must not be lowered at all.
+    pub(crate) fn memory_floor(&self, function: &FunctionId, margin: f64) -> Option<f64> {
+        let state = self.states.get(function)?.last.as_ref()?;
+        let windows = [&state.windows.tick, &state.windows.short, &state.windows.long];
+        if windows.iter().any(|window| window.oom_kills > 0) {
+            return None;
+        }
+        windows.iter().filter_map(|window| window.memory_mib).map(|usage| usage.max * margin).max_by(f64::total_cmp)
+    }
+
     /// Age of the oldest measurement of the last State of `function` at `wall`, milliseconds. `running`: whether it has replicas, without which neither
     /// CPU nor memory can be measured. `None` if nothing was measured.
     pub(crate) fn age(&self, function: &FunctionId, running: bool, wall: Timestamp) -> Option<u64> {

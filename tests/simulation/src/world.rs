@@ -12,7 +12,7 @@ use std::time::Duration;
 use qscale_common::contract::{EventType, Message as _};
 use qscale_common::control::Control;
 use qscale_common::name::{FunctionId, Name};
-use qscale_common::policy::{Mode, ScalingPolicy};
+use qscale_common::policy::{Mode, ResizeFactor, ScalingPolicy};
 use qscale_common::runtime::lease::LeaderStatus;
 use qscale_common::time::{TickLength, Timestamp};
 use rand::rngs::SmallRng;
@@ -509,6 +509,8 @@ fn policy(index: usize, id: &FunctionId) -> ScalingPolicy {
     if index == 2 {
         policy.tick = TickLength::new(Duration::from_secs(2)).expect("in range");
         policy.guard.changes_per_hour = std::num::NonZeroU32::new(12).expect("not zero");
+        policy.guard.reversals_per_hour = 3;
+        policy.guard.working_set_margin = ResizeFactor::try_from(1.5).expect("at least 1");
     }
     policy
 }

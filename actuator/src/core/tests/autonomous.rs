@@ -1,6 +1,24 @@
 //! Decisions of the actuator itself: fallback, freeze, restore, repair.
 
 use super::*;
+
+#[test]
+fn of_two_policies_for_one_workload_one_acts() {
+    let mut rig = Rig::new();
+    let other: FunctionId = "a-second".parse().expect("a name");
+    let mut second = ScalingPolicy { name: other.name.clone(), ..rig.policy.clone() };
+    second.workload.name = Some(id().name);
+    second.bounds.replicas = Range::new(Replicas(6), Replicas(9)).expect("ordered");
+    let both = BTreeMap::from([(id().tokens(), Arc::new(rig.policy.clone())), (other.tokens(), Arc::new(second))]);
+    rig.core.set_policies(&both, rig.now);
+    rig.settle();
+    assert_eq!(rig.platform.workloads[&id()].replicas, Replicas(4), "the bounds of the other policy change nothing");
+    // Without the first, the second acts.
+    let alone = both.into_iter().filter(|(key, _)| *key == other.tokens()).collect();
+    rig.core.set_policies(&alone, rig.now);
+    rig.settle();
+    assert_eq!(rig.platform.workloads[&id()].replicas, Replicas(6));
+}
 use qscale_common::policy::{FallbackRule, Range};
 use qscale_common::units::Replicas;
 

@@ -8,7 +8,7 @@ use super::jobs::{JobOutcome, OutcomeSlot, end_of_bucket};
 use super::plan::ConfiguredCompetitor;
 use super::tune::Tuned;
 use super::{SuiteEvaluation, TEST};
-use crate::results::{EvaluationSettings, Group, Latencies, Measures, RegisteredSuite, Results, TimeSeries, Timeline, rounded};
+use crate::results::{EvaluationSettings, Group, Latencies, Measure, Measures, RegisteredSuite, Results, TimeSeries, Timeline, rounded};
 
 /// Runs of all groups.
 pub(super) struct Collected {
@@ -27,6 +27,21 @@ impl Collected {
     pub(super) fn new(groups: usize, seeds: usize) -> Self {
         let group = || GroupRuns { runs: vec![Measures::default(); seeds], ..GroupRuns::default() };
         Self { groups: (0..groups).map(|_| group()).collect() }
+    }
+
+    /// Replaces each run of the competitor `bound` by the run with the least loss of all competitors in the same cell with the same seed. `cells` is the
+    /// number of cells.
+    pub(super) fn tighten(&mut self, bound: usize, cells: usize) {
+        for cell in 0..cells {
+            for run in 0..self.groups[cell].runs.len() {
+                let runs = self.groups.iter().skip(cell).step_by(cells).map(|group| &group.runs[run]);
+                let scored = runs.filter_map(|run| Some((run.get(Measure::Loss)?, run)));
+                if let Some((_, best)) = scored.min_by(|(loss, _), (other, _)| loss.total_cmp(other)) {
+                    let best = best.clone();
+                    self.groups[bound * cells + cell].runs[run] = best;
+                }
+            }
+        }
     }
 
     pub(super) fn take(&mut self, target: &OutcomeSlot, outcome: &JobOutcome) {

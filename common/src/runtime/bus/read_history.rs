@@ -11,13 +11,22 @@ use crate::name::Name;
 use crate::runtime::clock;
 use crate::time::Timestamp;
 
+/// Messages of a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HistoryCount {
+    /// Those that were read.
+    pub read: u64,
+    /// Those that are damaged, or of a version that this program does not know.
+    pub unreadable: u64,
+}
+
 impl Bus {
     /// Calls `visit` with every message of kind `M` stored since `since` and before this call; returns their number.
-    /// Malformed messages are skipped.
+    /// Malformed messages are counted and skipped.
     ///
     /// # Errors
     /// If a stream cannot be read to its end.
-    pub async fn read_history<M: Message>(&self, since: Timestamp, visit: impl FnMut(M)) -> anyhow::Result<u64> {
+    pub async fn read_history<M: Message>(&self, since: Timestamp, visit: impl FnMut(M)) -> anyhow::Result<HistoryCount> {
         self.read_history_on(subject::all(M::TYPE), since, visit).await
     }
 
@@ -31,13 +40,16 @@ impl Bus {
         filter_subject: String,
         since: Timestamp,
         mut visit: impl FnMut(M),
-    ) -> anyhow::Result<u64> {
-        let mut count = 0;
+    ) -> anyhow::Result<HistoryCount> {
+        let mut count = HistoryCount::default();
         for stream in self.streams_of(M::TYPE, &filter_subject).await? {
             self.read_retained(&stream, &filter_subject, Start::At(clock::to_wall(since)), |stored| {
-                if let Ok(message) = decode::<M>(&stored.subject, &stored.payload) {
-                    visit(message);
-                    count += 1;
+                match decode::<M>(&stored.subject, &stored.payload) {
+                    Ok(message) => {
+                        visit(message);
+                        count.read += 1;
+                    }
+                    Err(_) => count.unreadable += 1,
                 }
                 true
             })

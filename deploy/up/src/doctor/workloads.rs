@@ -8,7 +8,7 @@ use qscale_common::contract::{self, Effect, EventType, Outcome, State, subject};
 use qscale_common::control;
 use qscale_common::name::FunctionId;
 use qscale_common::platform::{FunctionStatus, MAX_LEASE};
-use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
+use qscale_common::policy::{self, Mode, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::health::Condition;
@@ -174,8 +174,14 @@ pub async fn policies(report: &mut Report, bus: &Bus, trust: &TrustConfig, funct
     }
     let known: Option<BTreeSet<FunctionId>> = functions.map(|functions| functions.iter().map(FunctionStatus::id).collect());
     let mut scaled = BTreeSet::new();
+    let superseded = policy::superseded(policies.values().filter_map(|policy| policy.as_ref().ok()));
     for (key, policy) in &policies {
         match policy {
+            Ok(policy) if let Some(acting) = superseded.get(&policy.function()) => report.fail(
+                format!("policy {}", policy.function()),
+                format!("does not act: policy {acting} scales the same workload, {}", workload(policy)),
+                format!("qscale policy delete {}", policy.function()),
+            ),
             Ok(policy) => {
                 scaled.insert(workload(policy));
                 if examine(report, policy, known.as_ref()) && written {
