@@ -85,7 +85,7 @@ impl Observer {
         }
     }
 
-    /// The epoch of functions that were observed since the start, or since the clock was set.
+    /// The newest epoch.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
@@ -113,6 +113,8 @@ impl Observer {
     /// changed: then a new epoch begins for it, as ticks of different lengths cannot be compared.
     pub fn set_policies(&mut self, policies: &BTreeMap<String, Arc<ScalingPolicy>>, now: Timestamp) {
         let mut known: Vec<Option<ObservedFunction>> = std::mem::take(&mut self.functions).into_iter().map(Some).collect();
+        // Later than any epoch so far, also while the clock is behind.
+        let epoch = Epoch(now.0.max(self.epoch.0.saturating_add(u64::from(!known.is_empty()))));
         let mut index = HashMap::with_capacity(policies.len());
         for (key, policy) in policies.iter().filter(|(_, policy)| self.partition.contains(&policy.function())) {
             let workload = format!("{}/{}", policy.namespace, policy.workload_name());
@@ -120,7 +122,10 @@ impl Observer {
             let before = self.index.get(key).and_then(|&place| known[place].take()).filter(same);
             let function = match before {
                 Some(function) => ObservedFunction { policy: Arc::clone(policy), ..function },
-                None => ObservedFunction::new(Arc::clone(policy), workload, now),
+                None => {
+                    self.epoch = epoch;
+                    ObservedFunction::new(Arc::clone(policy), workload, epoch, now)
+                }
             };
             index.insert(key.clone(), self.functions.len());
             self.functions.push(function);
@@ -198,8 +203,8 @@ impl Observer {
     pub fn restart(&mut self, now: Timestamp) {
         self.epoch = Epoch(now.0.max(self.epoch.0.saturating_add(1)));
         for function in &mut self.functions {
-            let fresh = ObservedFunction::new(Arc::clone(&function.policy), std::mem::take(&mut function.workload), now);
-            *function = ObservedFunction { decided_by: function.decided_by.take(), epoch: self.epoch, ..fresh };
+            let fresh = ObservedFunction::new(Arc::clone(&function.policy), std::mem::take(&mut function.workload), self.epoch, now);
+            *function = ObservedFunction { decided_by: function.decided_by.take(), ..fresh };
         }
     }
 
@@ -234,10 +239,10 @@ impl Observer {
 }
 
 impl ObservedFunction {
-    fn new(policy: Arc<ScalingPolicy>, workload: String, now: Timestamp) -> Self {
+    fn new(policy: Arc<ScalingPolicy>, workload: String, epoch: Epoch, now: Timestamp) -> Self {
         let windows = FunctionWindows::new(policy.tick);
         let closed = Tick::at(now, policy.tick);
-        Self { policy, workload, epoch: Epoch(now.0), windows, headroom: None, decided_by: None, closed, published: None }
+        Self { policy, workload, epoch, windows, headroom: None, decided_by: None, closed, published: None }
     }
 
     /// Processes what the function's sources measured, and the replicas that they do not know to be its own (`extra`, with the places of their readings).
