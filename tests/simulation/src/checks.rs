@@ -412,9 +412,11 @@ impl Checks {
         if spent.term != (process, term) {
             *spent = Spent { term: (process, term), in_term: 0, last: None, reversals: 0, ..*spent };
         }
-        let direction = if lower { Direction::Down } else { Direction::Up };
-        spent.reversals += u32::from(spent.last.is_some_and(|last| last != direction));
-        spent.last = Some(direction);
+        let direction = policy.prices.direction(before, allowed);
+        if let Some(direction) = direction {
+            spent.reversals += u32::from(spent.last.is_some_and(|last| last != direction));
+            spent.last = Some(direction);
+        }
         spent.all += 1;
         spent.in_term += 1;
         let (all, in_term, limit) = (spent.all, spent.in_term, policy.guard.changes_per_hour.get());
@@ -424,7 +426,8 @@ impl Checks {
         self.require(self.clocks_step || in_term <= limit && all <= limit + unknown, "the budget of changes is kept", || {
             format!("{function}: {all} changes, {in_term} by this leader, at most {limit}")
         });
-        self.require(self.clocks_step || !lower || reversals <= most, "the budget of reversals is kept", || {
+        let down = direction == Some(Direction::Down);
+        self.require(self.clocks_step || !down || reversals <= most, "the budget of reversals is kept", || {
             format!("{function}: down, with {reversals} reversals by this leader once it is up again, at most {most}")
         });
     }
