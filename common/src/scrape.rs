@@ -170,6 +170,14 @@ pub struct RequestCounters {
     pub latency: Option<[u64; LATENCY_BUCKETS]>,
 }
 
+impl RequestCounters {
+    /// Successful and failed ones, up to the largest number.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.completed.saturating_add(self.failed)
+    }
+}
+
 impl Default for RequestCounters {
     fn default() -> Self {
         Self { completed: 0, failed: 0, latency: Some([0; LATENCY_BUCKETS]) }

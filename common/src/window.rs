@@ -2,9 +2,9 @@
 //! must not know where a Scrape came from, or read a clock.
 //!
 //! Semantics of readings:
-//! - A counter grows from one reading to the next. After a restart of its process the growth is the new value, so rates are never negative. If the time of
-//!   the restart is unknown, a fall by a tenth or more is one. Containers and gateways are restarted one by one, so each grows for itself. Where other
-//!   ones are counted than before, there is no rate before the next reading.
+//! - A counter grows from one reading to the next. After a restart of its process the growth is the new value, so rates are never negative. If nothing
+//!   is known of a restart, a fall is one where the new value is small: beside the old one, and beside the growth of late. Containers and gateways are
+//!   restarted one by one, so each grows for itself. Where other ones are counted than before, there is no rate before the next reading.
 //! - Counting starts at the first reading of a counter. Only a replica that is known to have started after its function was last read counts from
 //!   zero: by its time of start, or because the function had no replica then.
 //! - A reading is dropped if its growth is impossible: more CPU time than cores x time, more requests than a process or an ingress can answer, or a fall
@@ -42,7 +42,7 @@ use changes::Tracker;
 use counts::{Counts, Field};
 use replica::{KnownReplicas, Reporting};
 use ring::{Extremes, LONG, Peaks, RateTrend, Ring};
-use tracked::Tracked;
+use tracked::{Continuity, CounterProgress, Tracked};
 
 /// The windows of one function.
 #[derive(Debug, Clone)]
@@ -54,6 +54,8 @@ pub struct FunctionWindows {
     replicas: KnownReplicas,
     ingress: Tracked<Arrivals>,
     platform: Option<PlatformReading>,
+    crashes: Tracked<u64>,
+    oom_kills: Tracked<u64>,
     allocation: Option<(Timestamp, Allocation)>,
     counts: Option<(Timestamp, PlatformReplicas)>,
     /// Time at which the platform had no replica, if that was its last reading.
@@ -122,6 +124,8 @@ impl FunctionWindows {
             replicas: KnownReplicas::default(),
             ingress: Tracked::default(),
             platform: None,
+            crashes: Tracked::default(),
+            oom_kills: Tracked::default(),
             allocation: None,
             counts: None,
             empty_at: None,
@@ -290,9 +294,11 @@ impl FunctionWindows {
     }
 }
 
-/// Mean time to readiness, weighted towards recent starts.
+/// Starts and the mean time to readiness, weighted towards recent starts.
 #[derive(Debug, Clone, Default)]
 struct Startup {
+    /// Starts that reached readiness, and their total time, milliseconds.
+    counters: Tracked<(u64, u64)>,
     mean_ms: Option<f64>,
 }
 
@@ -300,23 +306,32 @@ impl Startup {
     /// Weight of all earlier starts, in starts.
     const EARLIER_STARTS: f64 = 3.0;
 
-    fn begin(&mut self, counters: Option<(u64, u64)>) {
-        if let Some((starts @ 1.., total_ms)) = counters {
-            self.mean_ms = Some(total_ms as f64 / starts as f64);
-        }
+    /// Takes a reading and returns the starts since the last one.
+    fn read(&mut self, at: Timestamp, now: (u64, u64), longest_gap: u64) -> u64 {
+        let between = |before: &(u64, u64), now: &(u64, u64), restart| match (now.0.checked_sub(before.0), now.1.checked_sub(before.1)) {
+            (Some(starts), Some(total_ms)) => ((starts, total_ms), Continuity::Continued),
+            _ => (*now, Continuity::after_fall(before.0, now.0, None, restart)),
+        };
+        let (starts, total_ms) = match self.counters.read_events(at, &now, None, longest_gap, between) {
+            CounterProgress::First => {
+                self.include(0.0, now);
+                return 0;
+            }
+            progress => progress.grown().unwrap_or_default(),
+        };
+        self.include(Self::EARLIER_STARTS, (starts, total_ms));
+        starts
     }
 
-    fn add(&mut self, before: Option<(u64, u64)>, now: Option<(u64, u64)>) {
-        let (Some(before), Some(now)) = (before, now) else { return self.begin(now.filter(|_| self.mean_ms.is_none())) };
-        let reset = now.0 < before.0 || now.1 < before.1;
-        let (starts, total_ms) = if reset { now } else { (now.0 - before.0, now.1 - before.1) };
+    /// Includes `starts` of `total_ms` in the mean, beside earlier ones of this weight.
+    fn include(&mut self, earlier: f64, (starts, total_ms): (u64, u64)) {
         if starts == 0 {
             return;
         }
         let (starts, total_ms) = (starts as f64, total_ms as f64);
         self.mean_ms = Some(match self.mean_ms {
+            Some(mean) => (mean * earlier + total_ms) / (earlier + starts),
             None => total_ms / starts,
-            Some(mean) => (mean * Self::EARLIER_STARTS + total_ms) / (Self::EARLIER_STARTS + starts),
         });
     }
 }

@@ -1,10 +1,12 @@
 //! Readings into the open tick: what each kind of reading adds, and which readings are late or impossible. Must not close a tick.
 
+use std::time::Duration;
+
 use super::counts::{Counts, Field};
-use super::replica::{KnownReplica, cpu_between, find, growth, requests_between};
+use super::replica::{KnownReplica, cpu_between, events_between, find, requests_between};
 use super::ring::LONG;
-use super::tracked::{Continuity, CounterProgress, Growth};
-use super::{ArrivalGrowth, Arrivals, FunctionWindows};
+use super::tracked::{AfterRestart, Continuity, CounterProgress, Growth, counter_between};
+use super::{ArrivalGrowth, Arrivals, FunctionWindows, Tracked};
 use crate::scrape::{Count, CpuCounters, CpuPeriods, FunctionScrape, IngressReading, Parts, PlatformReading, RequestCounters, Scrape};
 use crate::time::Timestamp;
 use crate::units::Millicores;
@@ -80,7 +82,9 @@ impl FunctionWindows {
         }
         let limits = Growth {
             between: arrivals_between,
-            possible: |grown: &ArrivalGrowth, ms| grown.arrived.max(grown.failed) / INGRESS_REQUESTS_PER_MS <= ms,
+            amount: |grown: &ArrivalGrowth| grown.arrived.max(grown.failed),
+            possible: |requests, ms| requests / INGRESS_REQUESTS_PER_MS <= ms,
+            usual: None,
             longest_gap: self.longest_gap(),
         };
         let arrivals = Arrivals { arrived: now.arrived.clone(), failed: now.failed.clone() };
@@ -92,7 +96,7 @@ impl FunctionWindows {
                 counts.add(Field::Failed, by.failed);
             }
             CounterProgress::Impossible { by, ms } => {
-                return Some(impossible(Counter::Arrivals, by.map(|by| by.arrived.max(by.failed) as f64), ms));
+                return Some(impossible(Counter::Arrivals, by.map(|by| by as f64), ms));
             }
             CounterProgress::First | CounterProgress::Late => {}
         }
@@ -100,17 +104,18 @@ impl FunctionWindows {
     }
 
     fn take_platform(&mut self, now: PlatformReading) {
-        match self.passed(self.platform.map(|before| before.at), now.at) {
-            Passed::Late => return,
-            Passed::First => self.startup.begin(now.startups),
-            Passed::Millis(_) => {
-                let before = self.platform.as_ref();
-                let grown = |counter: fn(&PlatformReading) -> Option<u64>| Some(growth(before.and_then(counter)?, counter(&now)?));
-                self.open.counts.add(Field::Starts, grown(|reading| reading.startups.map(|(starts, _)| starts)).unwrap_or(0));
-                self.open.counts.add(Field::Restarts, grown(|reading| reading.crashes).unwrap_or(0));
-                self.open.counts.add(Field::OomKills, grown(|reading| reading.oom_kills).unwrap_or(0));
-                self.startup.add(before.and_then(|before| before.startups), now.startups);
-            }
+        if let Passed::Late = self.passed(self.platform.map(|before| before.at), now.at) {
+            return;
+        }
+        let longest_gap = self.longest_gap();
+        let grown = |tracked: &mut Tracked<u64>, count: Option<u64>| {
+            let between = |before: &u64, now: &u64, restart| counter_between(*before, *now, restart);
+            count.and_then(|count| tracked.read_events(now.at, &count, None, longest_gap, between).grown()).unwrap_or(0)
+        };
+        self.open.counts.add(Field::Restarts, grown(&mut self.crashes, now.crashes));
+        self.open.counts.add(Field::OomKills, grown(&mut self.oom_kills, now.oom_kills));
+        if let Some(startups) = now.startups {
+            self.open.counts.add(Field::Starts, self.startup.read(now.at, startups, longest_gap));
         }
         self.platform = Some(now);
         self.allocation = now.allocation.map(|allocation| (now.at, allocation)).or(self.allocation);
@@ -158,8 +163,14 @@ impl FunctionWindows {
     /// The platform's counters win over those of the replicas, because they include terminated replicas. What happened to a replica before it was first
     /// seen counts only if it is `new`.
     fn take_kills(&mut self, known: &mut KnownReplica, new: bool, reading: &Scrape) {
-        let restarts = known.restarts.read(reading.at, reading.restarts.as_ref(), new);
-        let oom_kills = known.oom_kills.read(reading.at, reading.oom_kills.as_ref(), new);
+        let grown = |tracked: &mut Tracked<Parts<Count>>, counts: Option<&Parts<Count>>| {
+            let zero = |counts: &Parts<Count>| counts.iter().map(|count| Count { value: 0, ..*count }).collect();
+            let counts = counts?;
+            let begin = new.then(|| (reading.at.minus(Duration::from_millis(1)), zero(counts)));
+            tracked.read_events(reading.at, counts, begin, u64::MAX, events_between).grown()
+        };
+        let restarts = grown(&mut known.restarts, reading.restarts.as_ref()).unwrap_or(0);
+        let oom_kills = grown(&mut known.oom_kills, reading.oom_kills.as_ref()).unwrap_or(0);
         self.open.restarted = self.open.restarted.saturating_add(u32::from(restarts > 0 || oom_kills > 0));
         let platform_counts = |counter: fn(&PlatformReading) -> Option<u64>| self.platform.as_ref().and_then(counter).is_some();
         if !platform_counts(|reading| reading.crashes) {
@@ -180,11 +191,12 @@ impl FunctionWindows {
         let now = &reading.requests?;
         let begin = counts_from(started, self.requests_at).map(|at| (at, RequestCounters::default()));
         let restarted = restarted_since(reading, known.requests.at());
-        let answered = |grown: &RequestCounters| grown.completed.saturating_add(grown.failed);
         let in_flight = reading.in_flight.filter(|in_flight| !in_flight.is_nan());
         let limits = Growth {
-            between: |before: &RequestCounters, now: &RequestCounters| requests_between(before, now, restarted),
-            possible: |grown: &RequestCounters, ms| answered(grown) / REPLICA_REQUESTS_PER_MS <= ms,
+            between: |before: &RequestCounters, now: &RequestCounters, restart| requests_between(before, now, restarted, restart),
+            amount: RequestCounters::ended,
+            possible: |requests, ms| requests / REPLICA_REQUESTS_PER_MS <= ms,
+            usual: None,
             longest_gap: self.longest_gap(),
         };
         match known.requests.read(reading.at, now, begin, &limits) {
@@ -194,7 +206,7 @@ impl FunctionWindows {
                 if self.ingress.at().is_none() {
                     // Of the requests that it took, those that are not answered yet are in flight.
                     let growth = in_flight.zip(before).map_or(0.0, |(now, before)| now - before);
-                    counts.add(Field::Arrived, (answered(&by) as f64 + growth).max(0.0).round() as u64);
+                    counts.add(Field::Arrived, (by.ended() as f64 + growth).max(0.0).round() as u64);
                 }
                 counts.add(Field::Completed, by.completed);
                 counts.add(Field::AnsweredReplicaMs, ms);
@@ -208,7 +220,7 @@ impl FunctionWindows {
                 read.saw(reading.at, false);
             }
             CounterProgress::Late => {}
-            CounterProgress::Impossible { by, ms } => return Some(impossible(Counter::Requests, by.map(|by| answered(&by) as f64), ms)),
+            CounterProgress::Impossible { by, ms } => return Some(impossible(Counter::Requests, by.map(|by| by as f64), ms)),
         }
         None
     }
@@ -229,8 +241,10 @@ impl FunctionWindows {
         // Microseconds per millisecond are thousandths of a core.
         let most = cores.map_or(f64::from(Millicores::MAX.0), |cores| cores * 1000.0);
         let limits = Growth {
-            between: |before: &Parts<CpuCounters>, now: &Parts<CpuCounters>| cpu_between(before, now, last, restarted),
-            possible: |grown: &CpuCounters, ms| grown.usage_us as f64 <= most * (ms + READING_UNCERTAINTY_MS) as f64,
+            between: |before: &Parts<CpuCounters>, now: &Parts<CpuCounters>, restart| cpu_between(before, now, last, restarted, restart),
+            amount: |grown: &CpuCounters| grown.usage_us,
+            possible: |usage_us, ms| usage_us as f64 <= most * (ms + READING_UNCERTAINTY_MS) as f64,
+            usual: self.allocation().map(|allocation| f64::from(allocation.cpu_millicores.0)),
             longest_gap: self.longest_gap(),
         };
         match known.cpu.read(reading.at, now, begin, &limits) {
@@ -253,7 +267,7 @@ impl FunctionWindows {
             }
             CounterProgress::First => read.saw(reading.at, false),
             CounterProgress::Late => {}
-            CounterProgress::Impossible { by, ms } => return Some(impossible(Counter::Cpu, by.map(|by| by.usage_us as f64 / 1e6), ms)),
+            CounterProgress::Impossible { by, ms } => return Some(impossible(Counter::Cpu, by.map(|by| by as f64 / 1e6), ms)),
         }
         None
     }
@@ -339,17 +353,13 @@ fn restarted_since(reading: &Scrape, last: Option<Timestamp>) -> Option<bool> {
 
 /// Requests that arrived between two readings, at all gateways, and those of them that failed before they reached a replica. If the
 /// arrivals at a gateway fell, all its counters were reset.
-fn arrivals_between(before: &Arrivals, now: &Arrivals) -> (ArrivalGrowth, Continuity) {
+fn arrivals_between(before: &Arrivals, now: &Arrivals, restart: AfterRestart) -> (ArrivalGrowth, Continuity) {
     let same =
         before.arrived.len() == now.arrived.len() && before.arrived.iter().zip(&*now.arrived).all(|(before, now)| before.of == now.of);
-    let of_gateway = |before: u64, now: u64| match now.checked_sub(before) {
-        Some(by) => (by, Continuity::Continued),
-        None => (now, Continuity::after_fall(before, now, None)),
-    };
     let mut grown = ArrivalGrowth::default();
     let mut continuity = if same { Continuity::Continued } else { Continuity::Replaced };
     for (before, now) in before.arrived.iter().zip(&*now.arrived) {
-        let (by, of_one) = of_gateway(before.value, now.value);
+        let (by, of_one) = counter_between(before.value, now.value, restart);
         grown.arrived = grown.arrived.saturating_add(by);
         continuity = continuity.max(of_one);
     }

@@ -1,6 +1,6 @@
 //! Last readings of each replica, and the growth of counters since.
 
-use super::tracked::{Continuity, Tracked};
+use super::tracked::{AfterRestart, Continuity, Tracked, counter_between};
 use crate::scrape::{Count, CpuCounters, CpuPeriods, Parts, RequestCounters, START_DIFFERENCE_MS, Scrape};
 use crate::time::Timestamp;
 use crate::units::Replicas;
@@ -20,8 +20,8 @@ pub(super) struct KnownReplica {
     pub in_flight: Option<f64>,
     /// Whether its requests in flight were read in this scrape.
     pub in_flight_read: bool,
-    pub restarts: KnownEvents,
-    pub oom_kills: KnownEvents,
+    pub restarts: Tracked<Parts<Count>>,
+    pub oom_kills: Tracked<Parts<Count>>,
 }
 
 impl KnownReplica {
@@ -34,8 +34,8 @@ impl KnownReplica {
             memory_at: None,
             in_flight: None,
             in_flight_read: false,
-            restarts: KnownEvents::default(),
-            oom_kills: KnownEvents::default(),
+            restarts: Tracked::default(),
+            oom_kills: Tracked::default(),
         }
     }
 }
@@ -109,7 +109,7 @@ impl KnownReplicas {
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
         let of_parts = |known: &KnownReplica| {
-            let events = [&known.restarts, &known.oom_kills].map(|events| events.last.as_ref().map_or(0, |(_, last)| last.heap_bytes()));
+            let events = [&known.restarts, &known.oom_kills].map(|events| events.last().map_or(0, Parts::heap_bytes));
             known.cpu.last().map_or(0, Parts::heap_bytes) + events.iter().sum::<usize>()
         };
         let of_replicas = self.sorted.iter().map(|known| known.name.len() + of_parts(known));
@@ -128,33 +128,11 @@ pub(super) struct Reporting {
     pub without_memory: Replicas,
 }
 
-/// Rare events of a replica, such as restarts.
-#[derive(Debug, Clone, Default)]
-pub(super) struct KnownEvents {
-    last: Option<(Timestamp, Parts<Count>)>,
-}
-
-impl KnownEvents {
-    /// Events since the last reading. A reading that is older, and one of nothing, change nothing. Without an earlier reading
-    /// the counters were zero if they are `new`; otherwise counting starts here.
-    pub fn read(&mut self, at: Timestamp, now: Option<&Parts<Count>>, new: bool) -> u64 {
-        let Some(now) = now.filter(|_| self.last.as_ref().is_none_or(|(last, _)| at >= *last)) else { return 0 };
-        let grown = match &self.last {
-            None if new => now.sum(),
-            None => 0,
-            Some((_, before)) => {
-                let of_one = |count: &Count| find(before, count.of).map_or(0, |before| growth(before.value, count.value));
-                now.iter().map(of_one).fold(0, u64::saturating_add)
-            }
-        };
-        self.last = Some((at, now.clone()));
-        grown
-    }
-}
-
-/// Growth of a counter from `before` to `now`; after a reset, its new value.
-pub(super) fn growth(before: u64, now: u64) -> u64 {
-    now.checked_sub(before).unwrap_or(now)
+/// Rare events of a replica, such as restarts, between two readings. Counting of each container starts at its first reading.
+pub(super) fn events_between(before: &Parts<Count>, now: &Parts<Count>, restart: AfterRestart) -> (u64, Continuity) {
+    let of_one = |count: &Count| Some(counter_between(find(before, count.of)?.value, count.value, restart));
+    let sum = |(sum, one): (u64, Continuity), (by, other): (u64, Continuity)| (sum.saturating_add(by), one.max(other));
+    now.iter().filter_map(of_one).fold((0, Continuity::Continued), sum)
 }
 
 /// The counter of the fingerprint `of`.
@@ -162,30 +140,43 @@ pub(super) fn find(counts: &[Count], of: u64) -> Option<&Count> {
     counts.binary_search_by_key(&of, |count| count.of).ok().map(|index| &counts[index])
 }
 
-/// Requests completed between two readings. If the completed requests fell, all counters of the replica were reset. `restarted` says whether its process
-/// was restarted in between, if that is known.
-pub(super) fn requests_between(before: &RequestCounters, now: &RequestCounters, restarted: Option<bool>) -> (RequestCounters, Continuity) {
+/// Requests completed between two readings. If the completed requests fell, or the failed ones did and all together with them, all counters of the
+/// replica were reset. `restarted` says whether its process was restarted in between, if that is known.
+pub(super) fn requests_between(
+    before: &RequestCounters,
+    now: &RequestCounters,
+    restarted: Option<bool>,
+    restart: AfterRestart,
+) -> (RequestCounters, Continuity) {
     let Some(completed) = now.completed.checked_sub(before.completed) else {
-        return (*now, Continuity::after_fall(before.completed, now.completed, restarted));
+        return (*now, Continuity::after_fall(before.completed, now.completed, restarted, restart));
+    };
+    let [all_before, all] = [before, now].map(RequestCounters::ended);
+    // A counter of failures alone may vanish; without it, most of what was completed is still there.
+    let reset = || restarted.unwrap_or_else(|| all <= all_before / 2 && restart.can_show(all_before, all));
+    let failed = match now.failed.checked_sub(before.failed) {
+        None if reset() => return (*now, Continuity::Reset),
+        failed => failed.unwrap_or(0),
     };
     // Buckets converted from other bounds are rounded, so one may decrease by a request without a reset of the counter.
     let latency =
         before.latency.zip(now.latency).map(|(before, now)| std::array::from_fn(|index| now[index].saturating_sub(before[index])));
-    (RequestCounters { completed, failed: now.failed.saturating_sub(before.failed), latency }, Continuity::Continued)
+    (RequestCounters { completed, failed, latency }, Continuity::Continued)
 }
 
 /// CPU time used by all containers between two readings, of which the one before was taken at `last`. `restarted` says of
-/// a container without a time of start whether it was restarted in between, if that is known.
+/// a container without a time of start whether it was restarted in between, if that is known; if not, `restart` says what it can show after one.
 pub(super) fn cpu_between(
     before: &[CpuCounters],
     now: &[CpuCounters],
     last: Option<Timestamp>,
     restarted: Option<bool>,
+    restart: AfterRestart,
 ) -> (CpuCounters, Continuity) {
     let same = before.len() == now.len() && before.iter().zip(now).all(|(before, now)| before.of == now.of);
     let mut sum = (CpuCounters::default(), if same { Continuity::Continued } else { Continuity::Replaced });
     for (before, now) in before.iter().zip(now) {
-        let (grown, continuity) = container_cpu_between(before, now, last, restarted);
+        let (grown, continuity) = container_cpu_between(before, now, last, restarted, restart);
         sum.0.usage_us = sum.0.usage_us.saturating_add(grown.usage_us);
         sum.0.periods = match (sum.0.periods, grown.periods) {
             (Some(sum), Some(grown)) => Some(CpuPeriods {
@@ -206,6 +197,7 @@ fn container_cpu_between(
     now: &CpuCounters,
     last: Option<Timestamp>,
     restarted: Option<bool>,
+    restart: AfterRestart,
 ) -> (CpuCounters, Continuity) {
     let is_another = |before: Timestamp, now: Timestamp| now.0.saturating_sub(before.0) > START_DIFFERENCE_MS;
     let restarted = match (before.started, now.started) {
@@ -215,7 +207,7 @@ fn container_cpu_between(
         (_, None) => restarted,
     };
     let Some(usage_us) = now.usage_us.checked_sub(before.usage_us) else {
-        return (*now, Continuity::after_fall(before.usage_us, now.usage_us, restarted));
+        return (*now, Continuity::after_fall(before.usage_us, now.usage_us, restarted, restart));
     };
     let periods = before.periods.zip(now.periods).map(|(before, now)| CpuPeriods {
         runnable: now.runnable.saturating_sub(before.runnable),

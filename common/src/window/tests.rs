@@ -1,3 +1,5 @@
+mod falls;
+
 use proptest::prelude::*;
 
 use super::*;

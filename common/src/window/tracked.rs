@@ -21,11 +21,21 @@ pub(super) enum CounterProgress<B> {
     Late,
     /// Growth beyond what is possible, or a fall without a restart.
     Impossible {
-        /// Growth; `None` for a fall.
-        by: Option<B>,
+        /// Amount that it grew by; `None` for a fall.
+        by: Option<u64>,
         /// Milliseconds since the last reading.
         ms: u64,
     },
+}
+
+impl<B> CounterProgress<B> {
+    /// The growth, if there is one.
+    pub fn grown(self) -> Option<B> {
+        match self {
+            Self::Grown { by, .. } => Some(by),
+            Self::First | Self::Late | Self::Impossible { .. } => None,
+        }
+    }
 }
 
 /// Whether a counter continued. Of the parts of a sum, the one that is listed last determines the sum.
@@ -41,23 +51,55 @@ pub(super) enum Continuity {
 }
 
 impl Continuity {
-    /// Part of its last value by which a counter must fall to be taken as reset, if nothing is known of a restart.
-    /// Errors of exporters are smaller.
-    const RESET_PART: u64 = 10;
+    /// Continuity of a counter that fell from `before` to the lower `now`. `restarted` says whether its process was restarted in between, if that is
+    /// known; if not, `restart` says what it can show after one.
+    pub fn after_fall(before: u64, now: u64, restarted: Option<bool>, restart: AfterRestart) -> Self {
+        if restarted.unwrap_or_else(|| restart.can_show(before, now)) { Self::Reset } else { Self::Fell }
+    }
+}
 
-    /// Continuity of a counter that fell from `before` to the lower `now`; `restarted` says whether its process was
-    /// restarted in between, if that is known.
-    pub fn after_fall(before: u64, now: u64, restarted: Option<bool>) -> Self {
-        if restarted.unwrap_or(before - now >= before / Self::RESET_PART) { Self::Reset } else { Self::Fell }
+/// Values that a counter can show after a restart of which only its fall is known. Sums fall, too, when one of their series vanishes, and counters of
+/// exporters when they are corrected; their values are then not what was counted since.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AfterRestart {
+    /// Largest plausible growth since the last reading; `None` if the counter was never seen to grow.
+    growth: Option<u64>,
+}
+
+impl AfterRestart {
+    /// Values up to this one are plausible whatever the counter showed before: taken by mistake, they do little harm.
+    const SMALL: u64 = 9;
+    /// Part of the last value up to which the new one is plausible.
+    const PART: u64 = 2;
+    /// The same of a counter that was never seen to grow.
+    const PART_OF_UNKNOWN: u64 = 10;
+    /// Multiple of its fastest growth of late by which a counter can grow after a restart.
+    const PACES: f64 = 4.0;
+
+    /// Whether a counter that showed `before` can show `now`.
+    pub fn can_show(self, before: u64, now: u64) -> bool {
+        now <= Self::SMALL || now <= self.growth.map_or(before / Self::PART_OF_UNKNOWN, |growth| growth.min(before / Self::PART))
+    }
+}
+
+/// Growth of a counter from `before` to `now`, of whose restarts nothing is known; after a reset, its new value.
+pub(super) fn counter_between(before: u64, now: u64, restart: AfterRestart) -> (u64, Continuity) {
+    match now.checked_sub(before) {
+        Some(by) => (by, Continuity::Continued),
+        None => (now, Continuity::after_fall(before, now, None, restart)),
     }
 }
 
 /// How a counter grows.
-pub(super) struct Growth<G, P> {
-    /// Growth from an earlier to a later value.
+pub(super) struct Growth<G, A, P> {
+    /// Growth from an earlier to a later value, and what an unknown restart can leave.
     pub between: G,
-    /// Whether it can grow by this much within these milliseconds.
+    /// Amount of this growth.
+    pub amount: A,
+    /// Whether it can grow by this amount within these milliseconds.
     pub possible: P,
+    /// Growth per millisecond that is plausible after an unknown restart, however slow the counter grew before; `None` if unknown.
+    pub usual: Option<f64>,
     /// Milliseconds after which counting starts again.
     pub longest_gap: u64,
 }
@@ -68,15 +110,20 @@ pub(super) struct Tracked<T> {
     last: Option<(Timestamp, T)>,
     /// A later reading to which the last one cannot have grown.
     suspect: Option<Box<(Timestamp, T)>>,
+    /// Fastest growth of late, amount per millisecond; 0 before any.
+    pace: f64,
 }
 
 impl<T> Default for Tracked<T> {
     fn default() -> Self {
-        Self { last: None, suspect: None }
+        Self { last: None, suspect: None, pace: 0.0 }
     }
 }
 
 impl<T: Clone> Tracked<T> {
+    /// Part of the pace that is left after the next growth.
+    const PACE_LEFT: f64 = 0.9;
+
     /// Time of the last reading.
     pub fn at(&self) -> Option<Timestamp> {
         self.last.as_ref().map(|(at, _)| *at)
@@ -89,47 +136,86 @@ impl<T: Clone> Tracked<T> {
 
     /// Takes the reading `now`, taken `at`. Without an earlier one the counter had the value `begin`, if that is known.
     /// An impossible reading is dropped, unless the previous one was too and both agree: then counting starts again.
-    pub fn read<B, G, P>(&mut self, at: Timestamp, now: &T, begin: Option<(Timestamp, T)>, growth: &Growth<G, P>) -> CounterProgress<B>
+    pub fn read<B, G, A, P>(
+        &mut self,
+        at: Timestamp,
+        now: &T,
+        begin: Option<(Timestamp, T)>,
+        growth: &Growth<G, A, P>,
+    ) -> CounterProgress<B>
     where
-        G: Fn(&T, &T) -> (B, Continuity),
-        P: Fn(&B, u64) -> bool,
+        G: Fn(&T, &T, AfterRestart) -> (B, Continuity),
+        A: Fn(&B) -> u64,
+        P: Fn(u64, u64) -> bool,
     {
-        let mut progress = growth.progress(self.last.as_ref().or(begin.as_ref()), at, now);
-        if let CounterProgress::Impossible { .. } = progress {
-            let since_suspect = growth.progress(self.suspect.as_deref(), at, now);
-            if !matches!(since_suspect, CounterProgress::Grown { continuity: Continuity::Continued, .. }) {
-                self.suspect = Some(Box::new((at, now.clone())));
-                return progress;
+        let mut progress = growth.progress(self.last.as_ref().or(begin.as_ref()), at, now, self.pace);
+        match &progress {
+            CounterProgress::Late => return progress,
+            CounterProgress::Impossible { .. } => {
+                let since_suspect = growth.progress(self.suspect.as_deref(), at, now, self.pace);
+                if !matches!(since_suspect, CounterProgress::Grown { continuity: Continuity::Continued, .. }) {
+                    self.suspect = Some(Box::new((at, now.clone())));
+                    return progress;
+                }
+                progress = CounterProgress::First;
             }
-            progress = CounterProgress::First;
+            CounterProgress::Grown { by, ms, .. } => {
+                let amount = (growth.amount)(by);
+                // Nothing is learned while nothing is counted.
+                if amount > 0 {
+                    self.pace = (amount as f64 / *ms as f64).max(self.pace * Self::PACE_LEFT);
+                }
+            }
+            CounterProgress::First => {}
         }
-        if !matches!(progress, CounterProgress::Late) {
-            *self = Self { last: Some((at, now.clone())), suspect: None };
-        }
+        (self.last, self.suspect) = (Some((at, now.clone())), None);
         progress
+    }
+
+    /// Takes a reading of counters of rare events. Many events at once after a fall are not plausible.
+    pub fn read_events<B>(
+        &mut self,
+        at: Timestamp,
+        now: &T,
+        begin: Option<(Timestamp, T)>,
+        longest_gap: u64,
+        between: impl Fn(&T, &T, AfterRestart) -> (B, Continuity),
+    ) -> CounterProgress<B> {
+        let growth = Growth { between, amount: |_: &B| 0, possible: |_, _| true, usual: Some(0.0), longest_gap };
+        self.read(at, now, begin, &growth)
     }
 }
 
-impl<G, P> Growth<G, P> {
-    fn progress<T, B>(&self, before: Option<&(Timestamp, T)>, at: Timestamp, now: &T) -> CounterProgress<B>
+impl<G, A, P> Growth<G, A, P> {
+    fn progress<T, B>(&self, before: Option<&(Timestamp, T)>, at: Timestamp, now: &T, pace: f64) -> CounterProgress<B>
     where
-        G: Fn(&T, &T) -> (B, Continuity),
-        P: Fn(&B, u64) -> bool,
+        G: Fn(&T, &T, AfterRestart) -> (B, Continuity),
+        A: Fn(&B) -> u64,
+        P: Fn(u64, u64) -> bool,
     {
         let Some((since, before)) = before else { return CounterProgress::First };
         match at.0.checked_sub(since.0) {
             None | Some(0) => CounterProgress::Late,
             Some(ms) if ms > self.longest_gap => CounterProgress::First,
             Some(ms) => {
-                let (by, continuity) = (self.between)(before, now);
+                let (by, continuity) = (self.between)(before, now, self.after_restart(pace, ms));
+                let amount = (self.amount)(&by);
                 match continuity {
                     Continuity::Replaced => CounterProgress::First,
                     Continuity::Fell => CounterProgress::Impossible { by: None, ms },
-                    Continuity::Continued | Continuity::Reset if (self.possible)(&by, ms) => CounterProgress::Grown { by, ms, continuity },
-                    Continuity::Continued | Continuity::Reset => CounterProgress::Impossible { by: Some(by), ms },
+                    Continuity::Continued | Continuity::Reset if (self.possible)(amount, ms) => {
+                        CounterProgress::Grown { by, ms, continuity }
+                    }
+                    Continuity::Continued | Continuity::Reset => CounterProgress::Impossible { by: Some(amount), ms },
                 }
             }
         }
+    }
+
+    fn after_restart(&self, pace: f64, ms: u64) -> AfterRestart {
+        let seen = (pace > 0.0).then_some(pace * AfterRestart::PACES);
+        let fastest = seen.into_iter().chain(self.usual).reduce(f64::max);
+        AfterRestart { growth: fastest.map(|fastest| (fastest * ms as f64) as u64) }
     }
 }
 
@@ -141,11 +227,10 @@ mod tests {
     #[track_caller]
     fn check(values: &[u64], expected: &[Option<u64>]) {
         let growth = Growth {
-            between: |before: &u64, now: &u64| match now.checked_sub(*before) {
-                Some(by) => (by, Continuity::Continued),
-                None => (*now, Continuity::after_fall(*before, *now, None)),
-            },
-            possible: |by: &u64, ms: u64| *by <= ms / 100,
+            between: |before: &u64, now: &u64, restart| counter_between(*before, *now, restart),
+            amount: |by: &u64| *by,
+            possible: |by: u64, ms: u64| by <= ms / 100,
+            usual: None,
             longest_gap: 60_000,
         };
         let mut counter = Tracked::default();
