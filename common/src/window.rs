@@ -8,7 +8,8 @@
 //! - Counting starts at the first reading of a counter. Only a replica that is known to have started after its function was last read counts from
 //!   zero: by its time of start, or because the function had no replica then.
 //! - A reading is dropped if its growth is impossible: more CPU time than cores x time, more requests than a process or an ingress can answer, or a fall
-//!   without a restart. The next reading covers its time. Counting starts again where two such readings agree.
+//!   without a restart. The next reading covers its time, as it does where two readings are too close to each other for a rate. Counting starts again
+//!   where two such readings agree.
 //! - After a gap, the growth of the counters and the time since the previous reading belong to the tick of the next reading:
 //!   rates are means over the gap, and `covered_ms` is its length (more than a tick). The ticks of the gap
 //!   have no measurements. After a gap longer than the longest window counting restarts.

@@ -85,6 +85,7 @@ impl FunctionWindows {
             amount: |grown: &ArrivalGrowth| grown.arrived.max(grown.failed),
             possible: |requests, ms| requests / INGRESS_REQUESTS_PER_MS <= ms,
             usual: None,
+            shortest_gap: self.shortest_gap(),
             longest_gap: self.longest_gap(),
         };
         let arrivals = Arrivals { arrived: now.arrived.clone(), failed: now.failed.clone() };
@@ -197,6 +198,7 @@ impl FunctionWindows {
             amount: RequestCounters::ended,
             possible: |requests, ms| requests / REPLICA_REQUESTS_PER_MS <= ms,
             usual: None,
+            shortest_gap: self.shortest_gap(),
             longest_gap: self.longest_gap(),
         };
         match known.requests.read(reading.at, now, begin, &limits) {
@@ -245,6 +247,7 @@ impl FunctionWindows {
             amount: |grown: &CpuCounters| grown.usage_us,
             possible: |usage_us, ms| usage_us as f64 <= most * (ms + READING_UNCERTAINTY_MS) as f64,
             usual: self.allocation().map(|allocation| f64::from(allocation.cpu_millicores.0)),
+            shortest_gap: self.shortest_gap(),
             longest_gap: self.longest_gap(),
         };
         match known.cpu.read(reading.at, now, begin, &limits) {
@@ -323,6 +326,11 @@ impl FunctionWindows {
             Some(Passed::Millis(ms)) if read.counted => ms,
             _ => 0,
         }
+    }
+
+    /// The uncertainty of a reading, but little enough that each of the shortest ticks is measured.
+    fn shortest_gap(&self) -> u64 {
+        READING_UNCERTAINTY_MS.min(self.tick.millis() / 2)
     }
 
     fn longest_gap(&self) -> u64 {

@@ -100,6 +100,8 @@ pub(super) struct Growth<G, A, P> {
     pub possible: P,
     /// Growth per millisecond that is plausible after an unknown restart, however slow the counter grew before; `None` if unknown.
     pub usual: Option<f64>,
+    /// Milliseconds below which the time between two readings is too uncertain: the next reading covers it.
+    pub shortest_gap: u64,
     /// Milliseconds after which counting starts again.
     pub longest_gap: u64,
 }
@@ -181,7 +183,7 @@ impl<T: Clone> Tracked<T> {
         longest_gap: u64,
         between: impl Fn(&T, &T, AfterRestart) -> (B, Continuity),
     ) -> CounterProgress<B> {
-        let growth = Growth { between, amount: |_: &B| 0, possible: |_, _| true, usual: Some(0.0), longest_gap };
+        let growth = Growth { between, amount: |_: &B| 0, possible: |_, _| true, usual: Some(0.0), shortest_gap: 0, longest_gap };
         self.read(at, now, begin, &growth)
     }
 }
@@ -196,6 +198,7 @@ impl<G, A, P> Growth<G, A, P> {
         let Some((since, before)) = before else { return CounterProgress::First };
         match at.0.checked_sub(since.0) {
             None | Some(0) => CounterProgress::Late,
+            Some(ms) if ms < self.shortest_gap => CounterProgress::Late,
             Some(ms) if ms > self.longest_gap => CounterProgress::First,
             Some(ms) => {
                 let (by, continuity) = (self.between)(before, now, self.after_restart(pace, ms));
@@ -231,6 +234,7 @@ mod tests {
             amount: |by: &u64| *by,
             possible: |by: u64, ms: u64| by <= ms / 100,
             usual: None,
+            shortest_gap: 0,
             longest_gap: 60_000,
         };
         let mut counter = Tracked::default();

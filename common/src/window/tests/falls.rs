@@ -1,4 +1,4 @@
-//! Counters that fall.
+//! Counters that fall, and readings too close to each other for a rate.
 
 use super::*;
 
@@ -90,4 +90,31 @@ fn failures_that_fell_with_all_requests_were_reset() {
         assert_eq!(window.completed_rps.map(|_| counted), expected, "{before:?} to {after:?}");
         assert_eq!(counts.latency().iter().sum::<u64>(), counted[0]);
     }
+}
+
+#[test]
+fn readings_too_close_to_each_other_have_no_rate() {
+    let mut feed = Feed::new();
+    let read = |ms_before: u64, requests| {
+        move |at: u64| FunctionScrape {
+            ingress: Some(ingress(at - ms_before, requests, 0)),
+            ..replicas_only(vec![replica("a", at - ms_before, requests, 0)])
+        }
+    };
+    feed.tick(&[&read(0, 1000)]);
+    // The last two readings show what happened before them.
+    let window = feed.tick(&[&read(2, 1000), &read(1, 1040), &read(0, 1050)]);
+    assert_eq!((window.rate_rps, window.completed_rps), (Some(0.0), Some(0.0)));
+    assert_eq!(window.cpu_millicores, Some(Usage { mean: 0.0, max: 0.0 }));
+    let window = feed.tick(&[&read(0, 1050)]);
+    close_to(window.rate_rps, 50_000.0 / 5002.0);
+    close_to(window.completed_rps, 50_000.0 / 5002.0);
+    assert_eq!(window.cpu_millicores.map(|cpu| cpu.max.round()), Some(20.0));
+    // The shortest ticks are measured.
+    let mut windows = FunctionWindows::new(TickLength::new(TickLength::MIN).expect("a length"));
+    for (tick, at) in [(1, 100), (2, 199)] {
+        windows.record(&replicas_only(vec![replica("a", at, at, 0)]));
+        windows.close(Tick(tick), &Prices::default());
+    }
+    close_to(windows.measured(95.0).tick.completed_rps, 1000.0);
 }
