@@ -47,9 +47,10 @@ impl CumulativeHistogram {
         self.bounds.is_empty() && !self.incomplete
     }
 
-    /// Number of requests in each bucket of the contract. Requests are assumed to be spread evenly within a source
-    /// bucket; those beyond the last finite bound count as just above it. `None` if the count of a bucket is unknown.
-    pub(super) fn buckets(&self) -> Option<[u64; LATENCY_BUCKETS]> {
+    /// Number of requests in each bucket of the contract, of which there are `all`: where a source shows no bucket without bound, the others do not
+    /// say how many. Requests are assumed to be spread evenly within a source bucket; those beyond the last finite bound count as just above it.
+    /// `None` if the count of a bucket is unknown.
+    pub(super) fn buckets(&self, all: f64) -> Option<[u64; LATENCY_BUCKETS]> {
         if self.incomplete {
             return None;
         }
@@ -61,7 +62,8 @@ impl CumulativeHistogram {
             highest = f64::max(highest, *count);
             *count = highest;
         }
-        let total = highest;
+        let unbounded = bounds.last().is_some_and(|(bound, _)| bound.is_infinite());
+        let total = if unbounded { highest } else { highest.max(all) };
         bounds.retain(|(bound, _)| bound.is_finite());
         let mut buckets = [0; LATENCY_BUCKETS];
         if bounds.is_empty() {
@@ -105,7 +107,7 @@ mod tests {
         for &(bound_ms, count) in expected {
             buckets[LATENCY_BOUNDS_MS.iter().position(|bound| *bound == bound_ms).unwrap_or(LATENCY_BUCKETS - 1)] = count;
         }
-        assert_eq!(histogram.buckets(), Some(buckets));
+        assert_eq!(histogram.buckets(0.0), Some(buckets));
     }
 
     #[test]
@@ -119,7 +121,7 @@ mod tests {
                 histogram.add(bound, below as f64);
             }
         }
-        assert_eq!(histogram.buckets(), Some(expected.map(|count| count * 2)));
+        assert_eq!(histogram.buckets(0.0), Some(expected.map(|count| count * 2)));
         assert_eq!(histogram.bounds.len(), LATENCY_BUCKETS);
     }
 
@@ -138,6 +140,18 @@ mod tests {
     }
 
     #[test]
+    fn without_a_bucket_without_bound_the_count_says_how_many_are_beyond_the_last_one() {
+        let mut histogram = CumulativeHistogram::default();
+        [(0.1, 60.0), (0.2, 80.0)].iter().for_each(|&(bound, count)| histogram.add(bound, count));
+        let beyond_200_ms = |histogram: &CumulativeHistogram, all| histogram.buckets(all).map(|buckets| buckets[14..].iter().sum::<u64>());
+        assert_eq!(LATENCY_BOUNDS_MS[13], 200.0);
+        assert_eq!(beyond_200_ms(&histogram, 100.0), Some(20));
+        assert_eq!(beyond_200_ms(&histogram, 70.0), Some(0), "the count was read before the buckets");
+        histogram.add(f64::INFINITY, 81.0);
+        assert_eq!(beyond_200_ms(&histogram, 100.0), Some(1), "the bucket belongs to the others");
+    }
+
+    #[test]
     fn without_a_finite_bound_there_are_no_latencies() {
         check(&[], &[]);
         check(&[(f64::INFINITY, 4.0)], &[]);
@@ -147,7 +161,7 @@ mod tests {
     fn a_histogram_with_an_unknown_count_has_no_latencies() {
         let mut histogram = CumulativeHistogram::default();
         [(0.1, 3.0), (0.5, f64::NAN), (f64::INFINITY, 9.0)].iter().for_each(|&(bound, count)| histogram.add(bound, count));
-        assert_eq!(histogram.buckets(), None);
+        assert_eq!(histogram.buckets(9.0), None);
     }
 
     proptest! {
@@ -159,14 +173,14 @@ mod tests {
                 histogram.add(f64::INFINITY, 1000.0);
             }
             let highest = histogram.bounds.iter().fold(0.0, |most: f64, (_, count)| most.max(*count));
-            prop_assert_eq!(histogram.buckets().expect("all counts are known").iter().sum::<u64>(), highest as u64);
+            prop_assert_eq!(histogram.buckets(0.0).expect("all counts are known").iter().sum::<u64>(), highest as u64);
         }
 
         #[test]
         fn any_numbers_are_accepted(entries in prop::collection::vec((any::<f64>(), any::<f64>()), 0..40)) {
             let mut histogram = CumulativeHistogram::default();
             entries.iter().for_each(|&(bound, count)| histogram.add(bound, count));
-            let _any = histogram.buckets();
+            let _any = histogram.buckets(f64::NAN);
         }
     }
 }

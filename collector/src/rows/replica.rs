@@ -237,7 +237,7 @@ impl ReplicaRow<'_> {
             return (in_flight_known && self.durations.is_empty() && buckets_complete).then(RequestCounters::default);
         };
         let Answered { completed, failed } = answered;
-        let latency = self.durations.buckets().filter(|_| buckets_complete);
+        let latency = self.durations.buckets(completed).filter(|_| buckets_complete);
         let measured = !completed.is_nan() && !failed.is_nan();
         measured.then(|| RequestCounters { completed: whole(completed), failed: whole(failed), latency })
     }
