@@ -10,6 +10,7 @@
 //! - The sum over a pod counts only where no container of the pod shows the same metric. A container without memory does
 //!   not run, and shows none.
 //! - Counters of containers and of gateways stay apart, because each of them is reset for itself.
+//! - A gauge that is much older than another part of its sum does not count: its container or series is mostly gone, and a sum has one age.
 
 mod histogram;
 mod replica;
@@ -81,6 +82,9 @@ struct Slot {
     own_at: Option<Timestamp>,
 }
 
+/// Milliseconds by which a part of a sum of gauges may be older than its newest one. Prometheus and cAdvisor show what is gone for minutes.
+const OLDEST_PART_MS: u64 = 60_000;
+
 /// A counter of which nothing is known but that it exists.
 const UNKNOWN: Slot = Slot { number: f64::NAN, at: Timestamp(0), own_at: None };
 
@@ -96,6 +100,8 @@ struct NodeSlot {
 struct FunctionRow<'a> {
     key: Key<'a>,
     slots: [Option<Slot>; FunctionMetric::COUNT],
+    /// Requests queued, of which the slot has the sum whatever their age.
+    queued: Vec<Slot>,
     /// Requests that arrived, with the fingerprint of the gateway that counted them.
     arrived: Vec<(u64, Slot)>,
     /// Requests that failed before they reached a replica.
@@ -154,6 +160,9 @@ impl<'a> Rows<'a> {
     pub(crate) fn add_to_function(&mut self, place: usize, metric: FunctionMetric, sample: SourceSample) {
         let key = self.functions[place].key;
         let sample = self.possible(Metric::Function(metric), sample, key);
+        if metric == FunctionMetric::Queued {
+            self.functions[place].queued.push(sample);
+        }
         let mut slot = self.functions[place].slots[metric as usize];
         add(&mut slot, sample);
         // What is possible of each part may not be of their sum.
@@ -179,7 +188,7 @@ impl<'a> Rows<'a> {
     /// Adds requests in flight at the replica at `place`.
     pub(crate) fn add_in_flight(&mut self, place: usize, sample: SourceSample) {
         let sample = self.possible(Metric::Replica(ReplicaMetric::InFlight), sample, self.replicas[place].key);
-        add(&mut self.replicas[place].in_flight, sample);
+        self.replicas[place].in_flight.push(sample);
     }
 
     /// Adds requests that the replica at `place` completed or failed.
@@ -354,7 +363,7 @@ impl FunctionRow<'_> {
                 arrived: by_gateway(&self.arrived)?,
                 failed: by_gateway(&self.refused)?,
                 // NaN if the queue is not measured.
-                queued: self.get(FunctionMetric::Queued).unwrap_or(f64::NAN),
+                queued: self.get(FunctionMetric::Queued).and_then(|_| Some(sum_of_current(&self.queued)?.number)).unwrap_or(f64::NAN),
             })
         });
         FunctionScrape { platform: self.platform(), ingress, ..FunctionScrape::default() }
@@ -397,6 +406,15 @@ fn add(slot: &mut Option<Slot>, sample: Slot) {
     let Slot { number, at, own_at } = slot.get_or_insert(Slot { number: 0.0, ..UNKNOWN });
     *number += sample.number;
     (*at, *own_at) = ((*at).max(sample.at), (*own_at).max(sample.own_at));
+}
+
+/// Sum of the gauges that are not much older than the newest one; `None` if there is none, or a part of them was dropped.
+fn sum_of_current(parts: &[Slot]) -> Option<Slot> {
+    let newest = parts.iter().map(|part| part.at).max()?;
+    let current = |part: &&Slot| part.number.is_nan() || newest.0 - part.at.0 <= OLDEST_PART_MS;
+    let mut sum = None;
+    parts.iter().filter(current).for_each(|part| add(&mut sum, *part));
+    sum.filter(|sum| !sum.number.is_nan())
 }
 
 fn bit(metric: ReplicaMetric) -> u16 {

@@ -5,7 +5,7 @@ use qscale_common::scrape::{Count, CpuCounters, CpuPeriods, Parts, RequestCounte
 use qscale_common::time::Timestamp;
 
 use super::histogram::CumulativeHistogram;
-use super::{Container, Key, Slot, add, bit, whole};
+use super::{Container, Key, Slot, bit, sum_of_current, whole};
 use crate::metric::ReplicaMetric;
 
 /// Difference between the clocks of a node and of the collector up to which a start in the future is taken as now.
@@ -24,7 +24,7 @@ pub(super) struct ReplicaRow<'a> {
     pub(super) shown_by_others: u16,
     /// Metrics of which a line does not say whose it is, one bit each.
     pub(super) incomplete: u16,
-    pub(super) in_flight: Option<Slot>,
+    pub(super) in_flight: Vec<Slot>,
     /// Requests that were counted.
     pub(super) counted: Option<Answered>,
     /// Requests in the buckets without a bound, which count where nothing else does.
@@ -132,9 +132,8 @@ impl ReplicaRow<'_> {
 
     /// Working set of the containers that count; absent if a part of it was dropped.
     fn working_set(&self) -> Option<Slot> {
-        let mut sum = None;
-        self.complete(ReplicaMetric::WorkingSet)?.into_iter().for_each(|(_, slot)| add(&mut sum, slot));
-        sum
+        let parts: Vec<Slot> = self.complete(ReplicaMetric::WorkingSet)?.into_iter().map(|(_, slot)| slot).collect();
+        sum_of_current(&parts)
     }
 
     /// Whether its containers show a working set of zero, and nothing else does.
@@ -156,7 +155,7 @@ impl ReplicaRow<'_> {
     /// The Scrapes of the replica called `name`: one for each time at which something was measured, so that every
     /// measurement keeps its age.
     pub(super) fn scrapes(&self, name: &str, at: Timestamp) -> Vec<Scrape> {
-        let in_flight = self.in_flight.filter(|slot| !slot.number.is_nan() && self.incomplete & bit(ReplicaMetric::InFlight) == 0);
+        let in_flight = sum_of_current(&self.in_flight).filter(|_| self.incomplete & bit(ReplicaMetric::InFlight) == 0);
         let (requests, cpu, memory) = (self.requests(in_flight.is_some()), self.cpu(at), self.working_set());
         let requests_at = self.answered_at.max(in_flight.map(|slot| slot.at)).unwrap_or(at);
         let times = [

@@ -1,3 +1,5 @@
+mod sums;
+
 use proptest::prelude::*;
 use qscale_common::contract::Headroom;
 use qscale_common::hash::fnv1a;

@@ -1,0 +1,32 @@
+//! Sums over several series.
+
+use super::*;
+
+#[test]
+fn a_part_that_is_much_older_than_another_one_does_not_count() {
+    let taken = |seconds_ago: u64| AT.0 - seconds_ago * 1000;
+    // Bytes of two containers with their ages in seconds, the bytes of the pod and their age.
+    for (ages, expected, age) in [([12, 0], 150, 0), ([600, 0], 100, 0), ([0, 600], 50, 0), ([600, 600], 150, 600)] {
+        let rows = container(MEMORY, "container=\"u\"", &format!("50 {}", taken(ages[0])))
+            + &container(MEMORY, "container=\"v\"", &format!("100 {}", taken(ages[1])));
+        let reading = read(&rows);
+        let scrape = &reading.unowned[0].1;
+        assert_eq!((scrape.working_set_bytes, scrape.at.0), (Some(expected), taken(age)), "{ages:?}");
+    }
+    let of = |metric: &str, part: &str, value: &str| {
+        format!("{metric}{{namespace=\"default\",function=\"fib\",pod=\"a\",part=\"{part}\"}} {value}\n")
+    };
+    let rows = |metric: &str| {
+        let old = format!("5 {}", taken(600));
+        [of(metric, "one", "2"), of(metric, "two", &old), of(metric, "three", "1")].concat()
+    };
+    let reading = read(&rows("kn_revision_request_concurrency"));
+    assert_eq!(function(&reading).replicas[0].in_flight, Some(3.0));
+    let queue = rows("kn_serving_queue_depth");
+    let queued = |more: &str| {
+        let reading = read(&(queue.clone() + "qscale_gateway_requests_total{namespace=\"default\",function=\"fib\"} 8\n" + more));
+        function(&reading).ingress.as_ref().expect("arrivals were read").queued
+    };
+    assert_eq!(queued(""), 3.0);
+    assert!(queued(&of("kn_serving_queue_depth", "four", "-1")).is_nan());
+}
