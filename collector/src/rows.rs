@@ -327,12 +327,16 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Unknown if a part of it is.
+    /// Unknown if a part of it is, such as the size of a function that has replicas.
     fn headroom(&self) -> Option<Headroom> {
         let node = |metric: NodeMetric| self.node[metric as usize].map(|slot| slot.sum);
         let allocated = |metric: FunctionMetric| -> f64 {
             let raw = |row: &FunctionRow<'_>, metric: FunctionMetric| row.slots[metric as usize].map(|slot| slot.number);
-            self.functions.iter().filter_map(|row| Some(raw(row, FunctionMetric::Desired)? * raw(row, metric)?)).sum()
+            let of_one = |row| match raw(row, FunctionMetric::Desired)? {
+                0.0 => None,
+                desired => Some(desired * raw(row, metric).unwrap_or(f64::NAN)),
+            };
+            self.functions.iter().filter_map(of_one).sum()
         };
         let millicores = node(NodeMetric::Cores)? * 1000.0 - allocated(FunctionMetric::DesiredCpu);
         let bytes = node(NodeMetric::Memory)? - allocated(FunctionMetric::DesiredMemory);

@@ -30,3 +30,16 @@ fn a_part_that_is_much_older_than_another_one_does_not_count() {
     assert_eq!(queued(""), 3.0);
     assert!(queued(&of("kn_serving_queue_depth", "four", "-1")).is_nan());
 }
+
+#[test]
+fn headroom_is_unknown_while_the_size_of_a_function_with_replicas_is() {
+    let headroom = |other: &str| read(&(PLATFORM.to_owned() + other)).headroom.map(|headroom| headroom.cpu_millicores.0);
+    let of = |metric: &str, value: &str| format!("{metric}{{namespace=\"default\",function=\"other\"}} {value}\n");
+    let memory = of("qscale_desired_memory_bytes", "1048576");
+    let desired = |replicas: &str| of("kn_revision_pods_desired", replicas) + &memory;
+    assert_eq!(headroom(""), Some(2500));
+    assert_eq!(headroom(&desired("2")), None);
+    assert_eq!(headroom(&desired("0")), Some(2500));
+    assert_eq!(headroom(&memory), Some(2500));
+    assert_eq!(headroom(&(desired("2") + &of("qscale_desired_cpu_millicores", "100"))), Some(2300));
+}
