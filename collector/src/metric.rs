@@ -183,6 +183,11 @@ impl Metric {
         if !range.contains(&number) {
             return Err(Impossible::Value { number, range });
         }
+        let replicas =
+            matches!(self, Self::Function(FunctionMetric::Desired | FunctionMetric::Ready | FunctionMetric::Pending));
+        if replicas && number.fract() != 0.0 {
+            return Err(Impossible::Fraction { number });
+        }
         if SENTINELS.contains(&number) {
             return Err(Impossible::Sentinel { number });
         }
@@ -202,6 +207,11 @@ pub enum Impossible {
         number: f64,
         /// Values that can be true.
         range: RangeInclusive<f64>,
+    },
+    /// A number of replicas with a fraction.
+    Fraction {
+        /// The value.
+        number: f64,
     },
     /// The largest value of an integer type.
     Sentinel {
@@ -235,6 +245,7 @@ impl fmt::Display for Impossible {
             Self::Value { number, range } => {
                 write!(f, "value {}, must be {} to {}", Short(*number), Short(*range.start()), Short(*range.end()))
             }
+            Self::Fraction { number } => write!(f, "value {}, must be a whole number", Short(*number)),
             Self::Sentinel { number } => write!(f, "value {number}, the largest of an integer type, stands for none or unlimited"),
             Self::Time { at_ms } => write!(f, "time {at_ms} ms since 1970, must be in 2000 or later"),
             Self::Fall => f.write_str("counter fell without a restart"),
@@ -278,7 +289,7 @@ mod tests {
             check(metric, &[f64::from(u32::MAX), f64::from(i32::MAX)], false);
         }
         check(CPU, &[wrapped_nanoseconds, i64::MAX as f64 / 1e9], false);
-        check(READY, &[1_000_001.0], false);
+        check(READY, &[1_000_001.0, 1.5, 0.1], false);
         check(MEMORY, &[0.0, 7.1e13], false);
         check(Metric::Function(FunctionMetric::DesiredCpu), &[0.0], false);
     }
@@ -297,6 +308,7 @@ mod tests {
         let text = |metric: Metric, number| metric.check(number, None).expect_err("impossible").to_string();
         assert_eq!(text(READY, f64::INFINITY), "value inf, must be 0 to 1000000");
         assert_eq!(text(MEMORY, -4096.0), "value -4096, must be 1 to 70368744177664");
+        assert_eq!(text(READY, 1.5), "value 1.5, must be a whole number");
         assert_eq!(text(MEMORY, 1e300), "value 1e300, must be 1 to 70368744177664");
         assert_eq!(text(MEMORY, f64::from(u32::MAX)), "value 4294967295, the largest of an integer type, stands for none or unlimited");
     }

@@ -392,14 +392,14 @@ impl FunctionRow<'_> {
 
     fn allocation(&self) -> Option<Allocation> {
         Some(Allocation {
-            replicas: Replicas(self.get(FunctionMetric::Desired)?.round() as u32),
+            replicas: Replicas(self.get(FunctionMetric::Desired)? as u32),
             cpu_millicores: Millicores(self.get(FunctionMetric::DesiredCpu)?.round() as u32),
             memory_mib: Mebibytes::from_bytes(whole(self.get(FunctionMetric::DesiredMemory)?)),
         })
     }
 
     fn replicas(&self) -> Option<PlatformReplicas> {
-        let count = |metric: FunctionMetric| self.get(metric).map(|number| Replicas(number.round() as u32));
+        let count = |metric: FunctionMetric| self.get(metric).map(|number| Replicas(number as u32));
         // Not every platform counts replicas that are starting; but a number that was dropped is not zero.
         let pending = self.slots[FunctionMetric::Pending as usize].map_or(Some(Replicas(0)), |_| count(FunctionMetric::Pending))?;
         Some(PlatformReplicas { desired: count(FunctionMetric::Desired)?, ready: count(FunctionMetric::Ready)?, pending })
