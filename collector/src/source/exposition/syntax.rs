@@ -9,6 +9,9 @@ use memchr::{memchr, memchr2};
 /// The byte order mark of UTF-8, which some editors and proxies write at the beginning.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
+/// Number of labels up to which comparing each with all others is the fastest way to find repeated ones.
+const FEW_LABELS: usize = 32;
+
 /// Last line of a text in OpenMetrics.
 const END_MARK: &[u8] = b"# EOF";
 
@@ -117,6 +120,20 @@ impl<'a> Labels<'a> {
         self.entries.iter().copied()
     }
 
+    /// Drops the labels whose name is repeated: which of their values is meant is unknown, and Prometheus refuses such a line.
+    fn drop_repeated(&mut self) -> Result<(), Malformed> {
+        let all = self.entries.len();
+        let is_new = |index: usize| self.entries[..index].iter().all(|(name, _)| *name != self.entries[index].0);
+        if all <= FEW_LABELS && (1..all).all(is_new) {
+            return Ok(());
+        }
+        let mut names: Vec<&[u8]> = self.entries.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        let repeated: Vec<&[u8]> = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        self.entries.retain(|(name, _)| repeated.binary_search(name).is_err());
+        if repeated.is_empty() { Ok(()) } else { Err(Malformed) }
+    }
+
     /// Whether all labels of the line could be read, though perhaps not its value.
     #[must_use]
     pub fn are_complete(&self) -> bool {
@@ -198,6 +215,7 @@ impl<'a> ExpositionSample<'a> {
         let inner = if self.quoted { Some(rest.strip_prefix(b",").unwrap_or(rest)) } else { rest.strip_prefix(b"{") };
         if let Some(inner) = inner {
             rest = read_labels(inner, labels)?;
+            labels.drop_repeated()?;
         } else if rest.len() == self.rest.len() {
             return Err(Malformed);
         }

@@ -48,6 +48,20 @@ fn every_form_of_a_sample_is_read() {
 }
 
 #[test]
+fn a_line_with_a_repeated_label_is_malformed() {
+    for line in ["m{a=\"b\",a=\"c\"} 1", "m{a=\"b\",c=\"d\",\"a\"=\"b\"} 1", "{\"m\",a=\"\",a=\"\"} 1"] {
+        refused(line);
+    }
+    let many: Vec<String> = (0..100).map(|number| format!("l{number}=\"v\"")).collect();
+    assert!(read(format!("m{{{}}} 1\n", many.join(",")).as_bytes())[0].is_ok());
+    refused(&format!("m{{{},l7=\"v\"}} 1", many.join(",")));
+    let sample = Samples::new(ExpositionText::new(b"m{a=\"b\",c=\"d\",a=\"e\"} 1\n")).next().and_then(Result::ok).expect("a sample");
+    let mut labels = Labels::default();
+    assert_eq!(sample.read(&mut labels), Err(Malformed));
+    assert_eq!((labels.get("a"), labels.get("c"), labels.are_complete()), (None, Some(&b"d"[..]), false));
+}
+
+#[test]
 fn names_in_quotes_stand_among_the_labels() {
     check("{\"m\"} 1", &[], 1.0, None);
     check("{\"m\",a=\"b\"} 1 7", &[("a", "b")], 1.0, Some(7));

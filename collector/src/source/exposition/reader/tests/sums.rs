@@ -1,4 +1,4 @@
-//! Sums over several series.
+//! Sums over several series, and lines that name several.
 
 use super::*;
 
@@ -42,4 +42,17 @@ fn headroom_is_unknown_while_the_size_of_a_function_with_replicas_is() {
     assert_eq!(headroom(&desired("0")), Some(2500));
     assert_eq!(headroom(&memory), Some(2500));
     assert_eq!(headroom(&(desired("2") + &of("qscale_desired_cpu_millicores", "100"))), Some(2300));
+}
+
+#[test]
+fn a_line_with_a_repeated_label_is_missing_in_all_that_it_may_show() {
+    let of = |labels: &str| format!("{CPU}{{namespace=\"default\",container=\"u\",{labels}}} 5\n");
+    let all = of("pod=\"a\"") + &of("pod=\"b\"") + &of("pod=\"c\",x=\"1\"");
+    let with_cpu = |line: &str| {
+        let reading = read(&(all.clone() + line));
+        (reading.malformed, reading.unowned.iter().filter(|(_, scrape)| scrape.cpu.is_some()).count())
+    };
+    assert_eq!(with_cpu(""), (0, 3));
+    assert_eq!(with_cpu(&of("pod=\"a\",pod=\"b\"")), (1, 0));
+    assert_eq!(with_cpu(&of("pod=\"c\",x=\"1\",x=\"2\"")), (1, 2));
 }
