@@ -183,8 +183,7 @@ impl Metric {
         if !range.contains(&number) {
             return Err(Impossible::Value { number, range });
         }
-        let replicas =
-            matches!(self, Self::Function(FunctionMetric::Desired | FunctionMetric::Ready | FunctionMetric::Pending));
+        let replicas = matches!(self, Self::Function(FunctionMetric::Desired | FunctionMetric::Ready | FunctionMetric::Pending));
         if replicas && number.fract() != 0.0 {
             return Err(Impossible::Fraction { number });
         }

@@ -19,16 +19,22 @@ const SUFFIXES: [(&str, f64); 15] = [
     ("E", 1e18),
 ];
 
-/// The value of a quantity in cores or bytes; `None` if it is not a positive number.
+/// The value of an amount in cores or bytes; `None` if it is not a positive number.
 #[must_use]
-pub fn value(text: &str) -> Option<f64> {
+pub fn positive(text: &str) -> Option<f64> {
+    usage(text).filter(|value| *value > 0.0)
+}
+
+/// The value of a usage in cores or bytes, which may be zero; `None` if it is not a number, or negative.
+#[must_use]
+pub fn usage(text: &str) -> Option<f64> {
     let text = text.trim();
     let suffix = SUFFIXES.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)));
     let (number, factor) = suffix.unwrap_or((text, 1.0));
     // Not `inf` or `nan`, which Rust reads as numbers.
     let is_number = number.starts_with(|c: char| c.is_ascii_digit() || c == '.' || c == '+');
     let value = number.parse::<f64>().ok().filter(|_| is_number)? * factor;
-    (value.is_finite() && value > 0.0).then_some(value)
+    value.is_finite().then_some(value)
 }
 
 #[cfg(test)]
@@ -50,11 +56,14 @@ mod tests {
             ("128974848", 128_974_848.0),
         ];
         for (text, expected) in cases {
-            let found = value(text).unwrap_or_else(|| panic!("{text}"));
+            let found = positive(text).unwrap_or_else(|| panic!("{text}"));
             assert!((found - expected).abs() <= expected * 1e-12, "{text}: {found}");
         }
-        for text in ["", "m", "-1", "inf", "nan", "0", "1x", "Mi"] {
-            assert_eq!(value(text), None, "{text}");
+        for text in ["", "m", "-1", "-0", "inf", "nan", "1x", "Mi"] {
+            assert_eq!((usage(text), positive(text)), (None, None), "{text}");
+        }
+        for text in ["0", "0m", "0.0Ki", "0n"] {
+            assert_eq!((usage(text), positive(text)), (Some(0.0), None), "{text}");
         }
     }
 }

@@ -157,7 +157,7 @@ fn pods(cluster: &Cluster, name: &str) -> BTreeMap<String, Allocation> {
     let list = cluster.get(&["pods", "--selector", &format!("app={name}")]);
     let size = |pod: &Value| {
         let container = &pod["spec"]["containers"][0];
-        let amount = |resource: &str| quantity::value(container["resources"]["requests"][resource].as_str()?);
+        let amount = |resource: &str| quantity::positive(container["resources"]["requests"][resource].as_str()?);
         let cpu = Millicores((amount("cpu")? * 1000.0).round() as u32);
         Some(Allocation { replicas: Replicas(1), cpu_millicores: cpu, memory_mib: Mebibytes::from_bytes(amount("memory")? as u64) })
     };

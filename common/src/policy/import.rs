@@ -186,7 +186,7 @@ impl Autoscalers {
             Value::Null => Ok(None),
             Value::Number(number) => Ok(number.as_f64()),
             value => {
-                let amount = value.as_str().and_then(quantity::value);
+                let amount = value.as_str().and_then(quantity::positive);
                 amount.map(Some).ok_or_else(|| format!("{bound}.{resource} = {value}, must be a positive quantity"))
             }
         };

@@ -104,7 +104,7 @@ impl Totals {
             for container in &pod.containers {
                 let key = format!("{path}/{}", container.name);
                 let mut amount = |resource: &str, metric: ReplicaMetric, range: std::ops::RangeInclusive<f64>| {
-                    let Some(number) = quantity::value(container.usage.get(resource)?) else {
+                    let Some(number) = quantity::usage(container.usage.get(resource)?) else {
                         reading.malformed += 1;
                         return None;
                     };
@@ -175,6 +175,7 @@ mod tests {
         assert_eq!(used(0, "500m", "31Mi"), (Some(0), Some(32 << 20), 0));
         assert_eq!(used(15, "250000000n", "31Mi"), (Some(5_250_000), Some(32 << 20), 0));
         assert_eq!(used(15, "250000000n", "31Mi"), (Some(5_250_000), Some(32 << 20), 0), "the same window is read again");
+        assert_eq!(used(20, "0", "31Mi"), (Some(5_750_000), Some(32 << 20), 0), "one of them was idle");
         assert_eq!(used(30, "9000", "31Mi"), (None, Some(32 << 20), 1));
         assert_eq!(used(45, "100m", "-5"), (Some(0), None, 1), "a counter that was lost begins again");
         assert_eq!(totals.reading(Vec::new(), false).unowned, []);

@@ -106,7 +106,7 @@ impl Objects {
     /// Allocatable cores and bytes of each node that takes pods.
     fn capacity(&self) -> (Vec<f64>, Vec<f64>) {
         let takes_pods = |node: &&Arc<Node>| node.spec.as_ref().is_none_or(|spec| spec.unschedulable != Some(true));
-        let amount = |node: &Node, name: &str| quantity::value(&node.status.as_ref()?.allocatable.as_ref()?.get(name)?.0);
+        let amount = |node: &Node, name: &str| quantity::positive(&node.status.as_ref()?.allocatable.as_ref()?.get(name)?.0);
         let both = |node: &Arc<Node>| Some((amount(node, "cpu")?, amount(node, "memory")?));
         self.nodes.iter().filter(takes_pods).filter_map(both).unzip()
     }

@@ -148,7 +148,8 @@ pub struct ContainerResources {
 }
 
 fn resource(resources: Option<&ResourceRequirements>, name: &str) -> (Option<f64>, Option<f64>) {
-    let value = |map: Option<&BTreeMap<String, Quantity>>| map.and_then(|map| map.get(name)).and_then(|amount| quantity::value(&amount.0));
+    let value =
+        |map: Option<&BTreeMap<String, Quantity>>| map.and_then(|map| map.get(name)).and_then(|amount| quantity::positive(&amount.0));
     (value(resources.and_then(|resources| resources.requests.as_ref())), value(resources.and_then(|resources| resources.limits.as_ref())))
 }
 
