@@ -98,16 +98,24 @@ impl ExpositionReader {
     /// Reads `text`, which was requested at `at`. A sample without a timestamp counts as taken at that time.
     #[must_use]
     pub fn read(&self, text: ExpositionText<'_>, at: Timestamp) -> Reading {
-        self.read_samples(text, None, at)
+        self.read_samples(text, None, at).0
     }
 
     /// Reads `text`, which the replica of this name in this namespace shows of itself alone. All its samples are of that replica, whatever their labels say.
+    /// `None` if none of them is of the duration of requests, unless most lines cannot be read.
     #[cfg(any(feature = "kubernetes", test))]
-    pub(in super::super) fn read_replica(&self, text: ExpositionText<'_>, (namespace, replica): (&str, &str), at: Timestamp) -> Reading {
-        self.read_samples(text, Some((namespace.as_bytes(), replica.as_bytes())), at)
+    pub(in super::super) fn read_replica(
+        &self,
+        text: ExpositionText<'_>,
+        (namespace, replica): (&str, &str),
+        at: Timestamp,
+    ) -> Option<Reading> {
+        let (reading, durations) = self.read_samples(text, Some((namespace.as_bytes(), replica.as_bytes())), at);
+        (durations || reading.unreadable).then_some(reading)
     }
 
-    fn read_samples<'a>(&'a self, text: ExpositionText<'a>, shown_by: Option<Replica<'a>>, at: Timestamp) -> Reading {
+    /// The reading, and whether it has samples of the duration of requests.
+    fn read_samples<'a>(&'a self, text: ExpositionText<'a>, shown_by: Option<Replica<'a>>, at: Timestamp) -> (Reading, bool) {
         let sorter = || Sorter { shown_by, ..Sorter::new(self, at) };
         let mut sorted = self.sort(text, sorter());
         if !sorted.newer.is_empty() {
@@ -116,11 +124,11 @@ impl ExpositionReader {
             sorted = self.sort(text, Sorter { newest, hasher: sorted.hasher, ..sorter() });
         }
         let sorter = sorted;
-        let (samples, nameless) = (sorter.rows.samples, sorter.nameless);
+        let (samples, nameless, durations) = (sorter.rows.samples, sorter.nameless, sorter.durations);
         let reading = sorter.rows.into_reading();
         // Lines of which not even the name can be read are those of other metrics, if there are lines of the metrics that are read.
         let unreadable = reading.unreadable || (samples == 0 && !is_exposition(text));
-        Reading { unreadable, malformed: reading.malformed + nameless, ..reading }
+        (Reading { unreadable, malformed: reading.malformed + nameless, ..reading }, durations)
     }
 
     fn sort<'a>(&self, text: ExpositionText<'a>, mut sorter: Sorter<'a>) -> Sorter<'a> {
@@ -188,6 +196,8 @@ struct Sorter<'a> {
     rows: Rows<'a>,
     /// Number of lines of which the name could not be read.
     nameless: u64,
+    /// Whether a sample is of the duration of requests.
+    durations: bool,
     hasher: RandomState,
     /// Label sets that were read, by metric, and the time of their sample: a repeated one counts once.
     seen: HashMap<u64, Timestamp>,
@@ -209,6 +219,7 @@ impl<'a> Sorter<'a> {
             shown_by: None,
             rows: Rows::new(at),
             nameless: 0,
+            durations: false,
             hasher: RandomState::new(),
             seen: HashMap::new(),
             newest: HashMap::new(),
@@ -256,6 +267,7 @@ impl<'a> Sorter<'a> {
     fn add(&mut self, metric: Metric, labels: &Labels<'a>, value: Value) {
         if self.is_counted(metric, labels, value.at_ms) {
             self.rows.samples += 1;
+            self.durations |= matches!(metric, Metric::Replica(ReplicaMetric::DurationBucket | ReplicaMetric::DurationCount));
             self.sort(metric, labels, value.into());
         }
     }

@@ -10,7 +10,9 @@ use qscale_common::policy::PodEndpoint;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::http::HttpClient;
 use qscale_common::runtime::kubernetes::{is_alive, scaled};
+use qscale_common::time::Timestamp;
 
+use super::super::exposition::syntax::ExpositionText;
 use super::super::exposition::{self, ExpositionReader, RequestMetrics};
 use super::super::{ObservedWorkloads, SourceError};
 use super::KubernetesConfig;
@@ -91,16 +93,30 @@ impl EndpointReader {
         let requested_at = clock::now();
         let response = exposition::fetch(&self.client, target.uri.clone(), MAX_BODY).await?;
         let text = exposition::text(&response)?;
-        let named = target.duration.as_deref().map(reader_of);
-        let shown = |duration: &str| memmem::find(response.body(), duration.as_bytes()).is_some();
-        let known = || self.known.iter().find(|(duration, _)| shown(duration)).map(|(_, reader)| reader);
-        let reader = named.as_ref().or_else(known).ok_or(SourceError::NoRequests)?;
-        let reading = reader.read_replica(text, (&target.namespace, &target.pod), requested_at);
-        if reading.unreadable {
-            return Err(SourceError::Unreadable { malformed: reading.malformed, samples: reading.samples });
-        }
-        Ok(reading)
+        let named = target.duration.as_deref().map(|duration| vec![(duration, reader_of(duration))]);
+        requests(named.as_ref().unwrap_or(&self.known), text, target, requested_at)
     }
+}
+
+/// The requests in `text`: those of the first of `readers` that finds a histogram of their durations. Without one nothing is known of them, whatever else
+/// is shown.
+fn requests(
+    readers: &[(&str, ExpositionReader)],
+    text: ExpositionText<'_>,
+    target: &Target,
+    at: Timestamp,
+) -> Result<Reading, SourceError> {
+    // The name may be in a comment, or be a part of another name; without it, the text need not be read.
+    let may_be_shown = |duration: &str| memmem::find(text.body, duration.as_bytes()).is_some();
+    let mut readings = readers
+        .iter()
+        .filter(|(duration, _)| may_be_shown(duration))
+        .filter_map(|(_, reader)| reader.read_replica(text, (&target.namespace, &target.pod), at));
+    let reading = readings.next().ok_or(SourceError::NoRequests)?;
+    if reading.unreadable {
+        return Err(SourceError::Unreadable { malformed: reading.malformed, samples: reading.samples });
+    }
+    Ok(reading)
 }
 
 /// A reader of a histogram that a policy names.
@@ -178,6 +194,46 @@ mod tests {
         {
             check(none, None, "10.0.0.1", None);
         }
+    }
+
+    /// Completed requests and requests in flight that a pod shows, which is asked for `duration`.
+    #[track_caller]
+    fn check_requests(text: &str, duration: Option<&str>, expected: Result<(u64, Option<f64>), SourceError>) {
+        let target = Target { uri: Uri::default(), namespace: "a".into(), pod: "fib-1".into(), duration: duration.map(str::to_owned) };
+        let readers: Vec<_> = match &target.duration {
+            Some(duration) => vec![(duration.as_str(), reader_of(duration))],
+            None => KNOWN.iter().map(|metrics| (metrics.duration, ExpositionReader::of_requests(metrics))).collect(),
+        };
+        let reading = requests(&readers, ExpositionText::new(text.as_bytes()), &target, Timestamp(1_700_000_000_000));
+        let shown = reading.map(|reading| {
+            let [(_, scrape)] = &reading.unowned[..] else { panic!("{reading:?}") };
+            (scrape.requests.expect("read").completed, scrape.in_flight)
+        });
+        assert_eq!(shown, expected, "{text}");
+    }
+
+    #[test]
+    fn the_histogram_is_the_first_known_one_that_has_samples() {
+        const OURS: &str = "http_request_duration_seconds_count 7\nhttp_requests_in_flight 2\n";
+        let ours = Ok((7, Some(2.0)));
+        check_requests(OURS, None, ours.clone());
+        let comment = "# HELP other Unlike http_server_request_duration_seconds, of the proxy.\nother 3\n";
+        check_requests(&(comment.to_owned() + OURS), None, ours.clone());
+        let longer = "caddy_http_server_request_duration_seconds_count 3\nhttp_server_requests_seconds_max 3\n";
+        check_requests(&(longer.to_owned() + OURS), None, ours.clone());
+        check_requests(&(OURS.to_owned() + "http_server_request_duration_seconds_count 5\n"), None, Ok((5, None)));
+        for none in [longer, comment, "caddy_http_request_duration_seconds_count 3\nhttp_requests_in_flight 2\n"] {
+            check_requests(none, None, Err(SourceError::NoRequests));
+        }
+    }
+
+    #[test]
+    fn requests_in_flight_alone_say_nothing_of_answered_ones() {
+        let in_flight = "# HELP http_request_duration_seconds Duration.\nhttp_requests_in_flight 2\n";
+        check_requests(in_flight, None, Err(SourceError::NoRequests));
+        check_requests(in_flight, Some("http_request_duration_seconds"), Err(SourceError::NoRequests));
+        let text = "latency_ms_bucket{le=\"+Inf\"} 4\nhttp_requests_in_flight 2\n";
+        check_requests(text, Some("latency_ms"), Ok((4, None)));
     }
 
     #[test]

@@ -774,6 +774,7 @@ const REQUESTS: RequestMetrics<'_> = RequestMetrics {
 /// Reading of what the replica `a/fib-1` shows of itself.
 fn shown(body: &str) -> Scrape {
     let reading = ExpositionReader::of_requests(&REQUESTS).read_replica(ExpositionText::new(body.as_bytes()), ("a", "fib-1"), AT);
+    let reading = reading.expect("it shows durations");
     assert!(reading.functions.is_empty());
     let [(path, scrape)] = &reading.unowned[..] else { panic!("{reading:?}") };
     assert_eq!(path, "a/fib-1");
