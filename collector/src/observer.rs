@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use qscale_common::contract::{DecidedBy, DecisionSource, Effect, Epoch, Headroom, Outcome, Reward, State, StateId, TraceParent};
-use qscale_common::name::Name;
+use qscale_common::name::{FunctionId, Name};
 use qscale_common::partition::Partition;
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::reward::{self, RewardContext};
@@ -107,6 +107,14 @@ impl Observer {
     #[must_use]
     pub fn workloads(&self) -> ObservedWorkloads {
         self.functions.iter().map(|function| (function.workload.clone(), function.policy.metrics.clone())).collect()
+    }
+
+    /// Observed functions whose ScalingPolicy names a source that is not one of `sources`, with its name: nothing measures them.
+    #[must_use]
+    pub fn without_source(&self, sources: &[Name]) -> BTreeSet<(FunctionId, Name)> {
+        let named =
+            self.functions.iter().filter_map(|function| Some((function.policy.function(), function.policy.metrics.source.clone()?)));
+        named.filter(|(_, source)| !sources.contains(source)).collect()
     }
 
     /// Observes the functions of `policies` that belong to this collector's share. Measurements of a function are kept unless its tick length or workload

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use qscale_common::contract::{EventType, Outcome, Reward, subject};
-use qscale_common::name::Name;
+use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::ScalingPolicy;
 use qscale_common::runtime::bus::{Bucket, Bus, Outbox, Subscription};
 use qscale_common::runtime::clock::{self, StepDetector};
@@ -63,6 +63,8 @@ pub async fn run(config: CollectorConfig, token: CancellationToken) -> anyhow::R
         rewards,
         observer,
         scrape_timeout,
+        sources: sources.into_keys().collect(),
+        without_source: BTreeSet::new(),
         logged: BTreeSet::new(),
     };
     collector.run(poller, policies, config.scrape_interval, &token).await;
@@ -83,6 +85,10 @@ struct Collector {
     rewards: Outbox<Reward>,
     observer: Observer,
     scrape_timeout: Duration,
+    /// Names of the sources.
+    sources: Vec<Name>,
+    /// Functions whose ScalingPolicy names another source, and that source; each was logged.
+    without_source: BTreeSet<(FunctionId, Name)>,
     /// Sources and metrics of which a dropped value was logged.
     logged: BTreeSet<(Name, Metric)>,
 }
@@ -146,6 +152,13 @@ impl Collector {
             if self.metrics.functions.set(observed as i64) != observed as i64 {
                 info!(functions = observed, "observed functions changed");
             }
+            let without_source = self.observer.without_source(&self.sources);
+            let known: Vec<&str> = self.sources.iter().map(Name::as_str).collect();
+            for (function, source) in without_source.difference(&self.without_source) {
+                let known = known.join(", ");
+                warn!(%function, %source, known, "ScalingPolicy names a source that is not configured, so the function is not measured; set `metrics.source` to a known one");
+            }
+            self.without_source = without_source;
         }
     }
 

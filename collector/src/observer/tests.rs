@@ -55,6 +55,17 @@ fn source_reading(source: &str, functions: &[(&str, FunctionScrape)]) -> SourceR
     SourceReading { source: name(source), reading: Reading { functions, ..Reading::default() } }
 }
 
+#[test]
+fn functions_whose_source_is_not_configured_are_found() {
+    let mut policies = policies(&["fib", "other"]);
+    Arc::make_mut(policies.get_mut("default.fib").expect("given")).metrics.source = Some(name("typo"));
+    let mut observer = Observer::new(Partition::default(), Timestamp(0));
+    observer.set_policies(&policies, Timestamp(0));
+    let found = observer.without_source(&[name("local"), name("cadvisor")]);
+    assert_eq!(found, BTreeSet::from([(FunctionId::new(name("default"), name("fib")), name("typo"))]));
+    assert!(observer.without_source(&[name("typo")]).is_empty());
+}
+
 /// Observes all that is due at `now`.
 fn tick(observer: &mut Observer, now: u64) -> Vec<Observation> {
     let due = observer.due(Timestamp(now));

@@ -52,17 +52,19 @@ async fn examine(locate: &Locate) -> Report {
         Some(bus) => bus::storage(&mut report, bus).await,
         None => false,
     };
+    let mut sources = None;
     if let (Some(addresses), Some(state)) = (&addresses, &state) {
         bus::losses(&mut report, state, clock::wall().minus(SHOWN_LOSSES));
         workloads::services(&mut report, addresses, state).await;
         workloads::measurements(&mut report, addresses).await;
+        sources = workloads::sources(addresses).await;
     }
     let has_platform = locate.platform.is_some() || addresses.as_ref().is_some_and(|addresses| addresses.has_platform());
     let functions = if has_platform { workloads::platform(&mut report, locate.platform()).await } else { None };
     if let Some(bus) = &bus {
         match locate.trust() {
             Ok(SystemTrust { policies, models }) => {
-                workloads::policies(&mut report, bus, &policies, functions.as_deref(), written).await;
+                workloads::policies(&mut report, bus, &policies, functions.as_deref(), sources.as_ref(), written).await;
                 workloads::models(&mut report, bus, &models).await;
             }
             Err(error) => report.fail("signatures", format!("{error:#}"), "start the system again with `qscale up`"),

@@ -65,6 +65,23 @@ fn failing(name: &str, condition: &Condition) -> Option<String> {
     }
 }
 
+/// Names of the collector's sources; `None` if it does not answer.
+pub async fn sources(addresses: &Addresses) -> Option<BTreeSet<String>> {
+    let conditions = conditions(addresses.health.get(COLLECTOR)?).await?;
+    Some(conditions.keys().filter_map(|name| name.strip_prefix("source:")).map(str::to_owned).collect())
+}
+
+/// Checks that the collector has the source that `policy` names.
+fn source(report: &mut Report, policy: &ScalingPolicy, sources: &BTreeSet<String>) {
+    let Some(source) = policy.metrics.source.as_ref().filter(|source| !sources.contains(source.as_str())) else { return };
+    let known: Vec<&str> = sources.iter().map(String::as_str).collect();
+    report.fail(
+        format!("source of {}", policy.function()),
+        format!("the collector has no source {source}, so the function is not measured; it has {}", known.join(", ")),
+        "set `metrics.source` of the ScalingPolicy to one of them, or add the source to the collector's configuration",
+    );
+}
+
 /// Checks that no source of the collector shows values that cannot be true.
 pub async fn measurements(report: &mut Report, addresses: &Addresses) {
     const CHECK: &str = "measurements";
@@ -163,8 +180,16 @@ fn replicas(report: &mut Report, function: &FunctionStatus) {
     }
 }
 
-/// Checks that ScalingPolicies are valid and have a function and, if the streams are `written` and so show it, fresh States and a deciding agent.
-pub async fn policies(report: &mut Report, bus: &Bus, trust: &TrustConfig, functions: Option<&[FunctionStatus]>, written: bool) {
+/// Checks that ScalingPolicies are valid and have a function and one of the `sources` and, if the streams are `written` and so show it, fresh States and a
+/// deciding agent.
+pub async fn policies(
+    report: &mut Report,
+    bus: &Bus,
+    trust: &TrustConfig,
+    functions: Option<&[FunctionStatus]>,
+    sources: Option<&BTreeSet<String>>,
+    written: bool,
+) {
     let policies = match kv::policies(bus, trust).await {
         Ok(policies) => policies,
         Err(error) => return report.fail("policies", format!("{error:#}"), "run `qscale up`, which creates the bucket"),
@@ -184,6 +209,9 @@ pub async fn policies(report: &mut Report, bus: &Bus, trust: &TrustConfig, funct
             ),
             Ok(policy) => {
                 scaled.insert(workload(policy));
+                if let Some(sources) = sources {
+                    source(report, policy, sources);
+                }
                 if examine(report, policy, known.as_ref()) && written {
                     decisions(report, bus, policy).await;
                 }
@@ -397,6 +425,23 @@ async fn lease(report: &mut Report, bus: &Bus) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_the_collector_does_not_have_is_a_failure() {
+        let id = |text| qscale_common::name::Name::new(text).expect("a DNS label");
+        let mut policy = ScalingPolicy::new(FunctionId::new(id("default"), id("fib")));
+        let sources = BTreeSet::from(["cadvisor".to_owned(), "local".to_owned()]);
+        for (named, found) in [
+            (None, None),
+            (Some("local"), None),
+            (Some("typo"), Some("the collector has no source typo, so the function is not measured; it has cadvisor, local")),
+        ] {
+            policy.metrics.source = named.map(id);
+            let mut report = Report::default();
+            source(&mut report, &policy, &sources);
+            assert_eq!(report.findings().first().map(|finding| finding.found.as_str()), found);
+        }
+    }
 
     #[test]
     fn dropped_values_are_found_by_source_and_metric() {
