@@ -6,7 +6,10 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+/// Most memory of the heads of waiting requests, bytes: above 13 KiB for each of the 10,000 that wait by default.
+const MAX_HEADS: usize = 128 << 20;
 
 /// Queue and ready replicas of one function. A request that is assigned to a replica receives its `T`.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ struct Inner<T> {
     /// Index at which the search for the least loaded place begins, for round robin among equals.
     turn: usize,
     shut: bool,
+    /// Memory left for the heads of waiting requests, bytes.
+    heads: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -70,6 +75,7 @@ pub struct Waiting<T: Clone> {
     admission: Arc<RequestQueue<T>>,
     number: u64,
     receiver: oneshot::Receiver<Permit<T>>,
+    _head: OwnedSemaphorePermit,
 }
 
 /// Hides the bounds of `T` from [`Permit`], so that its `Drop` needs none.
@@ -96,12 +102,13 @@ impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> RequestQueue<T> {
             next_waiter: 0,
             turn: 0,
             shut: false,
+            heads: Arc::new(Semaphore::new(MAX_HEADS)),
         })))
     }
 
-    /// Admits a request to the least loaded replica with room, or queues it if there is none or others already wait.
+    /// Admits a request with a head of `head_bytes` to the least loaded replica with room, or queues it if there is none or others already wait.
     #[must_use]
-    pub fn admit(self: &Arc<Self>) -> Admitted<T> {
+    pub fn admit(self: &Arc<Self>, head_bytes: usize) -> Admitted<T> {
         let mut inner = self.lock();
         if inner.shut {
             return Admitted::Shut;
@@ -114,11 +121,13 @@ impl<T: Clone + std::fmt::Debug + Send + Sync + 'static> RequestQueue<T> {
         if inner.waiting.len() >= inner.bound {
             return Admitted::Full;
         }
+        let bytes = u32::try_from(head_bytes).unwrap_or(u32::MAX);
+        let Ok(head) = Arc::clone(&inner.heads).try_acquire_many_owned(bytes) else { return Admitted::Full };
         let (sender, receiver) = oneshot::channel();
         let number = inner.next_waiter;
         inner.next_waiter += 1;
         inner.waiting.push_back(Waiter { number, sender });
-        Admitted::Queued(Waiting { admission: Arc::clone(self), number, receiver })
+        Admitted::Queued(Waiting { admission: Arc::clone(self), number, receiver, _head: head })
     }
 
     /// Adds a replica; `load` counts its requests.
@@ -259,7 +268,7 @@ mod tests {
 
     #[track_caller]
     fn now(admission: &Arc<RequestQueue<char>>) -> Permit<char> {
-        match admission.admit() {
+        match admission.admit(1) {
             Admitted::Now(permit) => permit,
             other => panic!("not admitted: {other:?}"),
         }
@@ -267,7 +276,7 @@ mod tests {
 
     #[track_caller]
     fn queued(admission: &Arc<RequestQueue<char>>) -> Waiting<char> {
-        match admission.admit() {
+        match admission.admit(1) {
             Admitted::Queued(waiting) => waiting,
             other => panic!("not queued: {other:?}"),
         }
@@ -293,12 +302,30 @@ mod tests {
         admission.open('a', load());
         let first = now(&admission);
         let (mut second, mut third) = (queued(&admission), queued(&admission));
-        assert!(matches!(admission.admit(), Admitted::Full));
+        assert!(matches!(admission.admit(1), Admitted::Full));
         drop(first);
         let second = second.granted().await.expect("its turn");
         assert_eq!(admission.queued(), 1);
         drop(second);
         assert!(third.granted().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn the_memory_of_waiting_heads_is_bounded() {
+        let admission = RequestQueue::new(1, 10);
+        admission.open('a', load());
+        let first = now(&admission);
+        let large = |share: usize| admission.admit(MAX_HEADS / share);
+        let Admitted::Queued(mut second) = large(2) else { panic!("not queued") };
+        let third = large(2);
+        assert!(matches!(third, Admitted::Queued(_)) && matches!(large(4), Admitted::Full));
+        drop(third);
+        assert!(matches!(large(4), Admitted::Queued(_)), "a request that gives up leaves its room");
+        drop(first);
+        let second = second.granted().await.expect("its turn");
+        assert!(matches!(large(2), Admitted::Queued(_)));
+        drop(second);
+        assert!(matches!(admission.admit(usize::MAX), Admitted::Now(_)), "a request that does not wait needs no room");
     }
 
     #[tokio::test]
@@ -338,6 +365,6 @@ mod tests {
         let mut waiting = queued(&admission);
         admission.shut();
         assert!(waiting.granted().await.is_none());
-        assert!(matches!(admission.admit(), Admitted::Shut));
+        assert!(matches!(admission.admit(1), Admitted::Shut));
     }
 }

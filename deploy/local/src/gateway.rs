@@ -31,7 +31,7 @@ use crate::function::{Functions, ManagedFunction};
 use crate::host::Host;
 use crate::replica::ReadyReplica;
 use crate::request_body::ReplayableBody;
-use crate::upstream::{MAX_FIELDS, MAX_HEAD, SendError, UpstreamConnection};
+use crate::upstream::{MAX_FIELDS, SendError, UpstreamConnection};
 
 pub mod body;
 mod grpc_status;
@@ -46,6 +46,8 @@ const ATTEMPTS: usize = 5;
 const CLIENT_STREAMS: u32 = 20_000;
 /// Streams that a client may cancel at once before its connection is closed as abusive. High, because a load generator cancels many at its timeout.
 const CLIENT_RESETS: usize = 20_000;
+/// Most bytes of a head or of trailers from a client in HTTP/2. HPACK turns a byte of the connection into a field, which takes a hundred in memory.
+const MAX_CLIENT_HEAD: u32 = 64 << 10;
 /// HTTP/2 windows of a stream and of a connection, bytes.
 const WINDOWS: (u32, u32) = (1 << 20, 16 << 20);
 /// Interval of the warning that no client connections are left.
@@ -68,7 +70,7 @@ pub async fn serve(listener: TcpListener, destination: ListenerTarget, stop: Can
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(HEAD_TIMEOUT))
         .keep_alive_timeout(HEAD_TIMEOUT)
-        .max_header_list_size(MAX_HEAD)
+        .max_header_list_size(MAX_CLIENT_HEAD)
         .max_concurrent_streams(CLIENT_STREAMS)
         .max_pending_accept_reset_streams(CLIENT_RESETS)
         .max_local_error_reset_streams(CLIENT_RESETS)
@@ -188,13 +190,13 @@ async fn relay(function: &Arc<ManagedFunction>, request: Request<Incoming>, meas
     let mut deadline = Box::pin(sleep(spec.timeout.0));
     let timed_out = |stage: &str| (GatewayRefusal::Timeout, format!("no reply within {} ({stage})", spec.timeout));
     let (parts, body) = request.into_parts();
-    let replay = ReplayableBody::new(body);
+    let (replay, head_bytes) = (ReplayableBody::new(body), head::memory_bytes(&parts.uri, &parts.headers));
     let mut failure = String::new();
     for _ in 0..ATTEMPTS {
         measure.goes_to(None);
         let permit = tokio::select! {
             biased;
-            permit = place(function) => permit?,
+            permit = place(function, head_bytes) => permit?,
             () = &mut deadline => return Err(timed_out("no replica had room")),
         };
         measure.goes_to(Some(Arc::clone(&permit.replica)));
@@ -223,13 +225,13 @@ async fn relay(function: &Arc<ManagedFunction>, request: Request<Incoming>, meas
     Err((GatewayRefusal::ReplicaFailed, failure))
 }
 
-/// Takes a place at a replica, waiting in the queue if necessary.
-async fn place(function: &Arc<ManagedFunction>) -> Result<Permit<Arc<ReadyReplica>>, Refused> {
+/// Takes a place at a replica for a request with a head of `head_bytes`, waiting in the queue if necessary.
+async fn place(function: &Arc<ManagedFunction>, head_bytes: usize) -> Result<Permit<Arc<ReadyReplica>>, Refused> {
     let stopping = || (GatewayRefusal::Stopping, format!("{} is being stopped", function.id));
-    match function.admission.admit() {
+    match function.admission.admit(head_bytes) {
         Admitted::Now(permit) => Ok(permit),
         Admitted::Full => {
-            Err((GatewayRefusal::QueueFull, format!("the queue of {} is full: {} requests wait", function.id, function.spec().queue)))
+            Err((GatewayRefusal::QueueFull, format!("the queue of {} is full: {} requests wait", function.id, function.admission.queued())))
         }
         Admitted::Shut => Err(stopping()),
         Admitted::Queued(mut waiting) => {

@@ -18,10 +18,10 @@ use tokio::time::timeout;
 
 use crate::request_body::RequestBody;
 
-/// Most fields of a head in HTTP/1; servers of functions allow at most as many.
+/// Most fields of a head; servers of functions allow at most as many.
 pub(crate) const MAX_FIELDS: usize = 1_000;
-/// Most bytes of a head or of trailers in HTTP/2, above the limits that clients and servers have.
-pub(crate) const MAX_HEAD: u32 = 1 << 20;
+/// Most bytes of a head or of trailers of a reply in HTTP/2, above the limits of clients.
+const MAX_HEAD: u32 = 1 << 20;
 /// Streams on one HTTP/2 connection before another is opened; servers allow 100 or more (RFC 9113, 6.5.2).
 const STREAMS: u32 = 100;
 /// HTTP/2 connections kept per replica.

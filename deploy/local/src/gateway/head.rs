@@ -9,6 +9,7 @@ use qscale_common::platform::Protocol;
 
 use super::reply::GatewayRefusal;
 use super::route;
+use crate::upstream::MAX_FIELDS;
 
 /// Fields that concern one connection (RFC 9110, 7.6.1), and credentials for a proxy, which functions are not.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -22,6 +23,16 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     HeaderName::from_static("http2-settings"),
 ];
 
+/// Memory of a field in addition to its text, bytes: its entry in a map of fields, with the index.
+const FIELD_BYTES: usize = 128;
+
+/// Memory of the head of a request, bytes.
+#[must_use]
+pub fn memory_bytes(uri: &Uri, headers: &HeaderMap) -> usize {
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    headers.iter().fold(target, |sum, (name, value)| sum + FIELD_BYTES + name.as_str().len() + value.len())
+}
+
 /// Checks the head of a request.
 ///
 /// # Errors
@@ -30,6 +41,9 @@ pub fn check_request(method: &Method, uri: &Uri, version: Version, headers: &Hea
     // A tunnel leads past the function, and TRACE returns fields that a browser hides from pages.
     if [Method::CONNECT, Method::TRACE].contains(method) {
         return Err((GatewayRefusal::NotImplemented, format!("the method {method} is not supported")));
+    }
+    if headers.len() > MAX_FIELDS {
+        return Err((GatewayRefusal::TooManyFields, format!("{} header fields, must be at most {MAX_FIELDS}", headers.len())));
     }
     if has_other_coding(headers) {
         let found = "the only supported transfer coding is one `chunked`".to_owned();
@@ -162,6 +176,9 @@ pub fn check_reply(status: StatusCode, headers: &mut HeaderMap) -> Result<(), St
     if status.is_informational() {
         return Err(format!("the replica replied with status {}, for which it was not asked", status.as_u16()));
     }
+    if headers.len() > MAX_FIELDS {
+        return Err(format!("the replica replied with {} header fields, must be at most {MAX_FIELDS}", headers.len()));
+    }
     if has_other_coding(headers) {
         return Err("the replica used a transfer coding other than one `chunked`".to_owned());
     }
@@ -240,6 +257,22 @@ mod tests {
         twice.append(route::FUNCTION_HEADER, HeaderValue::from_static("g"));
         let found = check_request(&Method::GET, &Uri::from_static("/"), Version::HTTP_11, &twice);
         assert_eq!(found.err().map(|(refusal, _)| refusal), Some(GatewayRefusal::BadRequest));
+    }
+
+    #[test]
+    fn a_head_has_at_most_a_thousand_fields_in_each_protocol() {
+        for (count, expected) in [(MAX_FIELDS, None), (MAX_FIELDS + 1, Some(GatewayRefusal::TooManyFields))] {
+            let mut headers = headers(&[("host", "f")]);
+            headers.extend(
+                (1..count).map(|number| (HeaderName::try_from(format!("x-{number}")).expect("a name"), HeaderValue::from_static(""))),
+            );
+            for (version, uri) in [(Version::HTTP_11, Uri::from_static("/")), (Version::HTTP_2, Uri::from_static("http://f/"))] {
+                let found = check_request(&Method::GET, &uri, version, &headers);
+                assert_eq!(found.err().map(|(refusal, _)| refusal), expected, "{version:?}, {count} fields");
+            }
+            assert_eq!(check_reply(StatusCode::OK, &mut headers.clone()).is_err(), expected.is_some(), "{count} fields");
+            assert!(memory_bytes(&Uri::from_static("/"), &headers) > count * FIELD_BYTES);
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ use super::grpc_status::{DEADLINE_EXCEEDED, INTERNAL, RESOURCE_EXHAUSTED, UNAVAI
 pub enum GatewayRefusal {
     /// The request is malformed or incomplete.
     BadRequest,
+    /// The head has too many fields.
+    TooManyFields,
     /// The gateway does not have the method or the transfer coding of the request.
     NotImplemented,
     /// No such function.
@@ -33,12 +35,13 @@ impl GatewayRefusal {
         let grpc = match self {
             Self::BadRequest => INTERNAL,
             Self::NotFound | Self::NotImplemented => UNIMPLEMENTED,
-            Self::QueueFull => RESOURCE_EXHAUSTED,
+            Self::QueueFull | Self::TooManyFields => RESOURCE_EXHAUSTED,
             Self::Timeout => DEADLINE_EXCEEDED,
             Self::ReplicaFailed | Self::Stopping => UNAVAILABLE,
         };
         let http = match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::ReplicaFailed => StatusCode::BAD_GATEWAY,
             _ => http_status(grpc),
@@ -49,6 +52,7 @@ impl GatewayRefusal {
     fn reason(self) -> &'static str {
         match self {
             Self::BadRequest => "bad-request",
+            Self::TooManyFields => "too-many-fields",
             Self::NotImplemented => "not-implemented",
             Self::NotFound => "not-found",
             Self::QueueFull => "queue-full",
@@ -95,6 +99,7 @@ mod tests {
     fn an_http_refusal_has_its_status() {
         let statuses = [
             GatewayRefusal::BadRequest,
+            GatewayRefusal::TooManyFields,
             GatewayRefusal::NotImplemented,
             GatewayRefusal::NotFound,
             GatewayRefusal::QueueFull,
@@ -103,6 +108,6 @@ mod tests {
             GatewayRefusal::Stopping,
         ]
         .map(|refusal| refuse(refusal, false, "").status().as_u16());
-        assert_eq!(statuses, [400, 501, 404, 503, 504, 502, 503]);
+        assert_eq!(statuses, [400, 431, 501, 404, 503, 504, 502, 503]);
     }
 }

@@ -143,6 +143,24 @@ async fn heads_may_have_many_and_long_fields() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn heads_with_too_many_or_too_long_fields_are_refused_in_each_protocol() {
+    let folder = folder();
+    let platform = Platform::with(folder.path(), &spec("protocol = \"http\""), 1).await;
+    let many: String = (0..1_001).map(|_| "x:\r\n").collect();
+    let reply = platform.raw(&format!("GET /headers HTTP/1.1\r\nHost: f\r\n{many}\r\n")).await;
+    assert!(reply.starts_with("HTTP/1.1 431 "), "{reply:?}");
+    let get = || Request::get("http://f/headers");
+    let many = (0..1_001).fold(get(), |request, _| request.header("x", ""));
+    let (status, refusal, _) = http2(&platform, many.body(Full::default()).expect("a request")).await;
+    assert_eq!((status.as_u16(), refusal.as_deref()), (431, Some("too-many-fields")));
+    // HPACK makes a byte of each field but the first.
+    for long in [get().header("x", "x".repeat(70_000)), (0..3_000).fold(get(), |request, _| request.header("x", ""))] {
+        assert_eq!(http2(&platform, long.body(Full::default()).expect("a request")).await.0.as_u16(), 431);
+    }
+    assert!(platform.http().call("/").await.is_fine());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn silent_clients_do_not_delay_the_stop() {
     let folder = folder();
     let mut platform = Platform::start(folder.path(), &[]).await;
