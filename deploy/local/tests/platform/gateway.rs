@@ -108,9 +108,9 @@ async fn a_request_that_exceeds_its_timeout_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_disconnects_frees_its_place() {
     let folder = folder();
-    let platform = Platform::with(folder.path(), &spec("protocol = \"http\"\nconcurrency = 1"), 1).await;
+    let platform = Platform::with(folder.path(), &spec("protocol = \"http\"\nconcurrency = 1\ntimeout = \"10m\""), 1).await;
     for caller in [platform.http(), platform.grpc()] {
-        let left = tokio::time::timeout(Duration::from_millis(200), caller.call("/sleep?ms=60000")).await;
+        let left = tokio::time::timeout(Duration::from_millis(200), caller.call("/sleep?ms=600000")).await;
         assert!(left.is_err(), "it replied early");
         drop(caller);
         platform.until("the place is free", |status| status.actual.replicas[0].in_flight == 0).await;
