@@ -8,12 +8,23 @@ use thiserror::Error;
 use super::{Bounds, Range, ScalingPolicy, WorkloadId, WorkloadKind};
 use crate::name::{FunctionId, Name};
 use crate::quantity;
+use crate::range::check_number;
 use crate::units::{Mebibytes, Millicores, Replicas};
 
 /// Target of a HorizontalPodAutoscaler that does not say, percent of the CPU request, which is also the default of the agent `hpa`.
 const DEFAULT_CPU_TARGET: u64 = 80;
 /// Largest number of replicas of a ScaledObject that does not say.
 const DEFAULT_MAX_REPLICAS: u64 = 100;
+/// Fields of a ScaledObject with the parameter of the agent `keda` that has the same meaning, and its unit.
+const KEDA_PARAMETERS: [(&str, &str, &str); 4] = [
+    ("pollingInterval", "polling_interval", "s"),
+    ("cooldownPeriod", "cooldown_period", "s"),
+    ("initialCooldownPeriod", "initial_cooldown_period", "s"),
+    ("idleReplicaCount", "idle_replicas", ""),
+];
+/// Beginnings of annotations that change how an autoscaler works: those of KEDA, and fields of an older version of the HorizontalPodAutoscaler.
+const ANNOTATIONS: [&str; 3] =
+    ["autoscaling.keda.sh/", "autoscaling.alpha.kubernetes.io/metrics", "autoscaling.alpha.kubernetes.io/behavior"];
 const BYTES_PER_MIB: f64 = 1_048_576.0;
 
 /// A ScalingPolicy in place of other autoscalers of one workload.
@@ -130,73 +141,132 @@ struct Autoscalers {
 impl Autoscalers {
     fn add(&mut self, object: &Value, kind: Kind) -> Result<(), String> {
         let spec = &object["spec"];
+        for (annotation, value) in object["metadata"]["annotations"].as_object().into_iter().flatten() {
+            if ANNOTATIONS.iter().any(|beginning| annotation.starts_with(beginning)) {
+                self.note_ignored(annotation, value);
+            }
+        }
         match kind {
-            Kind::Hpa => {
-                self.horizontal = Some("hpa");
-                self.add_replicas(spec, ("minReplicas", 1), ("maxReplicas", None))?;
-                let old = spec["targetCPUUtilizationPercentage"].as_u64();
-                let metrics = spec["metrics"].as_array().map_or(&[][..], Vec::as_slice);
-                let is_cpu = |metric: &&Value| text(metric, "type") == Some("Resource") && text(&metric["resource"], "name") == Some("cpu");
-                let new = metrics.iter().find(is_cpu).and_then(|metric| metric["resource"]["target"]["averageUtilization"].as_u64());
-                if let Some(target) = old.or(new).filter(|target| *target != DEFAULT_CPU_TARGET) {
-                    self.notes.push(format!("its CPU target is {target} %; start the agent with cpu_utilization = {target}"));
-                }
-                for metric in metrics.iter().filter(|metric| !is_cpu(metric)) {
-                    self.notes.push(format!("its metric of type {} is not imported", text(metric, "type").unwrap_or("?")));
-                }
+            Kind::Hpa => self.add_hpa(spec),
+            Kind::ScaledObject => self.add_scaled_object(spec),
+            Kind::Vpa => self.add_vpa(spec),
+        }
+    }
+
+    fn add_hpa(&mut self, spec: &Value) -> Result<(), String> {
+        self.horizontal = Some("hpa");
+        self.add_replicas(spec, ("minReplicas", 1), ("maxReplicas", None))?;
+        let metrics = spec["metrics"].as_array().map_or(&[][..], Vec::as_slice);
+        let is_cpu = |metric: &&Value| text(metric, "type") == Some("Resource") && text(&metric["resource"], "name") == Some("cpu");
+        let cpu = metrics.iter().find(is_cpu).map(|metric| &metric["resource"]["target"]);
+        let utilization = cpu.filter(|target| text(target, "type") == Some("Utilization")).map(|target| &target["averageUtilization"]);
+        let utilization = spec["targetCPUUtilizationPercentage"].as_u64().or(utilization.and_then(Value::as_u64));
+        let default = format!("the agent has one of {DEFAULT_CPU_TARGET} % of the CPU request");
+        match (utilization, cpu) {
+            (Some(DEFAULT_CPU_TARGET), _) => {}
+            (Some(target), _) => self.notes.push(format!("its CPU target is {target} %; start the agent with cpu_utilization = {target}")),
+            (None, Some(target)) => {
+                let of = text(target, "type").unwrap_or("?");
+                self.notes.push(format!("its CPU target of type {of} is not imported; {default}"));
             }
-            Kind::ScaledObject => {
-                self.horizontal = Some("keda");
-                self.add_replicas(spec, ("minReplicaCount", 0), ("maxReplicaCount", Some(DEFAULT_MAX_REPLICAS)))?;
-                for trigger in spec["triggers"].as_array().into_iter().flatten() {
-                    self.notes.push(format!("its trigger {} is not imported", text(trigger, "type").unwrap_or("?")));
-                }
+            (None, None) if !metrics.is_empty() => self.notes.push(format!("it has no CPU target; {default}")),
+            (None, None) => {}
+        }
+        for metric in metrics.iter().filter(|metric| !is_cpu(metric)) {
+            self.notes.push(format!("its metric of type {} is not imported", text(metric, "type").unwrap_or("?")));
+        }
+        if !spec["behavior"].is_null() {
+            self.notes.push("its behavior is not imported; the agent hpa-behavior has a parameter of this name".to_owned());
+        }
+        self.note_other_fields(
+            "",
+            spec,
+            &["scaleTargetRef", "minReplicas", "maxReplicas", "metrics", "targetCPUUtilizationPercentage", "behavior"],
+        );
+        Ok(())
+    }
+
+    fn add_scaled_object(&mut self, spec: &Value) -> Result<(), String> {
+        self.horizontal = Some("keda");
+        self.add_replicas(spec, ("minReplicaCount", 0), ("maxReplicaCount", Some(DEFAULT_MAX_REPLICAS)))?;
+        for trigger in spec["triggers"].as_array().into_iter().flatten() {
+            self.notes.push(format!("its trigger {} is not imported", text(trigger, "type").unwrap_or("?")));
+        }
+        for (field, parameter, unit) in KEDA_PARAMETERS {
+            if let Some(value) = spec[field].as_u64() {
+                self.notes.push(format!("its {field} is {value}; start the agent with {parameter} = {value}{unit}"));
             }
-            Kind::Vpa => {
-                self.vertical = true;
-                let containers = spec["resourcePolicy"]["containerPolicies"].as_array().map_or(&[][..], Vec::as_slice);
-                if let [first, others @ ..] = containers {
-                    self.add_sizes(first)?;
-                    if !others.is_empty() {
-                        let container = text(first, "containerName").unwrap_or("*");
-                        self.notes.push(format!("only the bounds of container {container} are imported"));
-                    }
-                }
+        }
+        let mut known = vec!["scaleTargetRef", "minReplicaCount", "maxReplicaCount", "triggers"];
+        known.extend(KEDA_PARAMETERS.map(|(field, ..)| field).iter().filter(|field| spec[**field].is_u64()));
+        self.note_other_fields("", spec, &known);
+        Ok(())
+    }
+
+    fn add_vpa(&mut self, spec: &Value) -> Result<(), String> {
+        self.vertical = true;
+        let (update, resources) = (&spec["updatePolicy"], &spec["resourcePolicy"]);
+        match text(update, "updateMode") {
+            Some("Off") => self.notes.push("its updateMode is Off; leave the mode at recommend, which changes nothing either".to_owned()),
+            Some("Initial") => self.note_ignored("updatePolicy.updateMode", &update["updateMode"]),
+            _ => {}
+        }
+        self.note_other_fields("updatePolicy.", update, &["updateMode"]);
+        self.note_other_fields("resourcePolicy.", resources, &["containerPolicies"]);
+        self.note_other_fields("", spec, &["targetRef", "updatePolicy", "resourcePolicy"]);
+        let containers = resources["containerPolicies"].as_array().map_or(&[][..], Vec::as_slice);
+        if let [first, others @ ..] = containers {
+            self.add_sizes(first)?;
+            self.note_other_fields("containerPolicies.", first, &["containerName", "minAllowed", "maxAllowed"]);
+            for bound in ["minAllowed", "maxAllowed"] {
+                self.note_other_fields(&format!("{bound}."), &first[bound], &["cpu", "memory"]);
+            }
+            if !others.is_empty() {
+                let container = text(first, "containerName").unwrap_or("*");
+                self.notes.push(format!("only the bounds of container {container} are imported"));
             }
         }
         Ok(())
     }
 
-    fn add_replicas(&mut self, spec: &Value, min: (&str, u64), max: (&str, Option<u64>)) -> Result<(), String> {
-        let number = |field: &str, default: Option<u64>| {
-            let value = if spec[field].is_null() { default } else { spec[field].as_u64() };
-            let value = value.and_then(|value| u32::try_from(value).ok());
-            value.map(Replicas).ok_or_else(|| format!("spec.{field} = {}, must be a number of replicas", spec[field]))
-        };
-        let (least, most) = (number(min.0, Some(min.1))?, number(max.0, max.1)?);
-        if most.0 == 0 {
-            return Err(format!("spec.{} = 0, must be at least 1", max.0));
+    /// Notes the fields of `object` that are not `known`; `place` precedes them.
+    fn note_other_fields(&mut self, place: &str, object: &Value, known: &[&str]) {
+        for (field, value) in object.as_object().into_iter().flatten().filter(|(field, _)| !known.contains(&field.as_str())) {
+            self.note_ignored(&format!("{place}{field}"), value);
         }
+    }
+
+    fn note_ignored(&mut self, field: &str, value: &Value) {
+        match value {
+            Value::Null => {}
+            Value::Object(_) | Value::Array(_) => self.notes.push(format!("its {field} is not imported")),
+            _ => self.notes.push(format!("its {field} = {value} is not imported")),
+        }
+    }
+
+    fn add_replicas(&mut self, spec: &Value, min: (&str, u64), max: (&str, Option<u64>)) -> Result<(), String> {
+        let number = |field: &str, default: Option<u64>, least: u32| {
+            let value = if spec[field].is_null() { default } else { spec[field].as_u64() };
+            let value = value.ok_or_else(|| format!("spec.{field} = {}, must be a number of replicas", spec[field]))?;
+            let place = format!("spec.{field}");
+            check_number(&place, value, u64::from(least), u64::from(Replicas::MAX.0)).map_err(|error| error.to_string())?;
+            u32::try_from(value).map(Replicas).map_err(|error| error.to_string())
+        };
+        let (least, most) = (number(min.0, Some(min.1), 0)?, number(max.0, max.1, 1)?);
         self.replicas = Some(Range::new(least, most)?);
         Ok(())
     }
 
     fn add_sizes(&mut self, policy: &Value) -> Result<(), String> {
-        let amount = |bound: &str, resource: &str| match &policy[bound][resource] {
-            Value::Null => Ok(None),
-            Value::Number(number) => Ok(number.as_f64()),
-            value => {
-                let amount = value.as_str().and_then(quantity::positive);
-                amount.map(Some).ok_or_else(|| format!("{bound}.{resource} = {value}, must be a positive quantity"))
-            }
-        };
+        let cores = |bound: &str| amount(policy, bound, "cpu", f64::from(Millicores::MAX.0) / 1000.0);
+        let bytes = |bound: &str| amount(policy, bound, "memory", f64::from(Mebibytes::MAX.0) * BYTES_PER_MIB);
         let defaults = Bounds::default();
-        let (least, most) = (amount("minAllowed", "cpu")?, amount("maxAllowed", "cpu")?);
+        let (least, most) = (cores("minAllowed")?, cores("maxAllowed")?);
         if least.or(most).is_some() {
             let millicores = |cores: f64| Millicores(((cores * 1000.0).round() as u32).max(1));
             self.cpu = Some(range(least.map(millicores), most.map(millicores), defaults.cpu_millicores)?);
         }
-        let (least, most) = (amount("minAllowed", "memory")?, amount("maxAllowed", "memory")?);
+        let (least, most) = (bytes("minAllowed")?, bytes("maxAllowed")?);
         if least.or(most).is_some() {
             let mebibytes = |bytes: f64| Mebibytes(((bytes / BYTES_PER_MIB).ceil() as u32).max(1));
             self.memory = Some(range(least.map(mebibytes), most.map(mebibytes), defaults.memory_mib)?);
@@ -223,6 +293,22 @@ impl Autoscalers {
             notes.push(format!("bounds.{field} is the default, which the present value must be in"));
         }
         ImportedPolicy { policy, from: self.from, notes }
+    }
+}
+
+/// The quantity of `resource` in `bound` of a container policy, a number or text, in cores or bytes; `None` for 0, which is no bound.
+fn amount(policy: &Value, bound: &str, resource: &str, most: f64) -> Result<Option<f64>, String> {
+    let value = &policy[bound][resource];
+    let text = match value {
+        Value::Null => return Ok(None),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let place = format!("{bound}.{resource} = {value}");
+    match quantity::usage(&text) {
+        None => Err(format!("{place}, must be a quantity of at least 0, such as 250m or 64Mi")),
+        Some(amount) if amount > most => Err(format!("{place}, must be at most {most}; lower it, or remove it for no bound")),
+        Some(amount) => Ok(Some(amount).filter(|amount| *amount > 0.0)),
     }
 }
 
@@ -292,6 +378,74 @@ mod tests {
         assert_eq!((&spec["mode"], &spec["workload"]["kind"]), (&json!("recommend"), &json!("deployment")));
     }
 
+    /// Notes on an object, without those about absent bounds.
+    fn notes(kind: &str, spec: Value) -> Vec<String> {
+        let mut imported = import(&[autoscaler(kind, spec)]).expect("valid");
+        let notes = imported.remove(0).notes;
+        notes.into_iter().filter(|note| !note.starts_with("bounds.")).collect()
+    }
+
+    #[test]
+    fn each_field_that_is_not_imported_is_noted() {
+        let metric = |target: Value| json!([{ "type": "Resource", "resource": { "name": "cpu", "target": target } }]);
+        let hpa =
+            |metrics: Value| json!({ "scaleTargetRef": target("fib"), "maxReplicas": 7, "metrics": metrics, "behavior": {}, "new": 1 });
+        let others = ["its behavior is not imported; the agent hpa-behavior has a parameter of this name", "its new = 1 is not imported"];
+        let value = json!({ "type": "AverageValue", "averageValue": "500m", "averageUtilization": 60 });
+        let target_of = |text: &str| format!("{text}; the agent has one of 80 % of the CPU request");
+        let found = notes("HorizontalPodAutoscaler", hpa(metric(value)));
+        assert_eq!(found, [&target_of("its CPU target of type AverageValue is not imported"), others[0], others[1]]);
+        let found = notes("HorizontalPodAutoscaler", hpa(json!([{ "type": "Pods" }])));
+        assert_eq!(found, [&target_of("it has no CPU target"), "its metric of type Pods is not imported", others[0], others[1]]);
+        let keda = json!({ "scaleTargetRef": target("fib"), "idleReplicaCount": 0, "cooldownPeriod": 60, "fallback": { "replicas": 3 } });
+        let expected = [
+            "its cooldownPeriod is 60; start the agent with cooldown_period = 60s",
+            "its idleReplicaCount is 0; start the agent with idle_replicas = 0",
+            "its fallback is not imported",
+        ];
+        assert_eq!(notes("ScaledObject", keda), expected);
+        let container = json!({ "controlledResources": ["cpu"], "mode": "Off", "minAllowed": { "gpu": 1 } });
+        let vpa = json!({ "targetRef": target("fib"), "updatePolicy": { "updateMode": "Off", "minReplicas": 2 }, "recommenders": [],
+            "resourcePolicy": { "containerPolicies": [container] } });
+        let expected = [
+            "its updateMode is Off; leave the mode at recommend, which changes nothing either",
+            "its updatePolicy.minReplicas = 2 is not imported",
+            "its recommenders is not imported",
+            "its containerPolicies.controlledResources is not imported",
+            "its containerPolicies.mode = \"Off\" is not imported",
+            "its minAllowed.gpu = 1 is not imported",
+        ];
+        assert_eq!(notes("VerticalPodAutoscaler", vpa), expected);
+        let mut paused = autoscaler("ScaledObject", json!({ "scaleTargetRef": target("fib") }));
+        paused["metadata"]["annotations"] = json!({ "autoscaling.keda.sh/paused": "true", "owner": "shop" });
+        let imported = import(&[paused]).expect("valid");
+        assert_eq!(imported[0].notes[0], "its autoscaling.keda.sh/paused = \"true\" is not imported");
+        assert!(!imported[0].notes.iter().any(|note| note.contains("owner")));
+    }
+
+    #[test]
+    fn bounds_are_read_alike_as_numbers_and_as_text() {
+        let read = |bound: &str, resource: &str, value: &Value| {
+            let allowed = json!({ "containerPolicies": [{ bound: { resource: value } }] });
+            let imported = import(&[autoscaler("VerticalPodAutoscaler", json!({ "targetRef": target("fib"), "resourcePolicy": allowed }))]);
+            imported.map(|mut imported| imported.remove(0).policy.bounds).map_err(|error| error.to_string())
+        };
+        for (number, text) in [(json!(0), "0"), (json!(0.5), "500m"), (json!(2), "2"), (json!(1024), "1024")] {
+            let expected = read("maxAllowed", "cpu", &number).expect("valid");
+            assert_eq!(read("maxAllowed", "cpu", &json!(text)), Ok(expected), "{text}");
+            assert_eq!(expected == Bounds::default(), text == "0", "0 is no bound");
+        }
+        for value in [json!(-1), json!("-1"), json!(1e30), json!("1e30"), json!("1E"), json!(1024.1), json!(true), json!([])] {
+            for (bound, resource) in [("minAllowed", "cpu"), ("maxAllowed", "cpu"), ("minAllowed", "memory")] {
+                if resource == "memory" && value == json!(1024.1) {
+                    continue;
+                }
+                let error = read(bound, resource, &value).expect_err("outside the range");
+                assert!(error.contains(&format!("{bound}.{resource} = {value}, must be ")), "{error}");
+            }
+        }
+    }
+
     #[test]
     fn malformed_objects_are_refused_with_their_name_and_field() {
         let refused = |kind, spec| import(&[autoscaler(kind, spec)]).expect_err("malformed").to_string();
@@ -301,6 +455,8 @@ mod tests {
             (json!({ "maxReplicas": 2 }), "spec.scaleTargetRef.name"),
             (json!({ "scaleTargetRef": target("fib") }), "spec.maxReplicas"),
             (json!({ "scaleTargetRef": target("fib"), "maxReplicas": -1 }), "spec.maxReplicas = -1"),
+            (json!({ "scaleTargetRef": target("fib"), "maxReplicas": 0 }), "spec.maxReplicas = 0, must be 1 to 1000000"),
+            (json!({ "scaleTargetRef": target("fib"), "maxReplicas": 4_000_000_000_u32 }), "spec.maxReplicas = 4000000000, must be"),
             (json!({ "scaleTargetRef": { "kind": "Job", "name": "fib" }, "maxReplicas": 2 }), "Job"),
         ] {
             let error = refused("HorizontalPodAutoscaler", spec);

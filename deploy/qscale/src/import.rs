@@ -56,7 +56,7 @@ fn read(file: &Path) -> anyhow::Result<Vec<Value>> {
 
 /// A policy as a YAML document, with where it is from and what is not the same.
 fn document(imported: &ImportedPolicy) -> String {
-    let comments = imported.from.iter().map(|from| format!("# in place of {from}\n"));
-    let comments = comments.chain(imported.notes.iter().map(|note| format!("# note: {note}\n"))).collect::<String>();
+    let comments = imported.from.iter().map(|from| format!("# in place of {}\n", output::whole(from)));
+    let comments = comments.chain(imported.notes.iter().map(|note| format!("# note: {}\n", output::whole(note)))).collect::<String>();
     format!("---\n{comments}{}", text::yaml(&object(&imported.policy)))
 }
