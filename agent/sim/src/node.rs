@@ -1,6 +1,7 @@
 //! Nodes: the machines that replicas run on. Owns their size, allocated room and placement; must not know the replicas' work.
 
 use qscale_common::contract::Headroom;
+use qscale_common::range::{OutOfRange, check_number};
 use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ pub use contention::{Claim, Contention};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nodes {
-    /// Number of nodes.
+    /// Number of nodes, 1 to 100,000.
     pub count: u32,
     /// CPU of each, thousandths of a core.
     pub cpu_millicores: Millicores,
@@ -28,6 +29,16 @@ fn one() -> f64 {
 }
 
 impl Nodes {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// Names the first field that is out of range; `prefix` precedes it.
+    pub fn check(&self, prefix: &str) -> Result<(), OutOfRange> {
+        // Several times the nodes of the largest clusters; each takes memory.
+        check_number(&format!("{prefix}count"), self.count, 1, 100_000)?;
+        check_number(&format!("{prefix}cpu_overcommit"), self.cpu_overcommit, 1.0, 100.0)
+    }
+
     /// Sum of CPU limits that one node accepts.
     #[must_use]
     pub fn room(&self) -> Millicores {

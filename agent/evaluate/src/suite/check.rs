@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use qscale_common::name::Name;
+use qscale_common::policy::Bounds;
+use qscale_common::range::OutOfRange;
 use qscale_common::time::Span;
+use qscale_common::units::Allocation;
 
 use super::{Selection, Suite, SuiteError};
 
@@ -12,6 +15,16 @@ type Checked = Result<(), SuiteError>;
 
 fn refused(field: impl Into<String>, reason: impl Into<String>) -> SuiteError {
     SuiteError::Field { field: field.into(), reason: reason.into() }
+}
+
+fn out_of_range(error: OutOfRange) -> SuiteError {
+    refused(error.field, format!("{}, must be {}", error.value, error.range))
+}
+
+/// Checks bounds and initial allocation of the functions at `place`: a simulated replica takes memory.
+fn check_allocation(place: &str, bounds: &Bounds, start: Allocation) -> Checked {
+    bounds.largest().check(&format!("{place}.bounds.")).map_err(out_of_range)?;
+    if bounds.contain(start) { Ok(()) } else { Err(refused(format!("{place}.start"), format!("{start}, must be within the bounds"))) }
 }
 
 impl Suite {
@@ -23,13 +36,9 @@ impl Suite {
         self.check_times()?;
         self.check_names()?;
         self.functions.iter().enumerate().try_for_each(|(index, function)| {
-            let bounds = &function.bounds;
-            let field = format!("functions[{index}].start");
-            if bounds.contain(function.start) {
-                Ok(())
-            } else {
-                Err(refused(field, format!("{}, must be within the bounds", function.start)))
-            }
+            let place = format!("functions[{index}]");
+            check_allocation(&place, &function.bounds, function.start)?;
+            function.nodes.map_or(Ok(()), |nodes| nodes.check(&format!("{place}.nodes.")).map_err(out_of_range))
         })?;
         self.workloads.iter().enumerate().try_for_each(|(index, _)| self.check_workload(index))?;
         self.perturbations.iter().enumerate().try_for_each(|(index, _)| self.check_perturbation(index))?;
@@ -126,11 +135,11 @@ impl Suite {
         if patterns {
             return Err(refused("trace", "functions and workloads are listed as well; a suite is for patterns or for traces"));
         }
-        if trace.split.iter().sum::<u32>() != 100 || trace.split[2] == 0 {
+        if trace.split.iter().map(|share| u64::from(*share)).sum::<u64>() != 100 || trace.split[2] == 0 {
             let [training, validation, test] = trace.split;
             return Err(refused("trace.split", format!("{training}/{validation}/{test}, must sum to 100 with a test part above 0")));
         }
-        Ok(())
+        check_allocation("trace", &trace.bounds, trace.start)
     }
 
     fn check_competitors(&self) -> Checked {

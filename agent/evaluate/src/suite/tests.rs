@@ -59,6 +59,12 @@ fn refuses_invalid_fields_with_place_and_value() {
     refused("length = \"2m\"", "length = \"30s\"", "length", "30s");
     refused("length = \"2m\"", "length = \"2m\"\ntick = \"4s\"", "tick", "4s");
     refused("replicas = 1,", "replicas = 11,", "functions[0].start", "11 x 500m 128Mi");
+    let nodes = "nodes = { count = 1000000000, cpu_millicores = 1000, memory_mib = 1000 }\nrate = 10";
+    refused("rate = 10", nodes, "functions[0].nodes.count", "1000000000, must be 1 to 100000");
+    refused("rate = 10", &nodes.replace("1000000000", "0"), "functions[0].nodes.count", "0, must be");
+    refused("rate = 10", &nodes.replace("1000000000,", "2, cpu_overcommit = 1e9,"), "functions[0].nodes.cpu_overcommit", "1000000000");
+    let bounds = "rate = 10\nbounds = { replicas = { min = 1, max = 4000000000 } }";
+    refused("rate = 10", bounds, "functions[0].bounds.replicas", "4000000000, must be 0 to 1000000");
     refused("policy = \"static\"", "policy = \"a\"\n[[competitors]]\npolicy = \"a\"", "competitors[1].name", "`a`");
     refused("policy = \"static\"", "policy = \"static\"\ngrid = { replicas = 3 }", "competitors[0].grid", "`replicas` = 3");
     let grid = "policy = \"static\"\ngrid = { replicas = [1, 2, 3] }\n[tuning]\nsettings = 3";
