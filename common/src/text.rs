@@ -93,7 +93,7 @@ pub fn difference(before: Allocation, after: Allocation) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// Text from others, safe for a terminal: control characters are escaped, and the text is cut after 200 characters.
+/// Text from others, safe for a terminal: characters that act on it are escaped, and the text is cut after 200 characters.
 #[must_use]
 pub fn clean(text: &str) -> String {
     let text = text.trim_end();
@@ -103,14 +103,33 @@ pub fn clean(text: &str) -> String {
     }
 }
 
-/// Text from others, safe for a terminal, in full length: control characters except tabs are escaped.
+/// Text from others, safe for a terminal, in full length: characters that act on it are escaped, except tabs.
 #[must_use]
 pub fn whole(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
             '\t' => shown.push(character),
-            _ if character.is_control() => shown.extend(character.escape_default()),
+            _ if acts_on_terminal(character) => shown.extend(character.escape_default()),
+            _ => shown.push(character),
+        }
+    }
+    shown
+}
+
+/// Whether a terminal acts on `character` instead of showing it: control characters, and those that break lines or change the direction of writing.
+#[must_use]
+pub fn acts_on_terminal(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// JSON, safe for a terminal: the characters that act on it, which JSON leaves unescaped only beyond ASCII and as DEL, are escaped.
+#[must_use]
+pub fn safe_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '\u{7f}'.. if acts_on_terminal(character) => shown.push_str(&format!("\\u{:04x}", u32::from(character))),
             _ => shown.push(character),
         }
     }
@@ -140,7 +159,17 @@ mod tests {
     #[test]
     fn text_from_others_cannot_move_the_cursor() {
         assert_eq!(clean("a\x1b[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
+        assert_eq!(clean("a\u{202e}b\u{2066}\u{61c}\u{9b}é"), "a\\u{202e}b\\u{2066}\\u{61c}\\u{9b}é");
         assert_eq!(clean(&"x".repeat(500)).chars().count(), MAX_TEXT + 1);
+    }
+
+    #[test]
+    fn json_for_a_terminal_has_the_same_value() {
+        let value = serde_json::json!({ "a\u{9d}": ["\u{9b}31m\u{7f}", "\u{202e}\u{2069}", "é😀\n"] });
+        let shown = safe_json(&serde_json::to_string_pretty(&value).expect("JSON"));
+        assert!(!shown.chars().any(|character| character != '\n' && acts_on_terminal(character)), "{shown:?}");
+        assert!(shown.contains("\\u009b31m\\u007f") && shown.contains("é😀"), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"), value);
     }
 
     #[test]

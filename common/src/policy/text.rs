@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::{ScalingPolicy, ScalingPolicyError};
 use crate::document::Format;
+use crate::text::safe_json;
 
 /// Fields of a ScalingPolicy's key, which cannot be changed.
 const KEY_FIELDS: [&str; 2] = ["name", "namespace"];
@@ -179,7 +180,7 @@ fn scalar(value: &Value) -> String {
         {
             text.clone()
         }
-        other => other.to_string(),
+        other => safe_json(&other.to_string()),
     }
 }
 

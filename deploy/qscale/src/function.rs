@@ -305,7 +305,7 @@ async fn events(platform: &PlatformClient, follow: bool, json: bool) -> anyhow::
         }
         for event in &page.events {
             if json {
-                output::line(serde_json::to_string(event)?)?;
+                output::json_line(event)?;
             } else {
                 output::line(event_line(event))?;
             }

@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use anstyle::{AnsiColor, Style};
 use anyhow::Context as _;
 use qscale_common::runtime::telemetry;
+use qscale_common::text::safe_json;
 pub use qscale_common::text::{age, clean, clock, day, difference, latency, number, rate, whole};
 use serde::Serialize;
 
@@ -22,7 +23,15 @@ pub fn line(text: impl Display) -> anyhow::Result<()> {
 /// # Errors
 /// As [`line`].
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    line(serde_json::to_string_pretty(value).context("failed to write as JSON")?)
+    line(safe_json(&serde_json::to_string_pretty(value).context("failed to write as JSON")?))
+}
+
+/// Writes a value as JSON on one line.
+///
+/// # Errors
+/// As [`line`].
+pub fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
+    line(safe_json(&serde_json::to_string(value).context("failed to write as JSON")?))
 }
 
 /// Writes a line to standard error. A closed standard error is ignored.

@@ -101,7 +101,7 @@ pub async fn run(locate: &Locate, arguments: TrainArgs) -> anyhow::Result<ExitCo
     let recipe = recipe(&arguments)?;
     let special = special(&arguments, &recipe)?;
     if arguments.print_recipe {
-        return output::line(serde_json::to_string_pretty(&recipe)?).map(|()| ExitCode::SUCCESS);
+        return output::json(&recipe).map(|()| ExitCode::SUCCESS);
     }
     let options = TrainOptions {
         recipe,

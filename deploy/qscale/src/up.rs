@@ -36,7 +36,7 @@ pub async fn run(locate: &Locate, options: UpOptions) -> anyhow::Result<ExitCode
         say(format!("first change of an allocation after {:.1} s", first.since(began).as_secs_f64()));
     }
     if options.json {
-        output::line(json!({
+        output::json_line(&json!({
             "seconds": clock::now().since(began).as_secs_f64(),
             "seed": options.seed,
             "backend": options.backend_name(),

@@ -255,7 +255,7 @@ impl Screen {
             return Ok(());
         }
         match self.json {
-            true => output::line(as_json(subject, payload, message.err().as_ref())),
+            true => output::json_line(&as_json(subject, payload, message.err().as_ref())),
             false => output::line(self.lines.line(at, subject, &message)),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use qscale_common::contract::{DecisionSource, Effect, GuardRule, Load, Outcome, State};
 use qscale_common::load::FunctionLoad;
 use qscale_common::name::FunctionId;
+use qscale_common::text::clean;
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use serde::Serialize;
@@ -312,7 +313,7 @@ fn describe(function: &FunctionId, outcome: &Outcome) -> String {
     };
     let rules: Vec<_> = outcome.guard.iter().map(|note| note.detail.as_str()).collect();
     let why = if rules.is_empty() { outcome.reason.clone() } else { rules.join("; ") };
-    format!("{clock} {function} {} {before}{after} {effect}: {why}", outcome.agent)
+    format!("{clock} {function} {} {before}{after} {effect}: {}", outcome.agent, clean(&why))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Escaping of text for HTML and SVG.
 
+use qscale_common::text::acts_on_terminal;
+
 /// Escapes `text` for element content and quoted attributes.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -10,7 +12,7 @@ pub(super) fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            character if character.is_control() => out.push(' '),
+            character if acts_on_terminal(character) => out.push(' '),
             character => out.push(character),
         }
     }

@@ -1,5 +1,7 @@
 //! The table in Markdown. Owns Markdown syntax; must not show less than the terminal.
 
+use qscale_common::text::acts_on_terminal;
+
 use super::number::{NOTHING, heading, p_value, range, shown, tenths};
 use super::sentences::{self, headline};
 use crate::results::{Measure, Results};
@@ -66,7 +68,7 @@ fn escape(text: &str) -> String {
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '&' => out.push_str("&amp;"),
-            character if character.is_control() => out.push(' '),
+            character if acts_on_terminal(character) => out.push(' '),
             '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '!' | '~' => out.extend(['\\', character]),
             character => out.push(character),
         }

@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use qscale_common::text::acts_on_terminal;
+
 /// Colour of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
@@ -101,13 +103,13 @@ fn line(row: &[TableEntry], widths: &[usize], colour: bool) -> String {
 pub(super) fn clean(text: &str, most: usize) -> String {
     let count = text.chars().count();
     let kept = if count > most { most.saturating_sub(1) } else { count };
-    let safe = |character: char| if character.is_control() || is_invisible(character) { '?' } else { character };
+    let safe = |character: char| if acts_on_terminal(character) || is_invisible(character) { '?' } else { character };
     text.chars().take(kept).map(safe).chain((count > most).then_some('~')).collect()
 }
 
-/// Characters that change the direction of writing or have no width.
+/// Characters without width.
 fn is_invisible(character: char) -> bool {
-    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    matches!(character, '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}' | '\u{feff}')
 }
 
 /// `text` in lines of at most `width` characters, broken at spaces.

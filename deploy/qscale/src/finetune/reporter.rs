@@ -1,6 +1,5 @@
 //! Decisions of the promoter as text and as JSON. Owns their form; must not decide.
 
-use anyhow::Context as _;
 use qscale_common::name::Name;
 use qscale_common::time::Timestamp;
 use qscale_promote::promotion::DecisionLogEntry;
@@ -51,7 +50,7 @@ impl Reporter {
             if self.json {
                 let mut value = self.to_json(entry);
                 value["not_before"] = json!(not_before);
-                output::line(serde_json::to_string(&value).context("failed to write as JSON")?)?;
+                output::json_line(&value)?;
             } else {
                 let (description, _) = description(entry.decision);
                 let name = versioned(&self.model, entry.version);
@@ -68,7 +67,7 @@ impl Reporter {
         let reason = "the daily budget is spent, or a candidate was rolled back today";
         if self.json {
             let value = json!({ "model": self.model, "decision": "not_tried", "not_before": until, "reason": reason });
-            return output::line(serde_json::to_string(&value).context("failed to write as JSON")?);
+            return output::json_line(&value);
         }
         output::line(format_args!(
             "no candidate is tried before {} {} UTC: {reason}; request a round again after that",
