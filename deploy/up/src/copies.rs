@@ -2,6 +2,7 @@
 //! not ask the nats-server.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -167,6 +168,8 @@ pub struct StateFile<T> {
     /// Content of the file.
     pub content: T,
     written: Option<T>,
+    /// Why its content cannot be read. It is not replaced before it is set aside.
+    damage: Option<String>,
 }
 
 /// The copies of the buckets of the nats-server whose files are in `store`.
@@ -182,11 +185,39 @@ pub fn stream_record(state: &StateDir) -> anyhow::Result<StateFile<StreamRecord>
 impl<T: Clone + PartialEq + Default + Serialize + DeserializeOwned> StateFile<T> {
     fn read(path: PathBuf) -> anyhow::Result<Self> {
         let shown = || path.display().to_string();
-        let Some(text) = private::read(&path).with_context(shown)? else {
-            return Ok(Self { path, content: T::default(), written: None });
+        let damaged = |damage: String| Self { damage: Some(damage), content: T::default(), written: None, path: path.clone() };
+        let text = match private::read(&path) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(Self { path, content: T::default(), written: None, damage: None }),
+            // Changed bytes may not be text any more.
+            Err(error) if error.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData) => {
+                return Ok(damaged(format!("{error:#}")));
+            }
+            Err(error) => return Err(error).with_context(shown),
         };
-        let content: T = serde_json::from_str(&text).with_context(shown)?;
-        Ok(Self { path, written: Some(content.clone()), content })
+        match serde_json::from_str::<T>(&text) {
+            Ok(content) => Ok(Self { written: Some(content.clone()), content, damage: None, path }),
+            Err(error) => Ok(damaged(format!("{}: {error}", path.display()))),
+        }
+    }
+
+    /// The path of the file and why its content cannot be read, if it is damaged. The content is then empty.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
+    }
+
+    /// Renames a damaged file, so that a new one can be written; returns a description, or `None` if it is not damaged.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn set_aside(&mut self) -> anyhow::Result<Option<String>> {
+        let Some(damage) = &self.damage else { return Ok(None) };
+        let mut aside = self.path.clone().into_os_string();
+        aside.push(".damaged");
+        std::fs::rename(&self.path, &aside).with_context(|| format!("failed to rename {}", self.path.display()))?;
+        let described = format!("{damage}; it is now {} and a new one is written", aside.display());
+        self.damage = None;
+        Ok(Some(described))
     }
 
     /// Writes changes.
@@ -194,7 +225,7 @@ impl<T: Clone + PartialEq + Default + Serialize + DeserializeOwned> StateFile<T>
     /// # Errors
     /// When the file cannot be written; the next call tries again.
     pub fn save(&mut self) -> anyhow::Result<()> {
-        if self.written.as_ref() != Some(&self.content) {
+        if self.damage.is_none() && self.written.as_ref() != Some(&self.content) {
             private::write(&self.path, &serde_json::to_vec(&self.content)?)?;
             self.written = Some(self.content.clone());
         }
@@ -203,7 +234,7 @@ impl<T: Clone + PartialEq + Default + Serialize + DeserializeOwned> StateFile<T>
 
     /// Deletes the content and the file.
     pub fn clear(&mut self) {
-        (self.content, self.written) = (T::default(), None);
+        (self.content, self.written, self.damage) = (T::default(), None, None);
         // It may not exist.
         let _absent = std::fs::remove_file(&self.path);
     }

@@ -233,11 +233,12 @@ impl RunningSystem {
         let setup = connect("setup").await.with_context(|| format!("see {}", self.state.log("nats-server").display()))?;
         let agents = nats_accounts::agents(passwords.keys());
         let jetstream = async_nats::jetstream::new(setup);
+        let mut repair = self.repair()?;
+        repair.set_damaged_copies_aside().await?;
         provision::ensure(&jetstream, &agents).await.context("failed to create streams and buckets")?;
         for agent in provision::remove_other_agents(&jetstream, &agents).await? {
             self.say(&format!("the Actions of agent {agent}, which has no credential any more, are deleted"));
         }
-        let mut repair = self.repair()?;
         repair.restore().await.context("failed to check streams and buckets")?;
         repair.report().take_events().iter().for_each(|event| self.say(event));
         Ok(Bus::of_client(connect("operator").await?, "/qscale/operator"))

@@ -101,10 +101,15 @@ impl Repair {
     /// The repair of the system in `state`, whose nats-server has its files in `store`; `setup` is the credential that may create streams.
     ///
     /// # Errors
-    /// When a file of the state folder cannot be read: the remedy is to delete it.
+    /// When a file of the state folder cannot be read or set aside: the remedy is to delete it.
     pub fn new(state: StateDir, store: &Path, setup: BusConfig) -> anyhow::Result<Self> {
         const REMEDY: &str = "delete it to go on without what it holds";
-        let (copies, record) = (copies::bucket_copies(store).context(REMEDY)?, copies::stream_record(&state).context(REMEDY)?);
+        let (copies, mut record) = (copies::bucket_copies(store).context(REMEDY)?, copies::stream_record(&state).context(REMEDY)?);
+        let report = RepairReport::default();
+        // Nothing is restored from it.
+        if let Some(damaged) = record.set_aside().context(REMEDY)? {
+            report.event(format!("warning: the record of losses was damaged: {damaged}"));
+        }
         Ok(Self {
             state,
             streams: streams_folder(store),
@@ -117,7 +122,7 @@ impl Repair {
             unreadable: BTreeMap::new(),
             failed_writes: 0,
             restarted: None,
-            report: RepairReport::default(),
+            report,
         })
     }
 
@@ -130,6 +135,26 @@ impl Repair {
     pub fn forget(&mut self) {
         self.copies.clear();
         self.record.clear();
+    }
+
+    /// Sets a damaged copy of the buckets aside if nothing has to be restored from it. Required before missing buckets are created.
+    ///
+    /// # Errors
+    /// When a bucket is gone or cannot be read, or the nats-server does not answer. The remedy is to repair the copy or to delete it.
+    pub async fn set_damaged_copies_aside(&mut self) -> anyhow::Result<()> {
+        let Some(damage) = self.copies.damage().map(str::to_owned) else { return Ok(()) };
+        let bus = self.bus().await?;
+        for name in provision::buckets().into_iter().map(|wanted| wanted.bucket).filter(|name| name != subject::LEASE_BUCKET) {
+            let needed =
+                || format!("bucket {name} has to be restored from a damaged copy: {damage}; delete it to go on without what it holds");
+            let found = info_of(&bus, &subject::bucket_stream(&name)).await.with_context(needed)?;
+            anyhow::ensure!(found.config.description.as_deref() != Some(provision::RESTORING), needed());
+            read(&bus, &name, &found).await.with_context(needed)?;
+        }
+        if let Some(damaged) = self.copies.set_aside()? {
+            self.report.event(format!("warning: the copy of the buckets was damaged: {damaged}"));
+        }
+        Ok(())
     }
 
     /// Restores what was lost since the last run, before a service reads the buckets.
@@ -202,6 +227,7 @@ impl Repair {
 
     /// Checks that every stream and bucket is there and has lost nothing.
     async fn check_streams(&mut self, bus: &Bus) -> anyhow::Result<()> {
+        self.set_damaged_copies_aside().await?;
         // Controls first: until they are back, an actuator that starts knows no freeze.
         let mut buckets = provision::buckets().to_vec();
         buckets.sort_by_key(|wanted| wanted.bucket != subject::CONTROL_BUCKET);
@@ -467,5 +493,42 @@ pub(crate) fn freeze_of_all(by: &str) -> Control {
         reason: "requests of operators were lost".into(),
         at_ms: clock::now(),
         malformed: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qscale_common::runtime::private;
+    use qscale_tests::{Folder, NatsServer};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_damaged_copy_is_replaced_unless_something_has_to_be_restored() {
+        let (server, folder) = (NatsServer::start_with_accounts(&[]), Folder::new("damaged-copies"));
+        let (state, store) = (StateDir::new(folder.path()).expect("a folder"), folder.path().join("nats/store"));
+        let setup = async_nats::jetstream::new(server.config("setup").connect_once("test", TIMEOUT).await.expect("it answers"));
+        provision::ensure(&setup, &[]).await.expect("created");
+        let files = [store.with_extension("buckets.json"), state.join("nats/streams.json")];
+        let damage = |content: &[u8]| files.iter().for_each(|file| private::write(file, content).expect("written"));
+        let repair = || Repair::new(state.clone(), &store, server.config("setup")).expect("a damaged file is no error");
+        for content in [&b""[..], b"{\"qscale_control\":{", b"\xff\xfe"] {
+            damage(content);
+            let mut repair = repair();
+            repair.set_damaged_copies_aside().await.expect("every bucket is there");
+            repair.restore().await.expect("nothing is lost");
+            let events = repair.report().take_events();
+            assert!(events.len() == 2 && events.iter().all(|event| event.contains(".json.damaged")), "{events:?}");
+            for file in &files {
+                let text = std::fs::read_to_string(file).expect("a new one");
+                assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|value| value.is_object()), "{text}");
+                assert_eq!(std::fs::read(file.with_extension("json.damaged")).expect("kept"), content);
+            }
+        }
+        setup.delete_stream(subject::bucket_stream(subject::CONTROL_BUCKET)).await.expect("deleted");
+        damage(b"{");
+        let error = format!("{:#}", repair().set_damaged_copies_aside().await.expect_err("its freezes are in the copy"));
+        assert!(error.contains("bucket qscale_control has to be restored") && error.contains("delete it"), "{error}");
+        assert_eq!(std::fs::read(&files[0]).expect("kept"), b"{");
     }
 }

@@ -71,6 +71,9 @@ pub fn losses(report: &mut Report, state: &StateDir, since: Timestamp) {
     const CHECK: &str = "losses";
     match copies::stream_record(state) {
         Ok(record) => {
+            if let Some(damage) = record.damage() {
+                report.warn(CHECK, format!("the record is damaged: {damage}"), "restart `qscale up`, which writes a new one");
+            }
             for loss in record.content.losses.iter().filter(|loss| loss.at_ms >= since) {
                 report.warn(CHECK, format!("{} {}: {}", text::day(loss.at_ms), text::clock(loss.at_ms), loss.what), "check the disk");
             }
