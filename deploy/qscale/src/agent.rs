@@ -9,6 +9,7 @@ use clap::Subcommand;
 use qscale_common::change::ChangeKind;
 use qscale_common::contract::{EventType, subject};
 use qscale_common::name::Name;
+use qscale_common::runtime::author;
 use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::kv;
@@ -16,6 +17,7 @@ use qscale_common::runtime::nats_accounts::{self, User};
 use qscale_common::runtime::private;
 use qscale_common::runtime::provision;
 use qscale_common::runtime::signature::TrustConfig;
+use qscale_up::pending::{self, PendingChange};
 use qscale_up::storage::Storage;
 use serde_json::json;
 
@@ -95,6 +97,8 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
         if !known {
             record(state, ChangeKind::AgentAdded, agent).await;
         }
+    } else if !known {
+        record_later(state, ChangeKind::AgentAdded, agent);
     }
     drop(lock);
     let status = match (running, known) {
@@ -116,6 +120,14 @@ async fn record(state: &StateDir, kind: ChangeKind, agent: &Name) {
     match bus.await {
         Ok(bus) => AuthorArgs::default().author(&bus).record_change(kind, agent.as_str(), None, None, clock::now()).await,
         Err(error) => output::warn(format_args!("the change is made but not recorded: {error:#}")),
+    }
+}
+
+/// Keeps a change of `agent` for the next start, which records it. A failure is a warning.
+fn record_later(state: &StateDir, kind: ChangeKind, agent: &Name) {
+    let change = PendingChange { kind, agent: agent.clone(), by: author::user_name(), at_ms: clock::now() };
+    if let Err(error) = pending::keep(state, change) {
+        output::warn(format_args!("the change is made but will not be recorded: {error:#}"));
     }
 }
 
@@ -249,6 +261,8 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
         let jetstream = setup(state).await.context("the credential is removed, but not the Actions; the next start deletes them")?;
         provision::remove_agent(&jetstream, agent).await?;
         record(state, ChangeKind::AgentRemoved, agent).await;
+    } else {
+        record_later(state, ChangeKind::AgentRemoved, agent);
     }
     drop(lock);
     let effect =

@@ -58,6 +58,9 @@ async fn credential_is_created_and_removed_while_the_system_runs() {
     let folder = Folder::new("agents");
     let state = folder.path();
     assert!(text(&qscale(state, &["agent", "add", "early"])).contains("qscale up"));
+    text(&qscale(state, &["agent", "add", "early"]));
+    let kept = std::fs::read_to_string(state.join("changes.json")).expect("the next start records it");
+    assert_eq!((kept.matches("agent_added").count(), kept.matches("\"early\"").count()), (1, 1), "{kept}");
     let (_server, url) = start_server(state);
     let addresses =
         serde_json::json!({ "nats": url, "platform": "127.0.0.1:1", "gateway": "127.0.0.1:1", "health": {}, "pid": std::process::id() });

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 
 use super::plan::{ClusterPlan, Plan, PlannedFunction, copy_of};
 use super::supervisor::{HealthCheck, KILLED, Preparation, Service, Status, Statuses, Supervisor};
-use super::{BackendKind, say, sibling_program};
+use super::{BackendKind, pending, say, sibling_program};
 use crate::repair::{Repair, RepairReport};
 use crate::state_dir::{Addresses, NO_PLATFORM, StateDir, SystemTrust, find_nats_server};
 use crate::storage::{Storage, streams_folder};
@@ -126,6 +126,9 @@ impl RunningSystem {
     /// When a program is missing, a service is not ready in time, or a function is refused.
     pub async fn start(&mut self, plan: &Plan) -> anyhow::Result<Bus> {
         let bus = self.start_nats(plan).await?;
+        if let Err(error) = pending::record(&self.state, &bus).await {
+            say(format_args!("warning: changes made while no system ran are not recorded: {error:#}"));
+        }
         let platform = match self.backend {
             BackendKind::Local => Some(self.start_platform().await?),
             BackendKind::Sim => Some(self.start_simulated_platform().await?),

@@ -10,6 +10,7 @@ pub mod launch;
 pub mod load;
 pub mod many;
 pub mod options;
+pub mod pending;
 pub mod plan;
 pub mod repair;
 pub mod state_dir;
