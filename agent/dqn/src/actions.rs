@@ -10,7 +10,7 @@ use std::str::FromStr;
 use qscale_common::contract::State;
 use qscale_common::units::{Allocation, Mebibytes, Replicas};
 use qscale_policies::Scope;
-use qscale_policies::sizing::{EstimatedDemand, Sizing, fitted_memory};
+use qscale_policies::sizing::{DemandSizing, EstimatedDemand, fitted_memory};
 use qscale_rl::Mask;
 use serde::{Deserialize, Serialize};
 
@@ -338,7 +338,7 @@ impl Decoder<'_> {
                 let past = !matches!(horizon, DemandHorizon::Next | DemandHorizon::Season);
                 let full = if past { demand.full - 0.05 } else { demand.full * factor - SPARE_REPLICA };
                 let (state, request_seconds) = (self.context.state, self.context.history.request_seconds);
-                let sizing = Sizing { state, current: now, request_seconds, idle: Replicas(u32::from(self.warm)), scope };
+                let sizing = DemandSizing { state, current: now, request_seconds, idle: Replicas(u32::from(self.warm)), scope };
                 sizing.provide(EstimatedDemand { cores: demand.cores * factor, full: full.max(0.0) }).ok_or(MaskReason::Bounds)?
             }
         })

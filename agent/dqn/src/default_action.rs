@@ -13,6 +13,9 @@ use crate::actions::{ActionCandidates, ActionSet, Actions};
 use crate::context::FeatureContext;
 use crate::policy::{ViolationCost, current, default_violation_cost};
 
+/// Name of the policy.
+pub const NAME: &str = "dqn-default";
+
 /// Parameters of the policy, those of the learned one that do not concern its network.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -42,7 +45,7 @@ impl DefaultAction {
 
 impl Policy for DefaultAction {
     fn name(&self) -> &'static str {
-        crate::registry::DQN_DEFAULT
+        NAME
     }
 
     fn model(&self) -> String {

@@ -5,15 +5,12 @@ use qscale_rl::device::Device;
 use serde_json::Value;
 
 use crate::checkpoint::Checkpoint;
-use crate::default_action::{DefaultAction, DefaultActionParams};
+use crate::default_action::{DefaultAction, DefaultActionParams, NAME as DQN_DEFAULT};
 use crate::policy::{Dqn, DqnParams};
 use crate::pretrained::pretrained;
 
 /// Name of the learned policy.
 pub const DQN: &str = "dqn";
-
-/// Name of its default action as a policy.
-pub const DQN_DEFAULT: &str = "dqn-default";
 
 /// Every name that [`by_name`] knows, the learned one first.
 pub fn names() -> impl Iterator<Item = &'static str> {

@@ -1,5 +1,5 @@
 //! The policies `autopilot`, `autopilot-vertical` and `autopilot-both`: percentiles of past usage in decaying windows, with a margin. Own the histograms; the
-//! allocation is made by [`Sizing`].
+//! allocation is made by [`DemandSizing`].
 //!
 //! After Rzadca et al., "Autopilot: workload autoscaling at Google", EuroSys 2020, section 3.2.2: the statistics of its moving-window recommenders are the
 //! maximum and weighted percentiles of usage, with weights that decay by half in a half-life, and a margin on top. Deviations:
@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::inputs::{self, check_range, check_span, measured};
-use crate::sizing::{EstimatedDemand, Sizing};
+use crate::sizing::{DemandSizing, EstimatedDemand};
 use crate::vpa::histogram::{DecayingHistogram, HistogramBuckets};
 use crate::{Decision, HoldReason, Memory, Policy, Rule, Scope};
 
@@ -100,7 +100,7 @@ impl Policy for Autopilot {
         let cores = if idle { 0.0 } else { provided(memory.cores.percentile(&core_buckets(), self.cpu_percentile)) };
         let needed = provided(memory.memory.percentile(&memory_buckets(), self.memory_percentile));
         let now = Allocation { memory_mib: self.memory(current.memory_mib, needed), ..current };
-        let sizing = Sizing { state, current: now, request_seconds: None, idle: Replicas(0), scope: self.scope };
+        let sizing = DemandSizing { state, current: now, request_seconds: None, idle: Replicas(0), scope: self.scope };
         let Some(wanted) = sizing.provide(EstimatedDemand { cores, full: 0.0 }) else {
             return Decision::hold(HoldReason::NotAllowed, "there is no replica to resize");
         };

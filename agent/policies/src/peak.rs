@@ -1,5 +1,5 @@
 //! The policies `peak`, `peak-vertical` and `peak-both`: provide the highest demand of a window, times a margin. Own that choice; the demand is estimated by
-//! [`History`] and the allocation made by [`Sizing`].
+//! [`History`] and the allocation made by [`DemandSizing`].
 //!
 //! They are the strongest simple rules that we know: they scale up within a tick, since a higher demand is a new peak, and down when the window has passed. The
 //! demand is the arrival rate times the CPU time of a request, so that it is known while replicas are saturated. They know the future no better than any rule,
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::{History, waiting_rps};
 use crate::inputs::{self, check_range, check_span, measured};
-use crate::sizing::{EstimatedDemand, Sizing, fitted_memory};
+use crate::sizing::{DemandSizing, EstimatedDemand, fitted_memory};
 use crate::{Decision, HoldReason, Memory, Policy, Rule, Scope};
 
 /// Parameters of the rule.
@@ -80,7 +80,7 @@ impl Policy for Peak {
         };
         let memory_mib = if self.scope == Scope::Horizontal { current.memory_mib } else { fitted_memory(state, current.memory_mib) };
         let sized = Allocation { memory_mib, ..current };
-        let sizing = Sizing { state, current: sized, request_seconds: summary.request_seconds, idle: Replicas(0), scope: self.scope };
+        let sizing = DemandSizing { state, current: sized, request_seconds: summary.request_seconds, idle: Replicas(0), scope: self.scope };
         let Some(wanted) = sizing.provide(demand) else {
             return Decision::hold(HoldReason::NotAllowed, "there is no replica to resize");
         };

@@ -54,7 +54,7 @@ const KEEP_FROM: f64 = 0.97;
 
 /// A function whose replicas are sized.
 #[derive(Debug, Clone, Copy)]
-pub struct Sizing<'a> {
+pub struct DemandSizing<'a> {
     /// Its State: bounds, objective and use.
     pub state: &'a State,
     /// Its allocation, with the memory that it is to have.
@@ -67,7 +67,7 @@ pub struct Sizing<'a> {
     pub scope: Scope,
 }
 
-impl Sizing<'_> {
+impl DemandSizing<'_> {
     /// The allocation for `demand`, which may exceed the bounds. `None` if CPU alone is to carry it and there is no replica.
     #[must_use]
     pub fn provide(&self, demand: EstimatedDemand) -> Option<Allocation> {

@@ -22,6 +22,7 @@ pub(crate) fn state(tick: u64, rate: f64) -> State {
     state.allocation = Some(Allocation::new(2, 500, 128));
     let two = Replicas(2);
     state.replicas = Some(ReplicaCounts::all(two));
+    state.age.requests_ms = Some(0);
     for window in [&mut state.windows.tick, &mut state.windows.short, &mut state.windows.long] {
         window.covered_ms = 5000;
         (window.rate_rps, window.completed_rps, window.failed_share) = (Some(rate), Some(rate), Some(0.0));

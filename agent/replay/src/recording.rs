@@ -52,7 +52,7 @@ impl RecordedStates {
         Self { states, unreadable, repeated }
     }
 
-    /// What is wrong with the recording, in sentences.
+    /// Faults of the recording, in sentences.
     pub fn faults(&self) -> impl Iterator<Item = String> {
         let unreadable = (self.unreadable > 0).then(|| format!("{} recorded messages cannot be read and are left out", self.unreadable));
         let repeated = (self.repeated > 0).then(|| format!("{} States were recorded more than once and count once", self.repeated));

@@ -79,7 +79,7 @@ mod tests {
         rules.iter().for_each(|rule| drop(rule.policy()));
         names.sort();
         names.dedup();
-        assert_eq!((names.len(), rules.len()), (22, 22));
+        assert_eq!((names.len(), rules.len()), (31, 31));
         assert!(names.contains(&"hpa cpu_utilization=30 downscale_stabilization=60s".to_owned()), "{names:?}");
     }
 }

@@ -16,7 +16,7 @@ use super::KubernetesConfig;
 ///
 /// A peer has one read at a time. What arrives late is a result of the next sweep, and its peer is not waited for until it answers in time again.
 pub(super) struct Sweep<T> {
-    /// What is read, for the log.
+    /// Subject of the reads, for the log.
     subject: &'static str,
     /// Timeout of one read.
     timeout: Duration,
