@@ -10,7 +10,7 @@ use qscale_common::policy::{MetricsSource, PodEndpoint};
 use qscale_common::scrape::{FunctionScrape, PlatformReplicas};
 use qscale_common::time::Span;
 use qscale_common::units::{Allocation, Replicas};
-use qscale_tests::{Cluster, Folder, Program, eventually, eventually_async, process};
+use qscale_tests::{Cluster, Folder, Program, eventually, eventually_async, free_port, process};
 
 /// A source with the published rights of the collector, and no others.
 fn source(cluster: &Cluster) -> Source {
@@ -113,7 +113,7 @@ async fn cpu_and_memory_come_from_the_resource_metrics_api_where_it_is_chosen() 
 
 /// The function `fibonacci` as a process, with its log in `folder`, its port, and as many requests that it has answered.
 fn function(requests: u32, folder: &Folder) -> (Program, u16) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+    let port = free_port();
     let log = folder.path().join(format!("function-{port}.log"));
     let program = Program::start(&process::binary("qscale-function"), ["fibonacci".into(), format!("--port={port}")], &log);
     let ask = || {

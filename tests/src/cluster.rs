@@ -4,7 +4,6 @@ mod metrics;
 mod node;
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -13,7 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use serde_json::{Value, json};
 
 use crate::process::tail;
-use crate::{Folder, Program, eventually, repository};
+use crate::{Folder, Program, eventually, free_port, repository};
 
 /// Behaviour of the simulated nodes and their pods.
 const KWOK: &str = include_str!("cluster/kwok.yaml");
@@ -59,11 +58,6 @@ fn assets() -> Option<PathBuf> {
     }
     eprintln!("skipped: {} has no {missing:?}; `make kube-assets` builds them", folder.display());
     None
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port()
 }
 
 impl Cluster {

@@ -10,8 +10,9 @@ pub mod system;
 pub mod watched;
 
 use std::future::Future;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use cluster::{Cluster, RealNode};
@@ -78,6 +79,22 @@ pub async fn first<M: Message + Send + 'static>(messages: &mut Subscription<M>, 
         None
     };
     tokio::time::timeout(TIMEOUT, search).await.ok().flatten()
+}
+
+/// A port of the loopback interface that no other call returned, below those that Linux gives to connections: it stays free until the program that gets it
+/// binds it.
+///
+/// # Panics
+/// When no port is free.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 8_800;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test programs that run at the same time begin at different ports.
+    let offset = u16::try_from(std::process::id() % 30).unwrap_or(0) * 100;
+    (0..3_000)
+        .map(|_| FIRST + (offset + NEXT.fetch_add(1, Ordering::Relaxed)) % 3_000)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 /// A temporary folder of a test, removed when dropped.

@@ -5,15 +5,19 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use async_nats::Client;
 use qscale_common::platform::FunctionStatus;
 use qscale_common::runtime::bus::{Bus, BusConfig};
-use qscale_common::runtime::http;
+use qscale_common::runtime::{clock, http};
 use serde_json::Value;
 
 use crate::process::{self, binary, tail};
 use crate::{Folder, Program, TIMEOUT, eventually, nats};
+
+/// Time for a start; less than [`TIMEOUT`], so that a failure shows the logs.
+const PATIENCE: Duration = Duration::from_secs(55);
 
 /// A running system in its own folder.
 #[derive(Debug)]
@@ -68,8 +72,10 @@ impl System {
     }
 
     fn until_up(&mut self) {
+        let began = clock::instant();
         eventually("qscale up to be ready", || {
             assert!(self.program.ended().is_none(), "qscale up ended:\n{}", self.tail());
+            assert!(clock::since(began) < PATIENCE, "qscale up is not ready after {PATIENCE:?}:\n{}", self.tail());
             self.printed().contains("[6/6]").then_some(())
         });
     }

@@ -71,11 +71,7 @@ impl Default for Autopilot {
 
 impl Policy for Autopilot {
     fn name(&self) -> &'static str {
-        match self.scope {
-            Scope::Horizontal => "autopilot",
-            Scope::Vertical => "autopilot-vertical",
-            Scope::Joint => "autopilot-both",
-        }
+        self.scope.choose(["autopilot", "autopilot-vertical", "autopilot-both"])
     }
 
     fn model(&self) -> String {
@@ -110,12 +106,7 @@ impl Policy for Autopilot {
 
 impl Rule for Autopilot {
     fn named(self, name: &str) -> Self {
-        let scope = match name {
-            "autopilot-vertical" => Scope::Vertical,
-            "autopilot-both" => Scope::Joint,
-            _ => Scope::Horizontal,
-        };
-        Self { scope, ..self }
+        Self { scope: Scope::of_rule(name), ..self }
     }
 
     fn check(&self) -> Result<(), String> {

@@ -41,11 +41,7 @@ impl Default for Peak {
 
 impl Policy for Peak {
     fn name(&self) -> &'static str {
-        match self.scope {
-            Scope::Horizontal => "peak",
-            Scope::Vertical => "peak-vertical",
-            Scope::Joint => "peak-both",
-        }
+        self.scope.choose(["peak", "peak-vertical", "peak-both"])
     }
 
     fn model(&self) -> String {
@@ -94,12 +90,7 @@ const MAX_CORES: f64 = 1e9;
 
 impl Rule for Peak {
     fn named(self, name: &str) -> Self {
-        let scope = match name {
-            "peak-vertical" => Scope::Vertical,
-            "peak-both" => Scope::Joint,
-            _ => Scope::Horizontal,
-        };
-        Self { scope, ..self }
+        Self { scope: Scope::of_rule(name), ..self }
     }
 
     fn check(&self) -> Result<(), String> {

@@ -27,6 +27,28 @@ pub enum Scope {
     Joint,
 }
 
+impl Scope {
+    /// The scope of the rule called `name`, which ends in `-vertical`, `-both` or neither.
+    #[must_use]
+    pub fn of_rule(name: &str) -> Self {
+        match () {
+            () if name.ends_with("-vertical") => Self::Vertical,
+            () if name.ends_with("-both") => Self::Joint,
+            () => Self::Horizontal,
+        }
+    }
+
+    /// The name for this scope among those of a rule: of the number of replicas, of their size, and of both.
+    #[must_use]
+    pub fn choose(self, [horizontal, vertical, both]: [&'static str; 3]) -> &'static str {
+        match self {
+            Self::Horizontal => horizontal,
+            Self::Vertical => vertical,
+            Self::Joint => both,
+        }
+    }
+}
+
 impl FromStr for Scope {
     type Err = String;
 

@@ -22,7 +22,7 @@ use crate::{Decision, HoldReason, Memory, Policy, Rule, Scope};
 pub struct Threshold {
     /// Which resources are scaled; set by the policy's name.
     #[serde(skip)]
-    pub mode: Scope,
+    pub scope: Scope,
     /// Mean CPU usage of a replica above which the rule scales up.
     pub cpu_millicores: Millicores,
     /// Mean memory usage of a replica above which the rule scales up.
@@ -44,7 +44,7 @@ impl Default for Threshold {
     /// bounds in a dozen steps. At 90 % of its quota a replica is throttled in most periods.
     fn default() -> Self {
         Self {
-            mode: Scope::Horizontal,
+            scope: Scope::Horizontal,
             cpu_millicores: Millicores(250),
             memory_mib: Mebibytes(256),
             down_below: 1.0,
@@ -58,11 +58,7 @@ impl Default for Threshold {
 
 impl Policy for Threshold {
     fn name(&self) -> &'static str {
-        match self.mode {
-            Scope::Horizontal => "threshold",
-            Scope::Vertical => "threshold-vertical",
-            Scope::Joint => "threshold-both",
-        }
+        self.scope.choose(["threshold", "threshold-vertical", "threshold-both"])
     }
 
     fn model(&self) -> String {
@@ -76,12 +72,7 @@ impl Policy for Threshold {
 
 impl Rule for Threshold {
     fn named(self, name: &str) -> Self {
-        let mode = match name {
-            "threshold-vertical" => Scope::Vertical,
-            "threshold-both" => Scope::Joint,
-            _ => Scope::Horizontal,
-        };
-        Self { mode, ..self }
+        Self { scope: Scope::of_rule(name), ..self }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -136,7 +127,7 @@ impl Threshold {
 
     /// More replicas do not lower the memory of a full one, so nearness to the limit counts only if the limit can be raised.
     fn memory_level(&self, usage: Usage, current: Allocation) -> UsageLevel {
-        let saturated = self.mode != Scope::Horizontal && usage.max > self.saturation * f64::from(current.memory_mib.0);
+        let saturated = self.scope != Scope::Horizontal && usage.max > self.saturation * f64::from(current.memory_mib.0);
         self.level(usage.mean, f64::from(self.memory_mib.0), saturated)
     }
 
@@ -152,10 +143,10 @@ impl Threshold {
     /// One step from `current` within the State's bounds. Upwards only the scarce resource grows; downwards all shrink.
     fn step(&self, direction: Direction, state: &State, current: Allocation, seen: UsageLevels) -> Allocation {
         let mut next = current;
-        if self.mode != Scope::Vertical {
+        if self.scope != Scope::Vertical {
             next.replicas.0 = moved(direction, current.replicas.0, self.replicas_step.0);
         }
-        if self.mode != Scope::Horizontal {
+        if self.scope != Scope::Horizontal {
             let down = direction == Direction::Down;
             if down || seen.cpu.is_short() {
                 next.cpu_millicores.0 = moved(direction, current.cpu_millicores.0, self.cpu_step_millicores.0);

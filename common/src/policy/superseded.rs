@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ScalingPolicy;
+use super::{ScalingPolicy, WorkloadId};
 use crate::name::FunctionId;
 
 /// The policies that do not act because another one scales the same workload, each with that other. Of several, the one that is named like the workload acts,
@@ -11,11 +11,12 @@ use crate::name::FunctionId;
 pub fn superseded<'a>(policies: impl IntoIterator<Item = &'a ScalingPolicy>) -> BTreeMap<FunctionId, FunctionId> {
     let mut by_workload: BTreeMap<_, Vec<&ScalingPolicy>> = BTreeMap::new();
     for policy in policies {
-        by_workload.entry((policy.workload.kind, &policy.namespace, policy.workload_name())).or_default().push(policy);
+        let name = FunctionId::new(policy.namespace.clone(), policy.workload_name().clone());
+        by_workload.entry(WorkloadId { kind: policy.workload.kind, name }).or_default().push(policy);
     }
     let mut superseded = BTreeMap::new();
-    for ((_, _, workload), policies) in by_workload {
-        let first = policies.iter().map(|policy| policy.function()).min_by_key(|function| (function.name != *workload, function.clone()));
+    for (workload, policies) in by_workload {
+        let first = policies.iter().map(|policy| policy.function()).min_by_key(|function| (*function != workload.name, function.clone()));
         let Some(first) = first else { continue };
         let others = policies.iter().map(|policy| policy.function()).filter(|function| *function != first);
         superseded.extend(others.map(|function| (function, first.clone())));

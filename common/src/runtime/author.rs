@@ -91,14 +91,14 @@ impl Author {
         self.key.as_ref()
     }
 
-    /// Appends a change of a value without revisions to the record of changes; it was made at `now`. A failure is reported.
-    pub async fn record_change(&self, kind: ChangeKind, target: &str, before: Option<Value>, after: Option<Value>, now: Timestamp) {
+    /// Appends a change of a value without revisions to the record of changes; it was made at `now`. Returns whether it is recorded; a failure is reported.
+    pub async fn record_change(&self, kind: ChangeKind, target: &str, before: Option<Value>, after: Option<Value>, now: Timestamp) -> bool {
         let changed = |value: Option<Value>| value.map(|value| ChangedValue::new(None, value));
-        self.record(Made { kind, target: target.to_owned(), before: changed(before), after: changed(after) }, now).await;
+        self.record(Made { kind, target: target.to_owned(), before: changed(before), after: changed(after) }, now).await
     }
 
-    /// Appends a change that was made at `now` to the record of changes. A failure does not undo the change; it is reported.
-    pub(super) async fn record(&self, made: Made, now: Timestamp) {
+    /// Appends a change that was made at `now` to the record of changes. Returns whether it is recorded; a failure does not undo the change, and is reported.
+    pub(super) async fn record(&self, made: Made, now: Timestamp) -> bool {
         let Made { kind, target, before, after } = made;
         let what = format!("{}: {target}", kind.word());
         let record = ChangeRecord {
@@ -111,9 +111,11 @@ impl Author {
             after,
             reason: self.reason.clone().unwrap_or_default(),
         };
-        if let Err(error) = self.append(record.to_json()).await {
+        let appended = self.append(record.to_json()).await;
+        if let Err(error) = &appended {
             (self.unrecorded)(&format!("the change is made but not recorded ({what}): {error:#}; `qscale doctor` checks the streams"));
         }
+        appended.is_ok()
     }
 
     async fn append(&self, record: Vec<u8>) -> anyhow::Result<()> {

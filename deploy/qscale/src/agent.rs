@@ -17,6 +17,7 @@ use qscale_common::runtime::nats_accounts::{self, User};
 use qscale_common::runtime::private;
 use qscale_common::runtime::provision;
 use qscale_common::runtime::signature::TrustConfig;
+use qscale_common::time::Timestamp;
 use qscale_up::pending::{self, PendingChange};
 use qscale_up::storage::Storage;
 use serde_json::json;
@@ -94,11 +95,9 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
         let jetstream = setup(state).await.with_context(refused)?;
         provision::ensure(&jetstream, &nats_accounts::agents(passwords.keys())).await.context("failed to create the agent's stream")?;
         activate(state, &config, agent).await.with_context(refused)?;
-        if !known {
-            record(state, ChangeKind::AgentAdded, agent).await;
-        }
-    } else if !known {
-        record_later(state, ChangeKind::AgentAdded, agent);
+    }
+    if !known {
+        record(state, running, ChangeKind::AgentAdded, agent).await;
     }
     drop(lock);
     let status = match (running, known) {
@@ -111,24 +110,22 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
     if json { output::json(&connection.as_json()) } else { output::line(connection.text(status)) }
 }
 
-/// Appends a change of `agent` to the record of changes. A failure is a warning.
-async fn record(state: &StateDir, kind: ChangeKind, agent: &Name) {
-    let bus = async {
-        let config = state.bus_config(&state.addresses()?.nats, &User::Operator.name());
-        anyhow::Ok(Bus::of_client(config.connect_once("qscale-agent", CONNECT_TIMEOUT).await?, "/qscale/operator"))
-    };
-    match bus.await {
-        Ok(bus) => AuthorArgs::default().author(&bus).record_change(kind, agent.as_str(), None, None, clock::now()).await,
-        Err(error) => output::warn(format_args!("the change is made but not recorded: {error:#}")),
+/// Appends a change of `agent` to the record of changes of a `running` system. The next start appends one that could not be. A failure is a warning.
+async fn record(state: &StateDir, running: bool, kind: ChangeKind, agent: &Name) {
+    let at_ms = clock::now();
+    if running && append(state, kind, agent, at_ms).await.unwrap_or(false) {
+        return;
     }
-}
-
-/// Keeps a change of `agent` for the next start, which records it. A failure is a warning.
-fn record_later(state: &StateDir, kind: ChangeKind, agent: &Name) {
-    let change = PendingChange { kind, agent: agent.clone(), by: author::user_name(), at_ms: clock::now() };
+    let change = PendingChange { kind, agent: agent.clone(), by: author::user_name(), at_ms };
     if let Err(error) = pending::keep(state, change) {
         output::warn(format_args!("the change is made but will not be recorded: {error:#}"));
     }
+}
+
+async fn append(state: &StateDir, kind: ChangeKind, agent: &Name, at: Timestamp) -> anyhow::Result<bool> {
+    let config = state.bus_config(&state.addresses()?.nats, &User::Operator.name());
+    let bus = Bus::of_client(config.connect_once("qscale-agent", CONNECT_TIMEOUT).await?, "/qscale/operator");
+    Ok(AuthorArgs::default().author(&bus).record_change(kind, agent.as_str(), None, None, at).await)
 }
 
 /// JetStream as the user that creates streams.
@@ -260,10 +257,8 @@ async fn remove(locate: &Locate, state: &StateDir, agent: &Name) -> anyhow::Resu
         // Last, so that the agent cannot write any more.
         let jetstream = setup(state).await.context("the credential is removed, but not the Actions; the next start deletes them")?;
         provision::remove_agent(&jetstream, agent).await?;
-        record(state, ChangeKind::AgentRemoved, agent).await;
-    } else {
-        record_later(state, ChangeKind::AgentRemoved, agent);
     }
+    record(state, running, ChangeKind::AgentRemoved, agent).await;
     drop(lock);
     let effect =
         if running { "it is disconnected and its Actions are deleted" } else { "no system runs; the next start deletes its Actions" };

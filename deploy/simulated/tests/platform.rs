@@ -8,7 +8,7 @@ use qscale_common::name::FunctionId;
 use qscale_common::platform::{AllocationRequest, EventKind, FunctionSpec, FunctionStatus};
 use qscale_common::runtime::platform::{PlatformClient, PlatformError};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
-use qscale_tests::{Folder, Program, eventually_async, process};
+use qscale_tests::{Folder, Program, eventually_async, free_port, process};
 
 /// A running platform, ten times as fast as real time.
 struct Platform {
@@ -21,8 +21,7 @@ struct Platform {
 impl Platform {
     async fn start() -> Self {
         let folder = Folder::new("simulated");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
-        let address = format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{}", free_port());
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_qscale-simulated"));
         let state = folder.path().join("state");
         command

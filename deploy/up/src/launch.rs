@@ -3,7 +3,6 @@
 //! Files are read and written synchronously: they are small and local, and while the system starts the runtime has nothing else to do.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use qscale_common::runtime::bus::{Bus, BusConfig};
 use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::files::{MAX_DOCUMENT, MAX_STATE, read_text};
 use qscale_common::runtime::health::Condition;
-use qscale_common::runtime::lock::{self, FileLock, LockedFolder};
+use qscale_common::runtime::lock::LockedFolder;
 use qscale_common::runtime::nats_accounts::{self, User};
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_common::runtime::{kv, policies, private, provision};
@@ -28,6 +27,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::plan::{ClusterPlan, Plan, PlannedFunction, copy_of};
+use super::ports::SystemPorts;
 use super::supervisor::{HealthCheck, KILLED, Preparation, Service, Status, Statuses, Supervisor};
 use super::{BackendKind, pending, say, sibling_program};
 use crate::repair::{Repair, RepairReport};
@@ -76,8 +76,8 @@ pub struct RunningSystem {
     print: bool,
     // Held while the system runs: a second one in the same folder is refused.
     _folder: LockedFolder,
-    // Held by the one system on this machine that has the usual ports.
-    _usual_ports: Option<FileLock>,
+    // Held until it stopped.
+    _ports: SystemPorts,
 }
 
 impl RunningSystem {
@@ -90,8 +90,8 @@ impl RunningSystem {
         let folder = LockedFolder::take("--state-dir", &state.join(""))?;
         // Summary of an earlier run.
         let _absent = std::fs::remove_file(state.join(LOAD_OUTPUT));
-        let usual_ports = claim_usual_ports();
-        let address = |usual| address(usual_ports.is_some().then_some(usual));
+        let mut ports = SystemPorts::claim();
+        let mut address = |usual| ports.address(usual);
         let mut health = BTreeMap::new();
         for (service, port) in [("collector", 8711), ("actuator", 8713), ("promoter", 8715)] {
             health.insert(service.to_owned(), address(port)?.to_string());
@@ -117,7 +117,7 @@ impl RunningSystem {
         };
         let (backend, clock_rate) = (plan.backend, plan.clock_rate);
         let supervisor = Supervisor::new();
-        Ok(Self { supervisor, state, addresses, backend, clock_rate, limits: true, print, _folder: folder, _usual_ports: usual_ports })
+        Ok(Self { supervisor, state, addresses, backend, clock_rate, limits: true, print, _folder: folder, _ports: ports })
     }
 
     /// Starts everything but the load, in order; returns the operator's connection.
@@ -554,12 +554,6 @@ async fn remove_left_copy(platform: &PlatformClient, author: &Author, plan: &Pla
     Ok(())
 }
 
-/// Lock on the usual ports. One system of a machine has it: two that start at the same time would find the same ports free.
-fn claim_usual_ports() -> Option<FileLock> {
-    let folder = private::folder(&private::runtime_folder()).ok()?;
-    lock::take(&folder.join("usual-ports.lock")).ok()
-}
-
 /// Deletes the indexes of the streams in `store`, so that nats-server reads all messages when it starts, and drops damaged ones. With an index it would find them
 /// only when they are read, and the reader would wait forever.
 fn delete_indexes(store: &Path) {
@@ -567,13 +561,6 @@ fn delete_indexes(store: &Path) {
         // It may not have been written.
         let _absent = std::fs::remove_file(stream.path().join("msgs/index.db"));
     }
-}
-
-/// A loopback address with the usual port, or with any free one.
-fn address(usual: Option<u16>) -> anyhow::Result<SocketAddr> {
-    let bind = |port| TcpListener::bind(("127.0.0.1", port));
-    let listener = usual.map_or_else(|| bind(0), |port| bind(port).or_else(|_| bind(0))).context("no free port on 127.0.0.1")?;
-    listener.local_addr().context("failed to read the address of a socket")
 }
 
 /// Waits until `condition` holds, at most [`READY_TIMEOUT`].

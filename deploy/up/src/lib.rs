@@ -12,6 +12,7 @@ pub mod many;
 pub mod options;
 pub mod pending;
 pub mod plan;
+mod ports;
 pub mod repair;
 pub mod state_dir;
 pub mod storage;

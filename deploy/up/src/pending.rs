@@ -40,21 +40,27 @@ pub fn keep(state: &StateDir, change: PendingChange) -> anyhow::Result<()> {
     private::write(&state.join(FILE), &serde_json::to_vec_pretty(&changes)?)
 }
 
-/// Appends the kept changes to the record of changes over `bus`. The file is deleted last: an interrupted start records a change twice rather than never.
+/// Appends the kept changes to the record of changes over `bus`, and keeps those that could not be appended. The file is changed last: an interrupted start
+/// records a change twice rather than never.
 ///
 /// # Errors
-/// When the file cannot be read or deleted.
+/// When the file cannot be read, written or deleted.
 pub async fn record(state: &StateDir, bus: &Bus) -> anyhow::Result<()> {
     let _lock = state.lock_credentials().await?;
-    let changes = read(state)?;
-    for PendingChange { kind, agent, by, at_ms } in &changes {
-        let author = Author::new(bus, User::Operator, by).reporting(|error| say(format_args!("warning: {error}")));
-        author.record_change(*kind, agent.as_str(), None, None, *at_ms).await;
-    }
+    let (changes, mut left) = (read(state)?, Vec::new());
     if changes.is_empty() {
         return Ok(());
     }
-    std::fs::remove_file(state.join(FILE)).with_context(|| state.join(FILE).display().to_string())
+    for change in changes {
+        let author = Author::new(bus, User::Operator, &change.by).reporting(|error| say(format_args!("warning: {error}")));
+        if !author.record_change(change.kind, change.agent.as_str(), None, None, change.at_ms).await {
+            left.push(change);
+        }
+    }
+    if left.is_empty() {
+        return std::fs::remove_file(state.join(FILE)).with_context(|| state.join(FILE).display().to_string());
+    }
+    private::write(&state.join(FILE), &serde_json::to_vec_pretty(&left)?)
 }
 
 fn read(state: &StateDir) -> anyhow::Result<Vec<PendingChange>> {
@@ -66,6 +72,7 @@ fn read(state: &StateDir) -> anyhow::Result<Vec<PendingChange>> {
 
 #[cfg(test)]
 mod tests {
+    use qscale_common::contract::subject;
     use qscale_common::runtime::{changes, provision};
     use qscale_tests::{Folder, NatsServer, TIMEOUT};
 
@@ -89,6 +96,11 @@ mod tests {
             let expected = [(ChangeKind::AgentAdded, 1_000), (ChangeKind::AgentRemoved, 2_000)];
             assert_eq!(found, expected.map(|(kind, at)| (kind, "mine".to_owned(), "ann".to_owned(), Timestamp(at))));
         }
+        keep(&state, made(ChangeKind::AgentAdded, 3_000)).expect("kept");
+        let setup = server.config("setup").connect_once("test", TIMEOUT).await.expect("it answers");
+        async_nats::jetstream::new(setup).delete_stream(subject::CHANGE_STREAM).await.expect("deleted");
+        record(&state, &bus).await.expect("the file is there");
+        assert_eq!(read(&state).expect("readable"), [made(ChangeKind::AgentAdded, 3_000)], "what is not recorded is kept");
         private::write(&state.join(FILE), b"[").expect("written");
         let error = format!("{:#}", record(&state, &bus).await.expect_err("damaged"));
         assert!(error.contains("changes.json is invalid; delete it"), "{error}");

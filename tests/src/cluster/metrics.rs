@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::Cluster;
 use crate::process::tail;
-use crate::{Program, eventually};
+use crate::{Program, eventually, free_port};
 
 /// The API that it serves.
 const API: &str = "v1beta1.metrics.k8s.io";
@@ -20,7 +20,7 @@ impl Cluster {
             eprintln!("{} has no metrics-server; `deploy/cluster/assets.sh node` builds it", self.assets.display());
             return None;
         }
-        let port = super::free_port();
+        let port = free_port();
         let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
         let kubeconfigs = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"];
         let mut arguments: Vec<String> = kubeconfigs.iter().map(|flag| file(flag, "metrics-server.kubeconfig")).collect();

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::Cluster;
 use crate::process::tail;
-use crate::{Program, eventually, repository};
+use crate::{Program, eventually, free_port, repository};
 
 /// Name of the node and of its user.
 const NAME: &str = "real";
@@ -162,7 +162,7 @@ impl<'a> RealNode<'a> {
 
     fn start_kubelet(&mut self) {
         let path = |name: &str| self.traces.folder.join(name);
-        let port = super::free_port();
+        let port = free_port();
         let config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",

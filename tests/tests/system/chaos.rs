@@ -1,6 +1,5 @@
 //! Every service is killed in turn, under load: the loop recovers by itself, bounds are never broken, and no replica is orphaned.
 
-use std::net::TcpListener;
 use std::path::Path;
 
 use async_nats::jetstream;
@@ -8,7 +7,7 @@ use qscale_common::contract::subject;
 use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::http;
 use qscale_tests::watched::{SERVICES, Watched};
-use qscale_tests::{Program, TIMEOUT, eventually, eventually_async, process};
+use qscale_tests::{Program, TIMEOUT, eventually, eventually_async, free_port, process};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loop_recovers_from_the_death_of_any_service() {
@@ -66,8 +65,7 @@ async fn a_nats_server_that_does_not_write_any_more_is_started_again() {
 
 /// Starts `service` without a bus, with the log `log`, and waits until it is alive.
 fn start_with_log(service: &str, settings: &[String], log: &Path) -> (Program, String) {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
-    let health = format!("127.0.0.1:{port}");
+    let health = format!("127.0.0.1:{}", free_port());
     let fixed = [format!("health={health}"), "nats.url=nats://127.0.0.1:9".to_owned()];
     let arguments: Vec<&str> = fixed.iter().chain(settings).flat_map(|setting| ["--set", setting]).collect();
     (Program::start(&process::binary(service), arguments, log), health)

@@ -10,7 +10,7 @@ use qscale_common::platform::{FunctionSpec, PlatformAddresses};
 use qscale_common::runtime::http;
 use qscale_common::runtime::platform::PlatformClient;
 use qscale_tests::process::binary;
-use qscale_tests::{Folder, Program, System, TIMEOUT, eventually, eventually_async, first, nats, system};
+use qscale_tests::{Folder, Program, System, TIMEOUT, eventually, eventually_async, first, free_port, nats, system};
 
 const FUNCTIONS: usize = 50;
 
@@ -111,8 +111,7 @@ async fn scrape(address: &str) -> String {
 }
 
 fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").to_string()
+    format!("127.0.0.1:{}", free_port())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

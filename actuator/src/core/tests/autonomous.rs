@@ -1,6 +1,8 @@
 //! Decisions of the actuator itself: fallback, freeze, restore, repair.
 
 use super::*;
+use qscale_common::policy::{FallbackRule, Range};
+use qscale_common::units::Replicas;
 
 #[test]
 fn of_two_policies_for_one_workload_one_acts() {
@@ -19,8 +21,6 @@ fn of_two_policies_for_one_workload_one_acts() {
     rig.settle();
     assert_eq!(rig.platform.workloads[&id()].replicas, Replicas(6));
 }
-use qscale_common::policy::{FallbackRule, Range};
-use qscale_common::units::Replicas;
 
 fn restored(rig: &Rig) -> Option<Timestamp> {
     let key = Record::Restored(Timestamp(0)).key(&id());

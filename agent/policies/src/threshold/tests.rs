@@ -17,7 +17,7 @@ fn seen(cpu: f64, memory: f64, current: Allocation) -> State {
 
 #[track_caller]
 fn check(mode: Scope, (cpu, memory): (f64, f64), current: Allocation, expected: Result<Allocation, HoldReason>) {
-    let policy = Threshold { mode, ..Threshold::default() };
+    let policy = Threshold { scope: mode, ..Threshold::default() };
     let decision = policy.decide(&seen(cpu, memory, current), &mut Memory::default(), Timestamp(0), &mut fixtures::rng());
     match decision {
         Decision::Want { allocation, reason, .. } => assert_eq!(Ok(allocation), expected, "{reason}"),
@@ -75,7 +75,7 @@ fn memory_is_not_lowered_into_saturation() {
     check(Scope::Vertical, (10.0, 90.0), Allocation::new(1, 100, 100), Err(HoldReason::NotAllowed));
     let mut state = seen(10.0, 50.0, Allocation::new(1, 100, 256));
     state.windows.long.memory_mib = usage(225.0);
-    let decision = Threshold { mode: Scope::Vertical, ..Threshold::default() }.evaluate(&state);
+    let decision = Threshold { scope: Scope::Vertical, ..Threshold::default() }.evaluate(&state);
     assert_eq!(decision.wanted(), Some(Allocation::new(1, 100, 250)));
 }
 
@@ -153,7 +153,7 @@ fn measurements() -> impl Strategy<Value = Option<Usage>> {
 prop_compose! {
     fn rules()(mode in modes(), cpu in any::<u32>(), memory in any::<u32>(), down_below in 0.0..=1.0f64, saturation in 0.01..2.0f64, steps in allocations())
         -> Threshold {
-        Threshold { mode, cpu_millicores: Millicores(cpu), memory_mib: Mebibytes(memory), down_below, saturation,
+        Threshold { scope: mode, cpu_millicores: Millicores(cpu), memory_mib: Mebibytes(memory), down_below, saturation,
             replicas_step: steps.replicas, cpu_step_millicores: steps.cpu_millicores, memory_step_mib: steps.memory_mib }
     }
 }
@@ -180,7 +180,7 @@ proptest! {
     #[test]
     fn one_step_never_exceeds_the_step_within_the_bounds(mode in modes(), cpu in 0.0..2000.0f64, memory in 0.0..2000.0f64, r in 1u32..=10, c in 100u32..=1000, m in 64u32..=1024) {
         let current = Allocation::new(r, c, m);
-        let policy = Threshold { mode, ..Threshold::default() };
+        let policy = Threshold { scope: mode, ..Threshold::default() };
         if let Some(wanted) = policy.evaluate(&seen(cpu, memory, current)).wanted() {
             prop_assert!(wanted.replicas.0.abs_diff(r) <= 1);
             prop_assert!(wanted.cpu_millicores.0.abs_diff(c) <= 30);

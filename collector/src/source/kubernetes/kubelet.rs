@@ -66,11 +66,17 @@ impl Kubelets {
     pub(super) async fn read(&mut self, nodes: &[Arc<Node>]) -> Vec<Reading> {
         let (mut connections, mut reads) = (HashMap::new(), Vec::new());
         for node in nodes {
-            let Some(KubeletAddress { url, path }) = self.address(node) else { continue };
-            let Some(client) = self.connections.remove(&url).or_else(|| self.connect(&url)) else { continue };
-            let (reader, connection) = (Arc::clone(&self.reader), client.clone());
-            reads.push((node.name_any(), async move { reader.read(&connection, &path).await }));
-            connections.insert(url, client);
+            let reachable = self.address(node).and_then(|KubeletAddress { url, path }| {
+                let client = self.connections.remove(&url).or_else(|| self.connect(&url))?;
+                connections.insert(url, client.clone());
+                Some((client, path))
+            });
+            let reader = Arc::clone(&self.reader);
+            let read = async move {
+                let (client, path) = reachable.ok_or_else(|| SourceError::Connection("the node has no internal address".into()))?;
+                reader.read(&client, &path).await
+            };
+            reads.push((node.name_any(), read));
         }
         self.connections = connections;
         self.sweep.read(reads).await

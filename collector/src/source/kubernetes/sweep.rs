@@ -26,6 +26,8 @@ pub(super) struct Sweep<T> {
     permits: [Arc<Semaphore>; 2],
     reads: JoinSet<Answer<T>>,
     peers: HashMap<String, Peer>,
+    /// Peers that the sweep waits for.
+    awaited: usize,
     /// Whether a peer could not be read the last time.
     incomplete: bool,
 }
@@ -54,6 +56,7 @@ impl<T: Send + 'static> Sweep<T> {
             permits: [permits(), permits()],
             reads: JoinSet::new(),
             peers: HashMap::new(),
+            awaited: 0,
             incomplete: false,
         }
     }
@@ -73,9 +76,10 @@ impl<T: Send + 'static> Sweep<T> {
             }
             self.peers.insert(name, peer);
         }
+        self.awaited = self.peers.values().filter(|peer| peer.awaited).count();
         let mut answers = Vec::new();
         let mut patience = pin!(sleep(self.patience));
-        while self.peers.values().any(|peer| peer.awaited) {
+        while self.awaited > 0 {
             tokio::select! {
                 Some(read) = self.reads.join_next() => answers.extend(self.end(read)),
                 () = &mut patience => break,
@@ -107,7 +111,8 @@ impl<T: Send + 'static> Sweep<T> {
     fn end(&mut self, read: Result<Answer<T>, JoinError>) -> Option<T> {
         let answer = read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         let peer = self.peers.get_mut(&answer.peer)?;
-        (peer.reading, peer.awaited, peer.late) = (false, false, answer.late);
+        self.awaited -= usize::from(std::mem::take(&mut peer.awaited));
+        (peer.reading, peer.late) = (false, answer.late);
         match answer.result {
             Ok(read) => {
                 peer.failed = None;

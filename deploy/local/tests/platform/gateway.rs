@@ -156,8 +156,7 @@ async fn a_replica_gets_the_authority_of_the_request_line_as_host() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_function_may_have_a_port_of_its_own() {
     let folder = folder();
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
-    let (first, second) = (free(), free());
+    let (first, second) = (qscale_tests::free_port(), qscale_tests::free_port());
     let platform = Platform::with(folder.path(), &spec(&format!("listen = {first}")), 1).await;
     let answers = async |port: u16| {
         let own = Caller::new(&format!("127.0.0.1:{port}"), true);
