@@ -23,7 +23,7 @@ up-kubernetes: tools ## Run the services in the foreground for the workloads of 
 	$(CARGO) build --locked --workspace --bins --features qscale-actuator/kubernetes,qscale-collector/kubernetes
 	@NATS_SERVER_BIN="$(NATS)" target/debug/qscale up --backend kubernetes $(ARGS)
 
-test: tools format lint unit ## Run every check and test
+test: tools format unit ## Run every check and test
 
 build: tools ## Build everything that `make up` runs
 	$(CARGO) build --locked --workspace --bins
@@ -34,15 +34,19 @@ tools: ## Check for required tools and install missing ones
 format: ## Check the formatting
 	$(CARGO) fmt --all --check
 
-lint: ## Run the linter; warnings are errors
+lint: ## Run the linter alone; warnings are errors
 	$(CARGO) clippy --locked --workspace $(FEATURES) --all-targets -- --deny warnings
+
+# Lints the project's own crates while it compiles them.
+unit test-kube: export RUSTC_WORKSPACE_WRAPPER = $(CURDIR)/tests/rustc.sh
 
 # Each program has tests of its own, so that cargo builds it before the tests of the whole system, which run it. Tests of the whole system mostly
 # wait, so more of them run at once than there are cores. `--tests` leaves out documentation tests, of which there are none.
-unit: ## Run the tests
+unit: ## Lint, and run the tests
 	@deploy/tools.sh --tests >/dev/null
 	@test -x "$${KUBEBUILDER_ASSETS:-$$(deploy/cluster/assets.sh where)}/kube-apiserver" || echo "skipping the tests with Kubernetes; \`make kube-assets\` builds what they need"
-	NATS_SERVER_BIN="$(NATS)" RUST_TEST_THREADS=$$((2 * $$(nproc))) RUSTC_WRAPPER=$(CURDIR)/tests/rustc.sh $(CARGO) test --locked --workspace $(FEATURES) --no-fail-fast --tests
+	$(CARGO) build --locked --workspace $(FEATURES) --all-targets
+	NATS_SERVER_BIN="$(NATS)" RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked --workspace $(FEATURES) --no-fail-fast --tests
 
 test-kube: tools kube-assets ## Run the tests with a Kubernetes control plane
 	$(CARGO) test --locked --workspace $(FEATURES) --test kubernetes

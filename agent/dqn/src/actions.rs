@@ -155,6 +155,7 @@ pub struct Actions {
 pub struct ActionCandidates {
     entries: Vec<Result<Allocation, MaskReason>>,
     mask: Mask,
+    steady: bool,
 }
 
 impl ActionCandidates {
@@ -162,6 +163,12 @@ impl ActionCandidates {
     #[must_use]
     pub fn mask(&self) -> Mask {
         self.mask
+    }
+
+    /// Whether the set is `headroom`, the load is steady ([`FeatureContext::is_steady`]) and the function always keeps a replica.
+    #[must_use]
+    pub fn is_steady(&self) -> bool {
+        self.steady
     }
 
     /// The allocation of action `index`.
@@ -259,6 +266,7 @@ impl Actions {
     pub fn decode(&self, context: &FeatureContext<'_>, candidates: &mut ActionCandidates) {
         candidates.entries.clear();
         candidates.mask = Mask::default();
+        candidates.steady = self.set == ActionSet::Headroom && context.state.bounds.replicas.min().0 > 0 && context.is_steady();
         let Some(current) = context.state.allocation else {
             candidates.entries.resize(self.count(), Err(MaskReason::NoAllocation));
             return;

@@ -22,6 +22,15 @@ const MAX_GROWTH: f64 = 3.0;
 /// Upper bound of any measurement: far above real values, and low enough that products stay finite.
 const MAX_MEASUREMENT: f64 = 1e9;
 
+/// Minutes after which a load may count as steady.
+const STEADY_MINUTES: u32 = 10;
+/// Relative deviation of a steady rate from its mean, besides the noise of a Poisson process.
+const STEADY_DEVIATION: f64 = 0.05;
+/// Standard deviations of that noise: an hour has 720 ticks of five seconds, of which the highest lies 3.2 above the mean.
+const STEADY_NOISE: f64 = 4.5;
+/// Requests that are added to it, because small counts are not normally distributed.
+const STEADY_REQUESTS: f64 = 3.0;
+
 /// The load that an action provides for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DemandHorizon {
@@ -131,6 +140,16 @@ impl<'a> FeatureContext<'a> {
         Some(EstimatedDemand { cores, full: self.history.limit.map_or(0.0, |limit| concurrency / limit.max(0.01)).min(MAX_MEASUREMENT) })
     }
 
+    /// Whether arrivals look like a Poisson process of constant rate: the highest tick of the last hour, or of the at least ten minutes seen so far, and the
+    /// present level are as near to the mean as its noise explains.
+    #[must_use]
+    pub fn is_steady(&self) -> bool {
+        let HistorySummary { rate, rate_peaks: PeakStats { peak_60, mean_60: mean, .. }, seen_240, .. } = self.history;
+        let of_poisson = |seconds: f64| STEADY_NOISE * (mean / seconds).sqrt() + STEADY_REQUESTS / seconds;
+        let noise = |seconds: f64| mean * STEADY_DEVIATION + of_poisson(seconds.max(0.1));
+        seen_240 >= STEADY_MINUTES && mean > 0.0 && peak_60 - mean <= noise(self.tick_s) && mean - rate.level <= noise(rate.span_s)
+    }
+
     /// Expected benefit of keeping one idle replica warm, divided by its cost: probability of a request in the next
     /// minutes x violation cost / cost of a replica in that time. Above 1 it pays to keep or start a replica before a
     /// request arrives.
@@ -178,6 +197,9 @@ fn concurrency(state: &State) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use qscale_common::contract::Usage;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+    use rand_distr::{Distribution, Poisson};
 
     use super::*;
     use crate::fixtures;
@@ -244,6 +266,28 @@ mod tests {
         let context = FeatureContext::new(&state, history.summary(), 200.0);
         // 2 a second more each second: 20 s ahead of the end of the last tick.
         assert!((context.next_rps.expect("measured") - 530.0).abs() < 15.0, "{context:?}");
+    }
+
+    #[test]
+    fn a_load_is_steady_after_minutes_without_more_than_noise() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        for (mean, changed, steady) in
+            [(0.5, 0.5, true), (20.0, 20.0, true), (800.0, 800.0, true), (20.0, 30.0, false), (800.0, 680.0, false)]
+        {
+            let (mut history, mut state) = (History::default(), fixtures::busy(1.0));
+            let mut is_steady = |tick: u64, rate: f64| {
+                let arrived = Poisson::new(rate * 5.0).expect("a rate").sample(&mut rng);
+                state.tick = qscale_common::time::Tick(tick);
+                state.windows.tick.rate_rps = Some(arrived / 5.0);
+                FeatureContext::update(&state, &mut history, 200.0).is_steady()
+            };
+            let early = (0..100).any(|tick| is_steady(tick, mean));
+            assert!(!early, "too early at {mean}");
+            let late: Vec<bool> = (100..600).map(|tick| is_steady(tick, mean)).collect();
+            assert!(late[30..].iter().all(|steady| *steady), "{mean}");
+            let after = (600..612).map(|tick| is_steady(tick, changed)).last();
+            assert_eq!(after, Some(steady), "{mean} to {changed}");
+        }
     }
 
     #[test]

@@ -295,7 +295,10 @@ impl Dqn {
     }
 
     /// The action to take in `state` by `values`: the one with the highest value, or the default action if its value is
-    /// within the switch margin of it. Values that are not finite are ignored.
+    /// within the switch margin of it or if the load is steady. Values that are not finite are ignored.
+    ///
+    /// Under a steady load the peak of the last minutes is the demand, and there is nothing to foresee. The network, which
+    /// learned from loads that change, would provide for a change and follow the noise.
     #[must_use]
     pub fn select(&self, state: &State, candidates: &ActionCandidates, values: &[f32], violation_cost: f64) -> Option<usize> {
         let finite = values.iter().enumerate().fold(0, |mask, (index, value)| mask | u64::from(value.is_finite()) << index);
@@ -303,7 +306,7 @@ impl Dqn {
         let best = mask.best(values)?;
         let ticks = self.switch_margin.map_or_else(|| default_switch_margin(state, self.actions.set()), SwitchMargin::get);
         let margin = ticks * self.reward.of_usual_cost(violation_cost) * state.tick_length_ms as f64 / 1000.0;
-        let within = |choice: &usize| mask.allows(*choice) && values[*choice] + margin as f32 >= values[best];
+        let within = |choice: &usize| mask.allows(*choice) && (candidates.is_steady() || values[*choice] + margin as f32 >= values[best]);
         Some(self.actions.default_action(candidates).filter(within).unwrap_or(best))
     }
 

@@ -2,6 +2,7 @@
 //! functions, arrivals and perturbations. Pure: no I/O, no clock, random numbers only from seeds.
 
 pub mod cell;
+pub mod curve;
 pub mod decision_latency;
 pub mod evaluation;
 pub mod measure;

@@ -1,9 +1,10 @@
-//! Reports of an evaluation: a table for the terminal, one in Markdown, CSV, and one HTML page. Owns their form; must not compute results.
+//! Reports of an evaluation: a table for the terminal, one in Markdown, CSV, one HTML page, and cost-violation curves. Owns their form; must not compute results.
 //!
 //! Equal results give equal bytes.
 
 mod chart;
 mod csv;
+mod curves;
 mod escape;
 mod html;
 mod markdown;
@@ -15,6 +16,7 @@ mod terminal;
 
 pub use chart::{Curve, Panel, chart};
 pub use csv::{csv_runs, csv_summary};
+pub use curves::{curve_csv, curve_svg, curve_table};
 pub use html::{front_svg, html};
 pub use markdown::markdown;
 pub use sentences::headline;

@@ -16,9 +16,10 @@ use qscale_common::document::Format;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::files::read_document;
 use qscale_dqn::Checkpoint;
+use qscale_evaluate::curve::{CURVE_SEEDS, CostCurve, cost_curves};
 use qscale_evaluate::decision_latency::DecisionLatency;
 use qscale_evaluate::evaluation::jobs::{JobOutcome, Ledger, StageProgress};
-use qscale_evaluate::report::{csv_runs, csv_summary, front_svg, html};
+use qscale_evaluate::report::{csv_runs, csv_summary, curve_csv, curve_svg, front_svg, html};
 use qscale_evaluate::suite::{BUNDLED, SuiteFilter};
 use qscale_evaluate::{EvaluateError, EvaluationRequest, Options, Results, Suite, SuiteEvaluation, Summary, SummaryOptions, summarise};
 
@@ -67,10 +68,10 @@ pub struct SuiteRun {
     policies: AllPolicies,
 }
 
-/// End of an evaluation.
-pub enum EvaluateOutcome {
+/// End of an evaluation that gives a `Report`.
+pub enum EvaluateOutcome<Report> {
     /// All runs are finished and all files are written.
-    Done(Box<EvaluationReport>),
+    Done(Box<Report>),
     /// Stopped before; the journal holds the finished runs.
     Stopped,
 }
@@ -84,6 +85,18 @@ pub struct EvaluationReport {
     /// Latency of decisions by policy. It depends on the machine, so it is in no file.
     pub latencies: BTreeMap<String, DecisionLatency>,
     /// Duration of the evaluation.
+    pub took: Duration,
+}
+
+/// Cost-violation curves of the policies.
+pub struct CurveReport {
+    /// The curves, in the order of the suite.
+    pub curves: Vec<CostCurve>,
+    /// Currency of the costs.
+    pub currency: String,
+    /// Number of runs.
+    pub runs: usize,
+    /// Duration of the runs.
     pub took: Duration,
 }
 
@@ -119,6 +132,17 @@ impl SuiteRun {
         Ok(Self { suite, folder_name, trace, quick: filter.quick, policies })
     }
 
+    /// This run with a competitor for each setting of each grid, and [`CURVE_SEEDS`] runs in each cell unless `seeds` are given.
+    ///
+    /// # Errors
+    /// A grid that is not valid.
+    pub fn with_each_setting(mut self, seeds: Option<u32>) -> anyhow::Result<Self> {
+        self.suite = self.suite.with_each_setting(&self.policies).map_err(anyhow::Error::msg)?;
+        self.suite.seeds = seeds.unwrap_or(CURVE_SEEDS);
+        self.folder_name += "-curves";
+        Ok(self)
+    }
+
     /// Reads the trace, if the suite has one, and plans all runs. `note` is called with a description of the trace.
     ///
     /// # Errors
@@ -138,6 +162,9 @@ impl SuiteRun {
     }
 }
 
+/// Results of an evaluation, the latency of decisions by policy, and its duration.
+type Executed = (Results, BTreeMap<String, DecisionLatency>, Duration);
+
 /// An evaluation whose runs are planned.
 pub struct PreparedEvaluation {
     evaluation: SuiteEvaluation,
@@ -150,7 +177,41 @@ impl PreparedEvaluation {
     ///
     /// # Errors
     /// When a policy refuses its parameters, or the folder cannot be used or holds another evaluation.
-    pub fn run(&self, progress: impl FnMut(StageProgress), stop: &AtomicBool) -> anyhow::Result<EvaluateOutcome> {
+    pub fn run(&self, progress: impl FnMut(StageProgress), stop: &AtomicBool) -> anyhow::Result<EvaluateOutcome<EvaluationReport>> {
+        let Some((results, latencies, took)) = self.execute(progress, stop)? else { return Ok(EvaluateOutcome::Stopped) };
+        let summary = summarise(&results, &SummaryOptions::default())?;
+        self.write(&[
+            ("suite.json", serde_json::to_string_pretty(&results.suite.document)?),
+            ("results.json", serde_json::to_string(&results)?),
+            ("results.csv", csv_runs(&results)),
+            ("summary.json", serde_json::to_string_pretty(&summary)?),
+            ("summary.csv", csv_summary(&results, &summary)),
+            ("report.html", html(&results, &summary)),
+            ("front.svg", front_svg(&results, &summary)),
+        ])?;
+        Ok(EvaluateOutcome::Done(Box::new(EvaluationReport { results, summary, latencies, took })))
+    }
+
+    /// As [`Self::run`], for the curves of a suite with a competitor for each setting.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn curves(&self, progress: impl FnMut(StageProgress), stop: &AtomicBool) -> anyhow::Result<EvaluateOutcome<CurveReport>> {
+        let Some((results, _, took)) = self.execute(progress, stop)? else { return Ok(EvaluateOutcome::Stopped) };
+        let (curves, currency) = (cost_curves(&results), results.settings.currency.clone());
+        let title = format!("Violations against cost of every setting: {}", results.suite.name);
+        self.write(&[
+            ("suite.json", serde_json::to_string_pretty(&results.suite.document)?),
+            ("results.csv", csv_runs(&results)),
+            ("curves.csv", curve_csv(&curves, &currency)),
+            ("curves.svg", curve_svg(&title, &curves, &currency)),
+        ])?;
+        let runs = results.groups.len() * results.settings.seeds.len();
+        Ok(EvaluateOutcome::Done(Box::new(CurveReport { curves, currency, runs, took })))
+    }
+
+    /// Executes the runs that the journal does not hold; `None` if stopped.
+    fn execute(&self, progress: impl FnMut(StageProgress), stop: &AtomicBool) -> anyhow::Result<Option<Executed>> {
         let Self { evaluation, policies, options } = self;
         // A suite that cannot be run must not leave a journal.
         evaluation.check(policies)?;
@@ -161,12 +222,14 @@ impl PreparedEvaluation {
         let options = Options { threads: options.threads, stop, clock: Some(&time) };
         let (results, latencies) = match evaluation.run(policies, &options, &mut ledger) {
             Ok(found) => found,
-            Err(EvaluateError::Stopped) => return Ok(EvaluateOutcome::Stopped),
+            Err(EvaluateError::Stopped) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let summary = summarise(&results, &SummaryOptions::default())?;
-        write(&self.options.out, &results, &summary)?;
-        Ok(EvaluateOutcome::Done(Box::new(EvaluationReport { results, summary, latencies, took: clock::since(began) })))
+        Ok(Some((results, latencies, clock::since(began))))
+    }
+
+    fn write(&self, files: &[(&str, String)]) -> anyhow::Result<()> {
+        files.iter().try_for_each(|(name, text)| crate::files::replace(&self.options.out.join(name), text.as_bytes()))
     }
 }
 
@@ -176,22 +239,6 @@ fn read(path: &Path) -> anyhow::Result<Suite> {
     let (text, format) =
         read.with_context(|| format!("suite {}: not a bundled suite ({names}), and not a readable file", path.display()))?;
     Suite::parse(&text, format).with_context(|| format!("suite {}", path.display()))
-}
-
-/// Writes the files of an evaluation.
-fn write(out: &Path, results: &Results, summary: &Summary) -> anyhow::Result<()> {
-    for (name, text) in [
-        ("suite.json", serde_json::to_string_pretty(&results.suite.document)?),
-        ("results.json", serde_json::to_string(results)?),
-        ("results.csv", csv_runs(results)),
-        ("summary.json", serde_json::to_string_pretty(summary)?),
-        ("summary.csv", csv_summary(results, summary)),
-        ("report.html", html(results, summary)),
-        ("front.svg", front_svg(results, summary)),
-    ] {
-        crate::files::replace(&out.join(name), text.as_bytes())?;
-    }
-    Ok(())
 }
 
 /// Stores finished runs in the journal, and reports progress.
@@ -240,6 +287,21 @@ mod tests {
         let listed = SuiteOptions { suite: Some("trace".into()), ..SuiteOptions::default() };
         assert!(SuiteRun::load(listed, true).expect("bundled").suite.trace.is_some());
         assert!(load("no-such-suite", SuiteFilter::default()).is_err());
+    }
+
+    #[test]
+    fn curves_have_every_setting_and_their_files() {
+        let folder = qscale_tests::Folder::new("evaluate-curves");
+        let filter = SuiteFilter { quick: true, policies: vec!["static".into(), "dqn".into()], ..SuiteFilter::default() };
+        let run = load("synthetic", filter).expect("bundled").with_each_setting(Some(1)).expect("valid grids");
+        assert_eq!((run.folder_name.as_str(), run.suite.competitors.len()), ("synthetic-quick-curves", 13 + 17));
+        let prepared = run.prepare(options(folder.path()), |_| panic!("there is no trace")).expect("valid");
+        let done = prepared.curves(|_| {}, &AtomicBool::new(false)).expect("the folder is usable");
+        let EvaluateOutcome::Done(report) = done else { panic!("not stopped") };
+        assert_eq!((report.curves.len(), report.curves[1].points.len()), (2, 17));
+        for name in ["suite.json", "results.csv", "curves.csv", "curves.svg"] {
+            assert!(folder.path().join(name).exists(), "{name}");
+        }
     }
 
     #[test]

@@ -5,8 +5,9 @@ mod progress;
 mod report;
 mod trace;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use clap::Args;
@@ -23,8 +24,8 @@ use crate::system::Locate;
 /// Compare policies in the simulator: every policy in every cell of a suite, with the same requests and perturbations.
 ///
 /// A suite is a file that defines the comparison in advance: functions, workloads, perturbations, competitors, and the
-/// grid in which each rule may be tuned. Two suites are bundled: `synthetic`, with load patterns, and `trace`, for
-/// traces of real functions. No server is needed.
+/// grid in which each rule may be tuned. Three suites are bundled: `synthetic`, with load patterns, `trace`, for
+/// traces of real functions, and `steady`, with constant loads. No server is needed.
 ///
 /// The folder of --out then contains the suite (suite.json), all runs (results.json, results.csv), the summary
 /// (summary.json, summary.csv) and a self-contained report (report.html). After an interruption, run the same command
@@ -35,12 +36,14 @@ use crate::system::Locate;
   qscale evaluate --tune                                      the published table: every rule with defaults and tuned
   qscale evaluate --policy hpa:cpu_utilization=50 --policy kpa --workload step
   qscale evaluate --trace ../my-trace --functions 50 --seeds 5
+  qscale evaluate --suite steady                              constant loads: who settles, and at what cost
+  qscale evaluate --curves                                    violations against cost of every setting of every policy
   qscale evaluate --tune --policy dqn --policy hpa --model .qscale/training/model.dqn
   qscale evaluate --suite my-suite.toml --out my-results --json
   qscale evaluate --list                                      suites, competitors, cells
   qscale evaluate --print-suite synthetic > my-suite.toml     a suite to start from")]
 pub struct EvaluateArgs {
-    /// Suite: synthetic, trace, or a file (.toml, .yaml, .json) [default: synthetic, or trace with --trace]
+    /// Suite: synthetic, steady, trace, or a file (.toml, .yaml, .json) [default: synthetic, or trace with --trace]
     #[arg(long, value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
     suite: Option<String>,
     #[command(flatten)]
@@ -66,6 +69,10 @@ pub struct EvaluateArgs {
     /// Also tune every rule on the validation part, and report both
     #[arg(long)]
     tune: bool,
+    /// Instead of the comparison, plot violations against cost for every setting of every policy's grid; 3 seeds unless
+    /// --seeds is given
+    #[arg(long, conflicts_with_all = ["tune", "json"])]
+    curves: bool,
     /// A first look: the few cells and seeds that the suite lists for it
     #[arg(long)]
     quick: bool,
@@ -91,6 +98,7 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
         report::list(&loaded.suite)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let loaded = if arguments.curves { loaded.with_each_setting(arguments.seeds)? } else { loaded };
     let out = arguments.run.out(|| locate.state_dir.join("evaluations").join(&loaded.folder_name));
     let options = EvaluateOptions {
         tune: arguments.tune,
@@ -101,14 +109,30 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
         overwrite: arguments.run.overwrite,
     };
     let prepared = loaded.prepare(options, |trace| output::note(trace))?;
+    if arguments.curves {
+        let outcome = with_bar(move |bar, stop| prepared.curves(|progress| bar.show(progress), stop)).await?;
+        return finish(outcome, &out, |found| report::print_curves(&out, found, &command(&arguments)));
+    }
+    let outcome = with_bar(move |bar, stop| prepared.run(|progress| bar.show(progress), stop)).await?;
+    finish(outcome, &out, |found| report::print(&out, found, arguments.run.json))
+}
+
+/// Runs `evaluate` with a progress bar, until it is done or stopped by a signal.
+async fn with_bar<R: Send + 'static>(
+    evaluate: impl FnOnce(&mut Bar, &AtomicBool) -> anyhow::Result<EvaluateOutcome<R>> + Send + 'static,
+) -> anyhow::Result<EvaluateOutcome<R>> {
     let outcome = until_stopped("evaluation", move |stop| {
         let mut bar = Bar::new();
-        let outcome = prepared.run(|progress| bar.show(progress), stop);
+        let outcome = evaluate(&mut bar, stop);
         bar.finish();
         outcome
     });
-    match outcome.await? {
-        EvaluateOutcome::Done(found) => report::print(&out, &found, arguments.run.json).map(|()| ExitCode::SUCCESS),
+    outcome.await
+}
+
+fn finish<R>(outcome: EvaluateOutcome<R>, out: &Path, print: impl FnOnce(&R) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    match outcome {
+        EvaluateOutcome::Done(found) => print(&found).map(|()| ExitCode::SUCCESS),
         EvaluateOutcome::Stopped => {
             output::note(format_args!("stopped; run the same command to resume from {}", out.display()));
             Ok(ExitCode::from(130))
@@ -148,7 +172,7 @@ fn command(arguments: &EvaluateArgs) -> String {
     arguments.workloads.iter().for_each(|workload| add("--workload", workload));
     arguments.perturbations.iter().for_each(|perturbation| add("--perturbation", perturbation));
     arguments.seeds.iter().for_each(|seeds| add("--seeds", &seeds.to_string()));
-    [("--tune", arguments.tune), ("--quick", arguments.quick)]
+    [("--tune", arguments.tune), ("--curves", arguments.curves), ("--quick", arguments.quick)]
         .into_iter()
         .filter(|(_, given)| *given)
         .for_each(|(flag, _)| words.push(flag.to_owned()));

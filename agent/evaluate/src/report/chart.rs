@@ -26,7 +26,7 @@ pub struct Panel {
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 230.0;
 const LEGEND: f64 = 22.0;
-const STYLE: &str = "svg{font:12px system-ui,sans-serif;background:#fff}text{fill:#1b1f24}.grid{stroke:#d5d9df;stroke-width:.6;fill:none}.axis{stroke:#667;fill:none}\
+pub(super) const STYLE: &str = "svg{font:12px system-ui,sans-serif;background:#fff}text{fill:#1b1f24}.grid{stroke:#d5d9df;stroke-width:.6;fill:none}.axis{stroke:#667;fill:none}\
 .tick{fill:#667;font-size:11px;text-anchor:middle}.tick.end{text-anchor:end}.label{fill:#667;text-anchor:middle}.line{fill:none;stroke-width:1.8;stroke-linejoin:round}\
 .k0{stroke:#0072b2}.k1{stroke:#d55e00;stroke-dasharray:7 3}.k2{stroke:#007a59;stroke-dasharray:2 2}.k3{stroke:#b0508a;stroke-dasharray:9 3 2 3}\
 .k4{stroke:#3a93c9;stroke-dasharray:12 3}.k5{stroke:#a86f00;stroke-dasharray:4 4}.k6{stroke:#1b1f24;stroke-dasharray:1 3}.k7{stroke:#7a6a00;stroke-dasharray:5 2 1 2}";

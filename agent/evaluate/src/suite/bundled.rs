@@ -10,9 +10,10 @@ pub struct BundledSuite {
 }
 
 /// All bundled suites; the first is for patterns, the second for traces.
-pub const BUNDLED: [BundledSuite; 2] = [
+pub const BUNDLED: [BundledSuite; 3] = [
     BundledSuite { name: "synthetic", text: include_str!("../../suites/synthetic.toml") },
     BundledSuite { name: "trace", text: include_str!("../../suites/trace.toml") },
+    BundledSuite { name: "steady", text: include_str!("../../suites/steady.toml") },
 ];
 
 /// Rules and grids that a model in training is compared with, TOML: the list `competitors` of a suite.

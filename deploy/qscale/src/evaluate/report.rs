@@ -8,9 +8,9 @@ use std::time::Duration;
 use qscale_common::time::Span;
 use qscale_evaluate::Suite;
 use qscale_evaluate::decision_latency::DecisionLatency;
-use qscale_evaluate::report::terminal;
+use qscale_evaluate::report::{curve_table, terminal};
 use qscale_evaluate::suite::BUNDLED;
-use qscale_experiments::evaluate::EvaluationReport;
+use qscale_experiments::evaluate::{CurveReport, EvaluationReport};
 use serde_json::json;
 
 use crate::output;
@@ -26,8 +26,7 @@ pub fn print(out: &Path, report: &EvaluationReport, as_json: bool) -> anyhow::Re
             &json!({ "folder": out, "command": results.settings.command, "competitors": results.competitors, "cells": results.cells, "summary": summary }),
         );
     }
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    output::line(terminal(results, summary, width(), colour).trim_end())?;
+    output::line(terminal(results, summary, width(), colours()).trim_end())?;
     output::line("")?;
     output::line(latency(latencies))?;
     let runs: usize = results.groups.len() * results.settings.seeds.len();
@@ -36,6 +35,19 @@ pub fn print(out: &Path, report: &EvaluationReport, as_json: bool) -> anyhow::Re
         "{0}/report.html, {0}/front.svg, {0}/results.json, {0}/results.csv, {0}/summary.json, {0}/summary.csv",
         out.display()
     ))
+}
+
+/// Prints the cost-violation curves that `command` gave, with their files in `out`.
+pub fn print_curves(out: &Path, report: &CurveReport, command: &str) -> anyhow::Result<()> {
+    let CurveReport { curves, currency, runs, took } = report;
+    output::line(curve_table(curves, currency, width(), colours()).trim_end())?;
+    output::line("")?;
+    output::line(format!("{runs} runs in {}; {command}", Span(Duration::from_secs(took.as_secs()))))?;
+    output::line(format!("{0}/curves.svg, {0}/curves.csv, {0}/results.csv, {0}/suite.json", out.display()))
+}
+
+fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 fn width() -> usize {
