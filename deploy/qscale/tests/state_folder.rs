@@ -1,7 +1,7 @@
 //! The state folder: locks of other processes, links and folders of other users.
 
 use std::os::unix::fs::{MetadataExt, chown, symlink};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -11,6 +11,14 @@ use qscale_tests::{CommandResult, Folder, eventually, nats};
 fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qscale"));
     command.arg("--state-dir").arg(folder).args(arguments).env("NATS_SERVER_BIN", nats::program()).stdin(Stdio::null());
+    // A shell ignores SIGINT for commands in its background, and programs inherit that.
+    // SAFETY: between fork and exec the closure makes a system call only.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     command
 }
 
