@@ -46,7 +46,7 @@ unit: ## Lint, and run the tests
 	@deploy/tools.sh --tests >/dev/null
 	@test -x "$${KUBEBUILDER_ASSETS:-$$(deploy/cluster/assets.sh where)}/kube-apiserver" || echo "skipping the tests with Kubernetes; \`make kube-assets\` builds what they need"
 	$(CARGO) build --locked --workspace $(FEATURES) --all-targets
-	NATS_SERVER_BIN="$(NATS)" RUST_TEST_THREADS=$$((3 * $$(nproc))) $(CARGO) test --locked --workspace $(FEATURES) --no-fail-fast --tests
+	NATS_SERVER_BIN="$(NATS)" RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked --workspace $(FEATURES) --no-fail-fast --tests
 
 test-kube: tools kube-assets ## Run the tests with a Kubernetes control plane
 	$(CARGO) test --locked --workspace $(FEATURES) --test kubernetes

@@ -5,7 +5,7 @@ mod health_check;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -341,7 +341,9 @@ impl Process {
             signal(&child, libc::SIGKILL);
             status = child.wait().ok();
         }
-        self.ended = Some(status.and_then(|status| status.code()).unwrap_or(KILLED));
+        // A program that has just started may not handle the signal yet; it ends as it was asked to.
+        let obeyed = status.is_some_and(|status| status.signal() == Some(libc::SIGTERM));
+        self.ended = Some(if obeyed { 0 } else { status.and_then(|status| status.code()).unwrap_or(KILLED) });
     }
 }
 
@@ -488,6 +490,15 @@ mod tests {
         supervisor.start(shell(&folder, "one", "exit 3", true)).await.expect("started");
         eventually("its end", || (supervisor.status("one") == Some(Status::Ended(3))).then_some(()));
         assert_eq!(supervisor.statuses()["one"].restarts, 0);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_stopped_before_it_handles_signals_has_not_failed() {
+        let folder = Folder::new("supervisor");
+        let mut supervisor = Supervisor::new();
+        supervisor.start(shell(&folder, "one", "exec sleep 1000", true)).await.expect("started");
+        supervisor.stop_all();
+        assert_eq!(supervisor.status("one"), Some(Status::Ended(0)));
     }
 
     #[tokio::test]

@@ -65,7 +65,8 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let load = ["--load", "constant:60", "--agent", "dqn", "--tick", "5s", "--require-signatures"];
+        // The policy does not ask its network under a steady load.
+        let load = ["--load", "diurnal:40..80/2m", "--agent", "dqn", "--tick", "5s", "--require-signatures"];
         let system = System::up(&[&["--backend", "sim", "--speed", "40"][..], &load[..]].concat());
         let bus = system.bus().await;
         let store = ModelStore::open(&bus).await.expect("it is there");
