@@ -359,7 +359,13 @@ impl Dqn {
     fn runner_up(&self, valuation: &Valuation, best: usize) -> String {
         let others = Mask(valuation.candidates.mask().0 & !(1 << best));
         let Some(second) = others.best(&valuation.values) else { return String::new() };
-        let stands = if valuation.values[second] > valuation.values[best] { ", within the switch margin" } else { "" };
+        let stands = if valuation.values[second] <= valuation.values[best] {
+            ""
+        } else if valuation.candidates.is_steady() {
+            ", but the load is steady"
+        } else {
+            ", within the switch margin"
+        };
         format!(", `{}` {:.3}{stands}", self.names[second], valuation.values[second])
     }
 }
