@@ -497,8 +497,11 @@ mod tests {
         let folder = Folder::new("supervisor");
         let mut supervisor = Supervisor::new();
         supervisor.start(shell(&folder, "one", "exec sleep 1000", true)).await.expect("started");
-        supervisor.stop_all();
-        assert_eq!(supervisor.status("one"), Some(Status::Ended(0)));
+        let stopped = tokio::task::spawn_blocking(move || {
+            supervisor.stop_all();
+            supervisor.status("one")
+        });
+        assert_eq!(stopped.await.expect("stopped"), Some(Status::Ended(0)));
     }
 
     #[tokio::test]
