@@ -228,6 +228,26 @@ fn an_action_within_the_switch_margin_of_the_default_is_not_taken() {
 }
 
 #[test]
+fn under_a_steady_load_the_default_action_is_taken() {
+    let (mut state, mut history) = (fixtures::busy(1.0), History::default());
+    for (set, steady) in [(ActionSet::Headroom, true), (ActionSet::Step, false)] {
+        let policy = Dqn::new(&checkpoint_of(set, 2), DqnParams::default(), &cpu()).expect("it matches");
+        for tick in 0..200 {
+            state.tick = qscale_common::time::Tick(state.tick.0.max(100) + u64::from(tick > 0));
+            history.add(&state);
+        }
+        let mut candidates = ActionCandidates::default();
+        policy.actions().decode(&FeatureContext::new(&state, history.summary(), 100.0), &mut candidates);
+        assert_eq!(candidates.is_steady(), steady, "{set}");
+        let usual = policy.actions().default_action(&candidates).expect("it can be taken");
+        let other = (0..policy.actions().count()).find(|at| *at != usual && candidates.mask().allows(*at)).expect("there are others");
+        let mut values = vec![-1.0; policy.actions().count()];
+        values[other] = 100.0;
+        assert_eq!(policy.select(&state, &candidates, &values, 100.0), Some(if steady { usual } else { other }), "{set}");
+    }
+}
+
+#[test]
 fn sets_of_steps_have_the_smaller_switch_margin() {
     let mut state = fixtures::busy(1.0);
     let most = state.bounds.replicas.max();
