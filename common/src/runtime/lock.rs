@@ -53,19 +53,10 @@ impl LockError {
 /// # Errors
 /// [`LockError::Held`] if it is locked.
 pub fn take(path: &Path) -> Result<FileLock, LockError> {
-    let file = open(path)?;
-    lock(&file, path)?;
-    Ok(FileLock { _file: file })
-}
-
-fn open(path: &Path) -> Result<File, LockError> {
-    private::append(path).map_err(LockError::Failed)
-}
-
-fn lock(file: &File, path: &Path) -> Result<(), LockError> {
+    let file = private::append(path).map_err(LockError::Failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(LockError::Held { path: path.display().to_string(), holder: holder(file) }),
+        Ok(()) => Ok(FileLock { _file: file }),
+        Err(TryLockError::WouldBlock) => Err(LockError::Held { path: path.display().to_string(), holder: holder(&file) }),
         Err(TryLockError::Error(error)) => {
             Err(LockError::Failed(anyhow::Error::new(error).context(format!("failed to lock {}", path.display()))))
         }
@@ -78,14 +69,11 @@ fn lock(file: &File, path: &Path) -> Result<(), LockError> {
 /// After `timeout`, names the process that holds the lock.
 pub async fn wait(path: &Path, timeout: Duration) -> anyhow::Result<FileLock> {
     let began = clock::instant();
-    let failed = |error: LockError| error.with_remedy(format!("no lock within {timeout:?}; end that process, or try again"));
     loop {
-        // Stays open during the wait, so that the process can be seen to wait.
-        let file = open(path).map_err(failed)?;
-        match lock(&file, path) {
-            Ok(()) => return Ok(FileLock { _file: file }),
+        match take(path) {
+            Ok(lock) => return Ok(lock),
             Err(LockError::Held { .. }) if clock::since(began) < timeout => tokio::time::sleep(RETRY_INTERVAL).await,
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(error.with_remedy(format!("no lock within {timeout:?}; end that process, or try again"))),
         }
     }
 }
