@@ -1,6 +1,7 @@
 //! Connections to one replica. Owns their reuse, and determines whether the replica may have processed a failed request.
 
 use std::error::Error as StdError;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -146,7 +147,7 @@ impl Upstream {
                 Ok(response) => return Ok((response, UpstreamConnection::Http1(sender, Arc::clone(self)))),
                 // The replica closed an idle connection while the request was being sent; RFC 9110, 9.2.2 allows
                 // repeating an idempotent one.
-                Err(error) if !fresh && idempotent && error.error().is_incomplete_message() => {
+                Err(error) if !fresh && idempotent && was_closed(error.error()) => {
                     return Err(SendError::NotProcessed(error.into_error()));
                 }
                 Err(error) => retry_or_fail(error, fresh)?,
@@ -180,7 +181,7 @@ impl Upstream {
 
     async fn connect(&self) -> Result<TokioIo<TcpStream>, SendError> {
         let connecting = timeout(CONNECT, TcpStream::connect(self.address)).await;
-        let stream = connecting.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(SendError::Unreachable)?;
+        let stream = connecting.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())).map_err(SendError::Unreachable)?;
         // Without TCP_NODELAY small frames wait for acknowledgements; a failure only costs latency.
         drop(stream.set_nodelay(true));
         Ok(TokioIo::new(stream))
@@ -226,6 +227,13 @@ fn retry_or_fail(mut error: TrySendError<Request<RequestBody>>, fresh: bool) -> 
         (false, _) if was_refused(&error) => Err(SendError::NotProcessed(error)),
         (false, _) => Err(SendError::Failed(error)),
     }
+}
+
+/// Whether the server ended the connection before it replied: closed it, or reset it because data was still unread.
+fn was_closed(error: &hyper::Error) -> bool {
+    let of_socket = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    let is_reset = of_socket.is_some_and(|error| matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+    is_reset || error.is_incomplete_message()
 }
 
 /// Whether the server declared the stream unprocessed: refused, or above the last stream of its GOAWAY (RFC 9113, 8.7).

@@ -130,6 +130,21 @@ async fn a_reply_with_trailers_is_whole_for_a_client_of_http_1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_an_idempotent_request_is_repeated_when_a_replica_resets_a_reused_connection() {
+    let folder = folder();
+    let platform = Platform::start(folder.path(), &[]).await;
+    let mut spec = spec("protocol = \"http\"");
+    spec.environment.insert("RAW_REPLY".to_owned(), "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_owned());
+    spec.environment.insert("RESET_REUSED".to_owned(), "1".to_owned());
+    platform.client.add(&spec).await.expect("added");
+    platform.until_ready(1).await;
+    for (method, status) in [("GET", " 200 "), ("GET", " 200 "), ("GET", " 200 "), ("POST", " 502 ")] {
+        let sent = platform.raw(&format!("{method} / HTTP/1.1\r\nHost: f\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")).await;
+        assert!(sent.contains(status), "{method}: {sent:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn heads_may_have_many_and_long_fields() {
     let folder = folder();
     let platform = Platform::with(folder.path(), &spec("protocol = \"http\""), 1).await;

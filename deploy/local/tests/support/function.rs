@@ -4,7 +4,8 @@
 //! replies with the header `Host` and `/headers` with all of them. `/process` describes the process, `/read` and
 //! `/create`, followed by a path, try a file, `/signal?pid=` and `/trace?pid=` another process, `/namespace` a new user
 //! namespace. Any other path echoes the body, or replies with the process id if it is empty. gRPC requests are echoed
-//! with trailers. `START_DELAY_MS` delays the start. With `RAW_REPLY` every connection gets these bytes.
+//! with trailers. `START_DELAY_MS` delays the start. With `RAW_REPLY` every connection gets these bytes; with
+//! `RESET_REUSED` too, it stays open until the next request, which resets it.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -54,11 +55,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
-/// Replies to the first bytes with `reply` and closes the connection.
+/// Replies to the first bytes with `reply`, and closes the connection, with `RESET_REUSED` at the next bytes.
 async fn reply_raw(mut stream: TcpStream, reply: String) {
     let mut request = [0; 4096];
     if stream.read(&mut request).await.is_ok_and(|read| read > 0) {
         drop(stream.write_all(reply.as_bytes()).await);
+        if std::env::var_os("RESET_REUSED").is_some() {
+            // Closed with the rest of the request unread.
+            drop(stream.read(&mut [0]).await);
+        }
     }
 }
 
