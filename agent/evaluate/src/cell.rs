@@ -49,6 +49,12 @@ impl MeasurementSpan {
         self.interval.as_secs_f64() * f64::from(self.warm_up)
     }
 
+    /// Intervals of the run.
+    #[must_use]
+    pub fn intervals(&self) -> usize {
+        self.warm_up as usize + self.measured as usize
+    }
+
     /// Length of the run.
     #[must_use]
     pub fn length(&self) -> Duration {

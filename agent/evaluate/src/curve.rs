@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::policy_set::PolicySet;
-use crate::results::{Competitor, CompetitorVariant, Measure, Results};
+use crate::results::{Competitor, Measure, Results};
 use crate::statistics::pareto;
 use crate::suite::{CompetitorEntry, Suite};
 
@@ -49,7 +49,7 @@ impl Suite {
     pub fn with_each_setting(mut self, policy_set: &dyn PolicySet) -> Result<Self, String> {
         let mut competitors = Vec::new();
         for entry in self.competitors {
-            if policy_set.is_bound(&entry.policy) {
+            if policy_set.knowledge(&entry.policy).is_some() {
                 competitors.push(entry);
                 continue;
             }
@@ -62,6 +62,8 @@ impl Suite {
             }));
         }
         self.competitors = competitors;
+        // A search for each run would take longer than all settings together.
+        self.planning.passes = 0;
         Ok(self)
     }
 }
@@ -75,11 +77,7 @@ pub fn cost_curves(results: &Results) -> Vec<CostCurve> {
         let name = competitor.name.rsplit_once(NUMBERED).map_or(competitor.name.as_str(), |(name, _)| name);
         match curves.iter_mut().find(|curve| curve.name == name) {
             Some(curve) => curve.points.push(point),
-            None => curves.push(CostCurve {
-                name: name.to_owned(),
-                is_bound: competitor.variant == CompetitorVariant::Bound,
-                points: vec![point],
-            }),
+            None => curves.push(CostCurve { name: name.to_owned(), is_bound: !competitor.variant.competes(), points: vec![point] }),
         }
     }
     let of_all: Vec<(f64, f64)> = curves.iter().filter(|curve| !curve.is_bound).flat_map(CostCurve::coordinates).collect();

@@ -1,5 +1,6 @@
 //! An evaluation: competitors, cells and seeds as a list of jobs. Owns the plan and the collection of results; threads are in [`jobs`].
 
+mod bound;
 mod collect;
 pub mod jobs;
 mod plan;
@@ -18,7 +19,7 @@ use thiserror::Error;
 use crate::cell::EvaluationCell;
 use crate::decision_latency::DecisionLatency;
 use crate::policy_set::PolicySet;
-use crate::results::{CompetitorVariant, Results, TracePart};
+use crate::results::{Results, TracePart};
 use crate::run::{Conditions, RunError};
 use crate::suite::{CompetitorEntry, Selection, Suite};
 use collect::Collected;
@@ -228,9 +229,7 @@ impl SuiteEvaluation {
             decision_latencies.entry(job.spec.name.clone()).or_default().include(&outcome.decision_latency);
             job.targets.iter().for_each(|target| collected.take(target, &outcome));
         })?;
-        for (number, _) in competitors.iter().enumerate().filter(|(_, competitor)| competitor.variant == CompetitorVariant::Bound) {
-            collected.tighten(number, self.tested.len());
-        }
+        self.bound(&competitors, &mut collected, &conditions, options, ledger)?;
         Ok((self.results(competitors, collected, tunings), decision_latencies))
     }
 

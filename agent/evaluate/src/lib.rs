@@ -6,6 +6,7 @@ pub mod curve;
 pub mod decision_latency;
 pub mod evaluation;
 pub mod measure;
+pub mod planner;
 pub mod policy_set;
 pub mod report;
 pub mod results;

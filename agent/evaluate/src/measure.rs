@@ -56,6 +56,19 @@ impl Criteria {
         }
     }
 
+    /// Length of the runs.
+    #[must_use]
+    pub fn measurement(&self) -> MeasurementSpan {
+        self.measurement
+    }
+
+    /// Cost of what was allocated in an interval, in the currency of the prices.
+    #[must_use]
+    pub fn cost(&self, interval: &Totals) -> f64 {
+        let (core_price, gib_price) = (self.prices.cpu_core_hour.get(), self.prices.memory_gib_hour.get());
+        (interval.core_seconds * core_price + interval.gibibyte_seconds * gib_price) / 3600.0
+    }
+
     /// Result of an interval; `None` if it does not count. `waited` says whether requests waited throughout.
     #[must_use]
     pub fn evaluate(&self, interval: &Totals, waited: bool) -> Option<IntervalResult> {
@@ -82,6 +95,15 @@ pub struct IntervalResult {
     pub violated: bool,
     /// Severity, 0 to 1.
     pub severity: f64,
+}
+
+/// Shares of the loss of a whole run, which is the sum of its intervals and functions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct LossShares {
+    /// Loss of an interval with a severity of 1.
+    pub severity: f64,
+    /// Loss of a unit of cost.
+    pub cost: f64,
 }
 
 /// Sums over the functions of a run, in its measured part.
@@ -157,6 +179,12 @@ impl RunSums {
             measures.set(measure, value);
         }
         measures
+    }
+
+    /// Shares of single intervals in the loss of the run.
+    pub(crate) fn loss_shares(&self, weights: &RewardWeights) -> LossShares {
+        let share = |weight: f64, of: f64| if of > 0.0 { weight / of } else { 0.0 };
+        LossShares { severity: share(weights.violation.get(), self.counted as f64), cost: share(weights.cost.get(), self.largest_cost) }
     }
 
     /// Latencies of successful requests.
@@ -256,10 +284,8 @@ impl<'a> RunMeter<'a> {
     pub fn finish(mut self) -> (RunSums, Option<TimeSeries>) {
         self.recover();
         let criteria = self.criteria;
-        let (core_price, gib_price) = (criteria.prices.cpu_core_hour.get(), criteria.prices.memory_gib_hour.get());
-        let totals = &self.sums.totals;
         let hours = criteria.measurement.measured_s() / 3600.0;
-        self.sums.cost = (totals.core_seconds * core_price + totals.gibibyte_seconds * gib_price) / 3600.0;
+        self.sums.cost = criteria.cost(&self.sums.totals);
         self.sums.largest_cost = criteria.largest_per_hour * hours;
         self.sums.hours = hours;
         self.sums.timeout = criteria.timeout;

@@ -1,4 +1,4 @@
-//! Policies that can compete: rules by name, and the bound that knows the future. Owns their construction for a run; must not decide.
+//! Policies that can compete: rules by name, and the planners that know the future. Owns their construction for a run; must not decide.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use qscale_common::units::Mebibytes;
 use qscale_policies::clairvoyant::{Clairvoyant, ClairvoyantParams, Facts, Forecast, IntervalLoad};
 use qscale_policies::{Policy, PolicyError, by_name};
 use qscale_sim::latency::{HistogramPosition, LatencyHistogram};
-use qscale_sim::profile::Demands;
+use qscale_sim::profile::{Demands, ProfileScale};
 use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::simulation::BEGIN;
-use qscale_sim::{Nanos, Setup};
+use qscale_sim::{Nanos, Setup, SimulatedLoad};
 use serde_json::Value;
 
 /// The run that a policy is made for.
@@ -34,34 +34,53 @@ pub trait PolicySet: Sync {
     /// An unknown name, or parameters that the policy refuses.
     fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError>;
 
-    /// Whether the policy called `name` is a bound with knowledge of the future, not a competitor.
-    fn is_bound(&self, name: &str) -> bool;
+    /// What the policy called `name` knows of the future; `None` for a competitor.
+    fn knowledge(&self, name: &str) -> Option<FutureKnowledge>;
 }
 
-/// The rules, and the clairvoyant.
+/// Knowledge of the future of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FutureKnowledge {
+    /// Every request.
+    Requests,
+    /// The rate of requests and their mean demand, by second for a pattern and by minute for a trace, but not single requests.
+    Rates,
+}
+
+/// The rules, and the planners that know the future.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RulePolicies;
 
-/// Name of the policy that knows the future.
+/// Name of the planner that knows every request.
 pub const CLAIRVOYANT: &str = "clairvoyant";
+/// Name of the same planner where it knows the rates only.
+pub const KNOWN_RATES: &str = "known-rates";
 
 impl PolicySet for RulePolicies {
     fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError> {
-        if name != CLAIRVOYANT {
-            return by_name(name, params);
-        }
-        let refused = |reason: String| PolicyError::Parameters { policy: CLAIRVOYANT.to_owned(), reason };
+        let Some(knowledge) = self.knowledge(name) else { return by_name(name, params) };
+        let refused = |reason: String| PolicyError::Parameters { policy: name.to_owned(), reason };
         let params: ClairvoyantParams = qscale_common::document::from_value(params.clone()).map_err(|error| refused(error.to_string()))?;
-        let forecast = context.map_or_else(no_load, true_forecast);
+        let forecast = match (context, knowledge) {
+            (None, _) => no_load(),
+            (Some(context), FutureKnowledge::Requests) => true_forecast(context),
+            (Some(context), FutureKnowledge::Rates) => rate_forecast(context),
+        };
         Ok(Box::new(Clairvoyant::new(&forecast, params).map_err(|error| refused(error.to_string()))?))
     }
 
-    fn is_bound(&self, name: &str) -> bool {
-        name == CLAIRVOYANT
+    fn knowledge(&self, name: &str) -> Option<FutureKnowledge> {
+        match name {
+            CLAIRVOYANT => Some(FutureKnowledge::Requests),
+            KNOWN_RATES => Some(FutureKnowledge::Rates),
+            _ => None,
+        }
     }
 }
 
 const SECOND: Span = Span::seconds(1);
+/// Requests from which a mean demand is estimated.
+const DEMANDS: u32 = 2_000;
 
 /// A forecast without load, enough to check parameters.
 fn no_load() -> Forecast {
@@ -101,6 +120,55 @@ fn true_forecast(context: &RunContext<'_>) -> Forecast {
         waiting.add(HistogramPosition::of(demand.waiting));
     }
     Forecast { begin: BEGIN, interval: SECOND, intervals, function: facts(setup, &cpu, &waiting) }
+}
+
+/// The expected arrivals and demands of a run.
+fn rate_forecast(context: &RunContext<'_>) -> Forecast {
+    let mut forecast = true_forecast(context);
+    let setup = context.setup;
+    match &setup.load {
+        SimulatedLoad::Pattern { pattern, .. } => {
+            let mut known: Vec<(ProfileScale, IntervalLoad)> = Vec::new();
+            for (second, interval) in forecast.intervals.iter_mut().enumerate() {
+                let middle = Duration::from_secs(second as u64) + Duration::from_millis(500);
+                let scale = setup.perturbation.scale_at(middle.into());
+                let one = match known.iter().find(|(other, _)| *other == scale) {
+                    Some((_, one)) => *one,
+                    None => {
+                        known.push((scale, mean_demand(setup, scale)));
+                        known[known.len() - 1].1
+                    }
+                };
+                let arrivals = pattern.rate_at(middle).per_second();
+                *interval =
+                    IntervalLoad { arrivals, cpu_seconds: arrivals * one.cpu_seconds, waiting_seconds: arrivals * one.waiting_seconds };
+            }
+        }
+        SimulatedLoad::Trace { .. } | SimulatedLoad::Rows { .. } => {
+            for minute in forecast.intervals.chunks_mut(60) {
+                let mean = |of: fn(&IntervalLoad) -> f64| minute.iter().map(of).sum::<f64>() / minute.len() as f64;
+                let expected = IntervalLoad {
+                    arrivals: mean(|interval| interval.arrivals),
+                    cpu_seconds: mean(|interval| interval.cpu_seconds),
+                    waiting_seconds: mean(|interval| interval.waiting_seconds),
+                };
+                minute.fill(expected);
+            }
+        }
+    }
+    forecast
+}
+
+/// Mean demand of a request of the profile, from [`DEMANDS`] of them.
+fn mean_demand(setup: &Setup, scale: ProfileScale) -> IntervalLoad {
+    let (demands, mut rng) = (Demands::new(&setup.profile, scale), stream(0, 0, Purpose::Demands));
+    let mut sum = IntervalLoad { arrivals: 1.0, ..IntervalLoad::default() };
+    for _ in 0..DEMANDS {
+        let demand = demands.request(&mut rng);
+        sum.cpu_seconds += demand.cpu.seconds() / f64::from(DEMANDS);
+        sum.waiting_seconds += demand.waiting.seconds() / f64::from(DEMANDS);
+    }
+    sum
 }
 
 fn facts(setup: &Setup, cpu: &LatencyHistogram, waiting: &LatencyHistogram) -> Facts {

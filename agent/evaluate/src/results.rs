@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::policy_set::FutureKnowledge;
+
 pub use measure::{Better, Measure, Measures};
 
 /// Results of an evaluation.
@@ -118,7 +120,7 @@ impl Competitor {
     #[must_use]
     pub fn label(&self) -> String {
         match self.variant {
-            CompetitorVariant::Default | CompetitorVariant::Bound => self.name.clone(),
+            CompetitorVariant::Default | CompetitorVariant::Bound | CompetitorVariant::KnownRates => self.name.clone(),
             CompetitorVariant::Tuned => format!("{}, tuned", self.name),
         }
     }
@@ -134,6 +136,28 @@ pub enum CompetitorVariant {
     Tuned,
     /// A bound with knowledge of the future, not a competitor.
     Bound,
+    /// A planner that knows the rates of requests, but not single requests: what a perfect forecast of rates could reach. Not a competitor.
+    KnownRates,
+}
+
+impl CompetitorVariant {
+    /// The variant of a policy with this knowledge of the future.
+    #[must_use]
+    pub fn of(knowledge: FutureKnowledge) -> Self {
+        match knowledge {
+            FutureKnowledge::Requests => Self::Bound,
+            FutureKnowledge::Rates => Self::KnownRates,
+        }
+    }
+
+    /// Whether it is a policy that can be used, and not a plan with knowledge of the future.
+    #[must_use]
+    pub fn competes(self) -> bool {
+        match self {
+            Self::Default | Self::Tuned => true,
+            Self::Bound | Self::KnownRates => false,
+        }
+    }
 }
 
 /// Description of a cell.

@@ -10,14 +10,15 @@ use qscale_policies::{Memory, Policy, PolicyError};
 use qscale_sim::latency::LatencyHistogram;
 use qscale_sim::rng::{Purpose, stream};
 use qscale_sim::simulation::timestamp;
-use qscale_sim::{Simulation, Totals};
+use qscale_sim::{Setup, Simulation, Totals};
 use serde_json::Value;
 
 use crate::cell::{CellFunction, EvaluationCell};
 use crate::decision_latency::DecisionLatency;
 use crate::measure::{Criteria, RunMeter, RunSums};
+use crate::planner::{Plan, PlanSearch, PlanSearcher};
 use crate::policy_set::{PolicySet, RunContext};
-use crate::results::{Measures, TimeSeries};
+use crate::results::{Measure, Measures, TimeSeries};
 
 /// The competitor of a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,34 +100,83 @@ impl<'a> Runner<'a> {
         let (mut sums, mut time_series, mut decision_latency) = (RunSums::default(), None, DecisionLatency::default());
         let cell = self.cell;
         for world in &cell.functions {
-            let (one, its_series) = self.simulate(world, seed, with_series, &mut decision_latency)?;
+            let setup = self.setup(world, seed);
+            let policy = self.policy(world, &setup, seed)?;
+            let (one, its_series) = self.simulate(world, setup, policy.as_ref(), seed, with_series, &mut decision_latency)?;
             sums.include(&one);
             time_series = TimeSeries::together(time_series, its_series);
             simulated();
         }
-        let time_series = time_series.map(|time_series| time_series.averaged(cell.functions.len()));
+        Ok(self.result(sums, time_series, decision_latency))
+    }
+
+    /// Searches for a plan of `seed` that is better than the policy, and runs it. If there is none, the run of the policy is returned. Calls `simulated` for
+    /// each function.
+    ///
+    /// # Errors
+    /// If it is stopped, or the competitor cannot be made.
+    pub fn plan(&mut self, seed: u64, search: PlanSearch, with_series: bool, mut simulated: impl FnMut()) -> Result<RunResult, RunError> {
+        let (conditions, cell) = (self.conditions, self.cell);
+        let ticks = self.ticks() * cell.measurement.intervals();
+        let (mut plans, mut sums) = (Vec::new(), RunSums::default());
+        for world in &cell.functions {
+            let setup = self.setup(world, seed);
+            let policy = self.policy(world, &setup, seed)?;
+            let mut simulation = Simulation::new(setup.clone(), seed, world.index);
+            let (mut memory, mut rng) = (Memory::default(), stream(seed, world.index, Purpose::Policy));
+            plans.push(Plan::of(policy.as_ref(), &mut simulation, &mut memory, &mut rng, ticks));
+            sums.include(&self.simulate(world, setup, policy.as_ref(), seed, false, &mut DecisionLatency::default())?.0);
+        }
+        let shares = sums.loss_shares(&conditions.weights);
+        let (mut sums, mut time_series) = (RunSums::default(), None);
+        for (world, plan) in cell.functions.iter().zip(&mut plans) {
+            let setup = self.setup(world, seed);
+            let criteria = Criteria::new(&setup, cell.measurement, conditions.reversal_within);
+            let searcher = PlanSearcher { criteria: &criteria, shares, stop: conditions.stop };
+            if !searcher.improve(plan, &Simulation::new(setup.clone(), seed, world.index), search.passes) {
+                return Err(RunError::Stopped);
+            }
+            let (one, its_series) = self.simulate(world, setup, plan, seed, with_series, &mut DecisionLatency::default())?;
+            sums.include(&one);
+            time_series = TimeSeries::together(time_series, its_series);
+            simulated();
+        }
+        let planned = self.result(sums, time_series, DecisionLatency::default());
+        let start = self.run(seed, with_series, || {})?;
+        let loss = |result: &RunResult| result.measures.get(Measure::Loss).unwrap_or(f64::INFINITY);
+        Ok(if loss(&start) <= loss(&planned) { start } else { planned })
+    }
+
+    fn setup(&self, world: &CellFunction, seed: u64) -> Setup {
+        world.setup(self.spec.tick, self.spec.lag, seed, self.cell.measurement.length())
+    }
+
+    fn policy(&self, world: &CellFunction, setup: &Setup, seed: u64) -> Result<Box<dyn Policy>, RunError> {
+        let context = RunContext { setup, seed, index: world.index, length: self.cell.measurement.length() };
+        self.conditions.policy_set.policy(&self.spec.policy, &self.spec.params, Some(&context)).map_err(RunError::Competitor)
+    }
+
+    /// Ticks in an interval.
+    fn ticks(&self) -> usize {
+        (self.cell.measurement.interval.as_nanos() / self.spec.tick.duration().as_nanos()) as usize
+    }
+
+    fn result(&self, sums: RunSums, time_series: Option<TimeSeries>, decision_latency: DecisionLatency) -> RunResult {
+        let time_series = time_series.map(|time_series| time_series.averaged(self.cell.functions.len()));
         let failed = sums.totals.unanswered();
-        Ok(RunResult {
-            measures: sums.measures(&self.conditions.weights),
-            latency: sums.totals.latency,
-            failed,
-            time_series,
-            decision_latency,
-        })
+        RunResult { measures: sums.measures(&self.conditions.weights), latency: sums.totals.latency, failed, time_series, decision_latency }
     }
 
     fn simulate(
         &mut self,
         world: &CellFunction,
+        setup: Setup,
+        policy: &dyn Policy,
         seed: u64,
         with_series: bool,
         decision_latency: &mut DecisionLatency,
     ) -> Result<(RunSums, Option<TimeSeries>), RunError> {
         let (conditions, measurement) = (self.conditions, self.cell.measurement);
-        let setup = world.setup(self.spec.tick, self.spec.lag, seed, measurement.length());
-        let context = RunContext { setup: &setup, seed, index: world.index, length: measurement.length() };
-        let made = conditions.policy_set.policy(&self.spec.policy, &self.spec.params, Some(&context));
-        let policy = made.map_err(RunError::Competitor)?;
         let criteria = Criteria::new(&setup, measurement, conditions.reversal_within);
         let mut meter = RunMeter::new(&criteria, &world.disturbed, with_series);
         let alike = self.cell.functions.len() == 1 && !world.varies();
@@ -138,13 +188,12 @@ impl<'a> Runner<'a> {
             None => Simulation::new(setup, seed, world.index),
         };
         let (mut memory, mut rng) = (Memory::default(), stream(seed, world.index, Purpose::Policy));
-        let ticks = (measurement.interval.as_nanos() / self.spec.tick.duration().as_nanos()) as u32;
-        for _ in 0..measurement.warm_up + measurement.measured {
-            for _ in 0..ticks {
+        for _ in 0..measurement.intervals() {
+            for _ in 0..self.ticks() {
                 if conditions.stop.load(Ordering::Relaxed) {
                     return Err(RunError::Stopped);
                 }
-                tick(&mut simulation, policy.as_ref(), &mut memory, &mut rng, &mut meter, decision_latency, conditions.clock);
+                tick(&mut simulation, policy, &mut memory, &mut rng, &mut meter, decision_latency, conditions.clock);
             }
             simulation.take_interval(&mut self.interval);
             let (replicas, waiting) = (simulation.function().allocation().replicas.0, simulation.function().queued());

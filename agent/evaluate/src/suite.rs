@@ -16,6 +16,7 @@ use qscale_sim::Perturbation;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::planner::PlanSearch;
 pub use bundled::{BUNDLED, BundledSuite, TRAINING_RULES};
 pub use competitor::{CompetitorEntry, Grid, with_params};
 pub use filter::SuiteFilter;
@@ -77,6 +78,9 @@ pub struct Suite {
     /// Settings of tuning.
     #[serde(default)]
     pub tuning: TuningPlan,
+    /// Search for the bound.
+    #[serde(default)]
+    pub planning: PlanSearch,
     /// Cells of which the time series of one run is stored; those without perturbation if none is listed.
     #[serde(default)]
     pub timelines: Vec<Selection>,

@@ -29,19 +29,30 @@ impl Collected {
         Self { groups: (0..groups).map(|_| group()).collect() }
     }
 
+    /// Competitor with the least loss in run `run` of cell `cell` of `cells`.
+    pub(super) fn best_run(&self, cell: usize, cells: usize, run: usize) -> Option<usize> {
+        let groups = self.groups.iter().skip(cell).step_by(cells).enumerate();
+        let scored = groups.filter_map(|(competitor, group)| Some((group.runs[run].get(Measure::Loss)?, competitor)));
+        scored.min_by(|(loss, _), (other, _)| loss.total_cmp(other)).map(|(_, competitor)| competitor)
+    }
+
     /// Replaces each run of the competitor `bound` by the run with the least loss of all competitors in the same cell with the same seed. `cells` is the
     /// number of cells.
     pub(super) fn tighten(&mut self, bound: usize, cells: usize) {
         for cell in 0..cells {
             for run in 0..self.groups[cell].runs.len() {
-                let runs = self.groups.iter().skip(cell).step_by(cells).map(|group| &group.runs[run]);
-                let scored = runs.filter_map(|run| Some((run.get(Measure::Loss)?, run)));
-                if let Some((_, best)) = scored.min_by(|(loss, _), (other, _)| loss.total_cmp(other)) {
-                    let best = best.clone();
-                    self.groups[bound * cells + cell].runs[run] = best;
+                if let Some(best) = self.best_run(cell, cells, run) {
+                    self.groups[bound * cells + cell].runs[run] = self.groups[best * cells + cell].runs[run].clone();
                 }
             }
         }
+    }
+
+    /// Forgets the latencies of a group whose runs are all replaced.
+    pub(super) fn clear_latencies(&mut self, group: usize) {
+        let group = &mut self.groups[group];
+        group.buckets.clear();
+        group.failed = 0;
     }
 
     pub(super) fn take(&mut self, target: &OutcomeSlot, outcome: &JobOutcome) {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{EvaluateError, Options};
 use crate::cell::EvaluationCell;
 use crate::decision_latency::DecisionLatency;
+use crate::planner::PlanSearch;
 use crate::results::{Measures, TimeSeries};
 use crate::run::{Conditions, RunError, RunSpec, Runner};
 
@@ -37,6 +38,8 @@ pub struct Job {
     pub series_of: Option<u64>,
     /// Whether latencies are kept.
     pub latencies: bool,
+    /// Search for plans that start from the competitor's runs; `None` for the runs themselves.
+    pub plan: Option<PlanSearch>,
     /// Places of its outcome.
     pub targets: Vec<OutcomeSlot>,
 }
@@ -82,6 +85,8 @@ pub enum EvaluationStage {
     Tuning,
     /// Comparison of competitors.
     Test,
+    /// Search for the bound of each run.
+    Planning,
 }
 
 /// Progress of a stage.
@@ -226,10 +231,15 @@ fn do_job(job: &Job, cells: &[EvaluationCell], conditions: &Conditions<'_>, send
     let mut outcome = JobOutcome::default();
     let mut latencies = std::collections::BTreeMap::new();
     for &seed in &job.seeds {
-        let result = runner.run(seed, job.series_of == Some(seed), || {
+        let with_series = job.series_of == Some(seed);
+        let simulated = || {
             // Progress is irrelevant once the channel is closed.
             let _uncounted = sender.send(Message::Simulated);
-        })?;
+        };
+        let result = match job.plan {
+            None => runner.run(seed, with_series, simulated)?,
+            Some(search) => runner.plan(seed, search, with_series, simulated)?,
+        };
         if job.latencies {
             result.latency.cells().for_each(|(cell, count)| *latencies.entry(cell / FINE).or_insert(0) += count);
             outcome.failed += result.failed;

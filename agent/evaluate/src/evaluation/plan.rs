@@ -27,7 +27,7 @@ pub(super) struct ConfiguredCompetitor<'a> {
 pub(super) const ALL: &str = "*";
 
 impl ConfiguredCompetitor<'_> {
-    fn params(&self, cell: &Cell) -> &Value {
+    pub(super) fn params(&self, cell: &Cell) -> &Value {
         let found = [cell.name.as_str(), &cell.function, ALL].into_iter().find_map(|key| self.params.get(key));
         found.unwrap_or(&self.entry.params)
     }
@@ -63,8 +63,8 @@ impl SuiteEvaluation {
             let found: BTreeMap<String, Value> =
                 tuned.iter().filter(|tuned| tuned.name == entry.called()).map(|tuned| (tuned.scope.clone(), tuned.params())).collect();
             let default = BTreeMap::from([(ALL.to_owned(), entry.params.clone())]);
-            if policy_set.is_bound(&entry.policy) {
-                add(CompetitorVariant::Bound, if found.is_empty() { default } else { found })?;
+            if let Some(knowledge) = policy_set.knowledge(&entry.policy) {
+                add(CompetitorVariant::of(knowledge), if found.is_empty() { default } else { found })?;
                 continue;
             }
             add(CompetitorVariant::Default, default)?;
@@ -107,6 +107,7 @@ impl SuiteEvaluation {
                             seeds: seeds.to_vec(),
                             series_of,
                             latencies: true,
+                            plan: None,
                             targets: Vec::new(),
                         },
                         &key,
@@ -117,7 +118,7 @@ impl SuiteEvaluation {
         jobs.jobs
     }
 
-    fn keeps_series(&self, cell: &Cell) -> bool {
+    pub(super) fn keeps_series(&self, cell: &Cell) -> bool {
         match &self.suite.timelines[..] {
             [] => cell.perturbation == crate::suite::PerturbationEntry::NONE,
             listed => listed.iter().any(|one| one.holds(&cell.function, &cell.workload, &cell.perturbation)),

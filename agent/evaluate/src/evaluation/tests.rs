@@ -11,7 +11,7 @@ use crate::results::{CompetitorVariant, Measure};
 /// 150 requests a second of 1.28 ms: one replica of 100m is overloaded, three are two thirds busy, ten are too many.
 const SUITE: &str = r#"
 name = "small"
-seeds = 7
+seeds = 3
 length = "2m"
 warm_up = "30s"
 
@@ -60,6 +60,10 @@ tick = "1s"
 
 [[competitors]]
 policy = "clairvoyant"
+grid = { headroom = [1.5, 2.0] }
+
+[[competitors]]
+policy = "known-rates"
 grid = { headroom = [1.5, 2.0] }
 "#;
 
@@ -128,27 +132,65 @@ fn tuning_finds_the_setting_that_is_known_to_be_best() {
     assert_eq!((tuning.competitor.as_str(), tuning.function.as_str(), tuning.chosen), ("static", "f", 1), "{tuning:?}");
     assert_eq!(tuning.cells, ["f/constant/none"]);
     let labels: Vec<String> = results.competitors.iter().map(|competitor| competitor.label()).collect();
-    assert_eq!(labels, ["static", "static, tuned", "kpa", "clairvoyant"]);
+    assert_eq!(labels, ["static", "static, tuned", "kpa", "clairvoyant", "known-rates"]);
     assert_eq!(results.competitors[3].variant, CompetitorVariant::Bound);
     let loss = |competitor: usize| results.group(competitor, 0).expect("is there").values(Measure::Loss)[0].expect("measured");
     assert!(loss(1) < loss(0), "tuned {} against default {}", loss(1), loss(0));
 }
 
 #[test]
+fn the_bound_has_the_least_loss_in_every_run_and_beats_known_rates() {
+    let results = run(&evaluation(true), 2, &mut NoLedger).expect("runs");
+    let losses = |competitor: usize, cell: usize| -> Vec<f64> {
+        results.group(competitor, cell).expect("is there").values(Measure::Loss).iter().map(|loss| loss.expect("measured")).collect()
+    };
+    let mean = |losses: Vec<f64>| losses.iter().sum::<f64>() / losses.len() as f64;
+    let [bound, rates] = [CompetitorVariant::Bound, CompetitorVariant::KnownRates]
+        .map(|variant| results.competitors.iter().position(|competitor| competitor.variant == variant).expect("is there"));
+    for cell in 0..results.cells.len() {
+        for competitor in 0..results.competitors.len() {
+            let runs = losses(competitor, cell).into_iter().zip(losses(bound, cell));
+            assert!(
+                runs.clone().all(|(loss, bound)| bound <= loss),
+                "cell {cell}, competitor {competitor}: {:?}",
+                runs.collect::<Vec<_>>()
+            );
+        }
+        let best = [1, 2].map(|competitor| mean(losses(competitor, cell))).into_iter().fold(f64::INFINITY, f64::min);
+        let (planned, forecast) = (mean(losses(bound, cell)), mean(losses(rates, cell)));
+        assert!(planned < 0.9 * best, "cell {cell}: {planned} is hardly better than {best} of the best policy");
+        assert!(planned < 0.9 * forecast, "cell {cell}: {planned} is hardly better than {forecast} with known rates");
+    }
+}
+
+#[test]
+fn without_passes_the_bound_is_the_best_run() {
+    let mut suite = evaluation(false).suite().clone();
+    suite.planning.passes = 0;
+    let evaluation = SuiteEvaluation::of_patterns(suite, EvaluationRequest::default()).expect("cells");
+    let results = run(&evaluation, 2, &mut NoLedger).expect("runs");
+    assert_eq!(results.competitors.len(), 4);
+    for cell in 0..results.cells.len() {
+        let loss = |competitor: usize| results.group(competitor, cell).expect("is there").values(Measure::Loss)[0].expect("measured");
+        assert!(loss(2) <= loss(0).min(loss(1)).min(loss(3)));
+    }
+}
+
+#[test]
 fn every_competitor_meets_the_same_requests() {
     let results = run(&evaluation(false), 2, &mut NoLedger).expect("runs");
-    assert_eq!((results.cells.len(), results.groups.len()), (4, 12));
+    assert_eq!((results.cells.len(), results.groups.len()), (4, 16));
     for cell in 0..4 {
         let requests = |competitor: usize| results.group(competitor, cell).expect("is there").values(Measure::Requests).to_vec();
-        assert_eq!(requests(0).len(), 7);
+        assert_eq!(requests(0).len(), 3);
         assert_eq!(requests(0), requests(1), "{}", results.cells[cell].name);
         assert_eq!(requests(0), requests(2), "{}", results.cells[cell].name);
         let mut distinct = requests(0);
         distinct.dedup();
-        assert_eq!(distinct.len(), 7, "each run is another one");
+        assert_eq!(distinct.len(), 3, "each run is another one");
     }
     let timelines: Vec<_> = results.timelines.iter().map(|timeline| results.cells[timeline.cell].perturbation.as_str()).collect();
-    assert_eq!(timelines, ["none"; 6]);
+    assert_eq!(timelines, ["none"; 8]);
     let latencies = &results.latencies[0];
     let completed: u64 = latencies.buckets.iter().map(|(_, count)| count).sum();
     assert!(completed > 0 && latencies.failed > 0, "an overloaded replica answers some and fails others");

@@ -1,7 +1,7 @@
 //! Tuning: every setting of a policy's grid on the validation part. Owns the choice; the score is the mean loss, the budget is the suite's.
 //!
-//! A policy is tuned for each function over the suite's tuning cells of that function. A bound is tuned for each cell,
-//! so that it is as tight as possible.
+//! A policy is tuned for each function over the suite's tuning cells of that function. A policy that knows the future is
+//! tuned for each cell, so that it is as good as possible.
 
 use std::collections::BTreeMap;
 
@@ -67,6 +67,7 @@ impl SuiteEvaluation {
                             seeds: seeds_of_job.to_vec(),
                             series_of: None,
                             latencies: false,
+                            plan: None,
                             targets: Vec::new(),
                         };
                         shared.add(target, job, &key);
@@ -88,13 +89,13 @@ impl SuiteEvaluation {
         let mut tasks = Vec::new();
         for entry in &self.suite.competitors {
             let settings = entry.settings().map_err(|reason| EvaluateError::competitor(entry, CompetitorError::Grid(reason)))?;
-            let bound = conditions.policy_set.is_bound(&entry.policy);
-            if settings.len() < 2 || !(bound || self.asked.tune) {
+            let knows_future = conditions.policy_set.knowledge(&entry.policy).is_some();
+            if settings.len() < 2 || !(knows_future || self.asked.tune) {
                 continue;
             }
-            let places: &[usize] = if bound { &self.tested } else { &self.tuned };
+            let places: &[usize] = if knows_future { &self.tested } else { &self.tuned };
             if places.iter().any(|index| self.parts[VALIDATION][*index].measurement.measured == 0) {
-                if bound {
+                if knows_future {
                     continue;
                 }
                 return Err(EvaluateError::Nothing(
@@ -104,7 +105,7 @@ impl SuiteEvaluation {
             let mut scopes: Vec<(String, Vec<usize>)> = Vec::new();
             for &index in places {
                 let cell = &self.parts[VALIDATION][index].report;
-                let scope = if bound { &cell.name } else { &cell.function };
+                let scope = if knows_future { &cell.name } else { &cell.function };
                 match scopes.iter_mut().find(|(name, _)| name == scope) {
                     Some((_, cells)) => cells.push(index),
                     None => scopes.push((scope.clone(), vec![index])),

@@ -121,6 +121,7 @@ fn columns(competitor: &Competitor) -> [String; 3] {
         CompetitorVariant::Default => "default",
         CompetitorVariant::Tuned => "tuned",
         CompetitorVariant::Bound => "bound",
+        CompetitorVariant::KnownRates => "known_rates",
     };
     [competitor.name.clone(), variant.into(), competitor.policy.clone()]
 }

@@ -10,7 +10,7 @@ mod tables;
 
 use super::escape::escape;
 use super::sentences::{self, headline};
-use crate::results::{CompetitorVariant, Results};
+use crate::results::Results;
 use crate::statistics::{ComparisonVerdict, Summary, SummaryPart, SummaryScope};
 
 /// The report as HTML.
@@ -126,7 +126,7 @@ fn featured(results: &Results, summary: &Summary) -> Vec<usize> {
     let mut found: Vec<usize> = [summary.reference, summary.baseline, summary.bound].into_iter().flatten().collect();
     let lines = summary.overall().map_or(&[][..], |part| &part.lines);
     let better = lines.iter().filter(|line| line.against.is_some_and(|against| against.comparison.verdict == ComparisonVerdict::Better));
-    let front = lines.iter().filter(|line| line.pareto && results.competitors[line.competitor].variant != CompetitorVariant::Bound);
+    let front = lines.iter().filter(|line| line.pareto && results.competitors[line.competitor].variant.competes());
     for line in better.chain(front) {
         if !found.contains(&line.competitor) {
             found.push(line.competitor);

@@ -113,6 +113,7 @@ pub(super) fn verdict(results: &Results, summary: &Summary, line: &SummaryLine) 
         Some(against) => against.comparison.verdict.word(),
         None if summary.reference == Some(line.competitor) => "reference",
         None if results.competitors[line.competitor].variant == CompetitorVariant::Bound => "bound",
+        None if results.competitors[line.competitor].variant == CompetitorVariant::KnownRates => "forecast",
         None => "-",
     }
 }

@@ -3,7 +3,7 @@
 use super::number::{NOTHING, range, short, shown, tenths};
 use super::sentences::{self, headline};
 use super::table::{Column, TableEntry, Tone, clean, lay_out, wrapped};
-use crate::results::{CompetitorVariant, Measure, Results};
+use crate::results::{Measure, Results};
 use crate::statistics::{ComparisonVerdict, Summary, SummaryLine, SummaryPart, SummaryScope};
 
 /// Whether a part is of one kind.
@@ -109,7 +109,7 @@ fn name(results: &Results, summary: &Summary, line: &SummaryLine) -> TableEntry 
     let competitor = &results.competitors[line.competitor];
     let tone = if summary.reference == Some(line.competitor) {
         Tone::Strong
-    } else if competitor.variant == CompetitorVariant::Bound {
+    } else if !competitor.variant.competes() {
         Tone::Faint
     } else {
         Tone::Plain

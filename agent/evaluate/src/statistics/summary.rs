@@ -289,7 +289,7 @@ impl<'a> Runs<'a> {
         }
         let point =
             |line: &SummaryLine| Some((line.measures.get(&Measure::CostPerHour)?.iqm, line.measures.get(&Measure::ViolatedShare)?.iqm));
-        let competes = |line: &SummaryLine| self.results.competitors[line.competitor].variant != CompetitorVariant::Bound;
+        let competes = |line: &SummaryLine| self.results.competitors[line.competitor].variant.competes();
         let (places, points): (Vec<_>, Vec<_>) =
             lines.iter().enumerate().filter(|(_, line)| competes(line)).filter_map(|(place, line)| Some((place, point(line)?))).unzip();
         places.into_iter().zip(pareto(&points)).for_each(|(place, kept)| lines[place].pareto = kept);
@@ -318,7 +318,7 @@ impl<'a> Runs<'a> {
             share_of_gap(bootstrap, &losses, &name("gap"))
         });
         let against = match roles.reference {
-            Some(reference) if reference != competitor && described.variant != CompetitorVariant::Bound => {
+            Some(reference) if reference != competitor && described.variant.competes() => {
                 let differences = [Measure::CostPerHour, Measure::ViolatedShare, GAP_MEASURE]
                     .map(|measure| self.differences(cells, competitor, reference, measure));
                 Comparison::of(bootstrap, differences, options.margin, &name("against"))?

@@ -59,6 +59,9 @@ impl Suite {
         if !(1..=10_000).contains(&self.tuning.settings) {
             return Err(refused("tuning.settings", format!("{}, must be 1 to 10000", self.tuning.settings)));
         }
+        if self.planning.passes > 100 {
+            return Err(refused("planning.passes", format!("{}, must be 0 to 100", self.planning.passes)));
+        }
         let interval = self.interval.0;
         if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&interval) {
             return Err(refused("interval", format!("{}, must be 1s to 1h", self.interval)));

@@ -3,7 +3,7 @@
 use qscale_dqn::Checkpoint;
 use qscale_dqn::registry;
 use qscale_evaluate::RulePolicies;
-use qscale_evaluate::policy_set::{PolicySet, RunContext};
+use qscale_evaluate::policy_set::{FutureKnowledge, PolicySet, RunContext};
 use qscale_policies::{Policy, PolicyError};
 use qscale_rl::device::cpu;
 use serde_json::Value;
@@ -17,14 +17,14 @@ pub struct AllPolicies {
 
 impl PolicySet for AllPolicies {
     fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError> {
-        if RulePolicies.is_bound(name) {
+        if RulePolicies.knowledge(name).is_some() {
             return RulePolicies.policy(name, params, context);
         }
         registry::by_name(name, params, self.model.as_ref(), &cpu())
     }
 
-    fn is_bound(&self, name: &str) -> bool {
-        RulePolicies.is_bound(name)
+    fn knowledge(&self, name: &str) -> Option<FutureKnowledge> {
+        RulePolicies.knowledge(name)
     }
 }
 

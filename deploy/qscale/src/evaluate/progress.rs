@@ -39,6 +39,7 @@ impl Bar {
         let word = match progress.stage {
             EvaluationStage::Tuning => "tuning",
             EvaluationStage::Test => "testing",
+            EvaluationStage::Planning => "planning the bound",
         };
         let begins = self.stage != Some(progress.stage);
         self.stage = Some(progress.stage);

@@ -127,7 +127,7 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
             (_, true) => "mark reference",
             (CompetitorVariant::Default, _) => "mark default",
             (CompetitorVariant::Tuned, _) => "mark tuned",
-            (CompetitorVariant::Bound, _) => "mark bound",
+            (CompetitorVariant::Bound | CompetitorVariant::KnownRates, _) => "mark bound",
         };
         let label = format!(
             "{}: cost {} ({}), violations {} % ({})",
@@ -137,7 +137,7 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
             shown(VIOLATED, violated.iqm),
             range(VIOLATED, violated.iqm_interval)
         );
-        let shape = if competitor.variant == CompetitorVariant::Bound {
+        let shape = if !competitor.variant.competes() {
             format!("<path d=\"M{x:.1} {:.1}l5 5l-5 5l-5 -5z\"/>", y - 5.0)
         } else {
             format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{}\"/>", if labelled == Labelled::Numbers { 3.5 } else { 4.5 })
@@ -150,7 +150,7 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
         let number = (line.competitor + 1).to_string();
         match labelled {
             Labelled::All => labels.add(x, y, &competitor.name, true),
-            Labelled::Front if line.pareto || reference || competitor.variant == CompetitorVariant::Bound => {
+            Labelled::Front if line.pareto || reference || !competitor.variant.competes() => {
                 labels.add(x, y, &format!("{number} {}", competitor.label()), true);
             }
             Labelled::Front | Labelled::Numbers => labels.add(x, y, &number, false),
