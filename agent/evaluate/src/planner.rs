@@ -81,8 +81,10 @@ struct Course {
     simulation: Simulation,
     /// Requests in the system when the interval began.
     outstanding: u64,
+    /// Number of intervals so far.
     intervals: u32,
-    loss: f64,
+    /// Their losses, or those of the last ones.
+    losses: Vec<f64>,
 }
 
 /// Search for a plan of one function.
@@ -131,8 +133,11 @@ impl PlanSearcher<'_> {
     fn pass(&self, plan: &mut Plan, world: &Simulation, run: Ticks, length: usize) -> Option<bool> {
         let bounds = world.setup().policy.bounds;
         let mut base = Course::new(world.clone());
+        let mut all = base.clone();
         let (mut at, mut improved) = (0, false);
         let mut totals = Totals::default();
+        all.advance(self, &plan.allocations, run, &mut totals);
+        let (mut losses, least) = (all.losses, self.least_loss(world));
         let mut begin = run.first;
         while begin < run.all {
             if self.stop.load(Ordering::Relaxed) {
@@ -141,27 +146,33 @@ impl PlanSearcher<'_> {
             let end = (begin + length).min(run.all);
             // Loss is known at the ends of intervals only.
             let start = begin - begin % run.in_interval;
-            base.advance(self, &plan.allocations[at..start], run, &mut totals);
-            at = start;
             let until = (end + run.horizon).next_multiple_of(run.in_interval).min(run.all);
-            let mut loss_of = |allocations: &[Allocation]| {
-                let mut course = base.clone();
-                course.advance(self, allocations, run, &mut totals);
-                course.loss
-            };
+            let window = start / run.in_interval..until / run.in_interval;
+            if losses[window.clone()].iter().all(|loss| *loss <= least) {
+                begin = end;
+                continue;
+            }
+            base.advance(self, &plan.allocations[at..start], run, &mut totals);
+            base.losses.clear();
+            at = start;
             let mut tried = vec![plan.allocations[start..until].to_vec()];
-            let mut best = loss_of(&tried[0]);
-            let mut chosen = 0;
+            let mut course = base.clone();
+            course.advance(self, &tried[0], run, &mut totals);
+            let (mut best, mut chosen) = (course.losses.iter().sum::<f64>(), 0);
+            losses[window.clone()].copy_from_slice(&course.losses);
             for change in changes(plan, begin, end) {
                 let mut changed = plan.allocations[start..until].to_vec();
                 changed[begin - start..end - start].iter_mut().for_each(|allocation| *allocation = bounds.clamp(change(*allocation)));
                 if tried.contains(&changed) {
                     continue;
                 }
-                let loss = loss_of(&changed);
+                course.clone_from(&base);
+                course.advance(self, &changed, run, &mut totals);
+                let loss = course.losses.iter().sum::<f64>();
                 tried.push(changed);
                 if loss < best - 1e-12 {
                     (best, chosen) = (loss, tried.len() - 1);
+                    losses[window.clone()].copy_from_slice(&course.losses);
                 }
             }
             improved |= chosen > 0;
@@ -172,9 +183,20 @@ impl PlanSearcher<'_> {
     }
 }
 
+impl PlanSearcher<'_> {
+    /// Loss of an interval of `world` that no plan can reduce: that of the smallest allocation.
+    fn least_loss(&self, world: &Simulation) -> f64 {
+        let policy = &world.setup().policy;
+        let smallest = policy.bounds.clamp(Allocation { replicas: Replicas(0), cpu_millicores: Millicores(0), memory_mib: Mebibytes(0) });
+        let hours = self.criteria.measurement().interval.as_secs_f64() / 3600.0;
+        // Integrals of the allocation have rounding errors.
+        self.shares.cost * policy.prices.per_hour(smallest) * hours * (1.0 + 1e-9)
+    }
+}
+
 impl Course {
     fn new(simulation: Simulation) -> Self {
-        Self { simulation, outstanding: 0, intervals: 0, loss: 0.0 }
+        Self { simulation, outstanding: 0, intervals: 0, losses: Vec::new() }
     }
 
     /// Advances by the ticks of `allocations`, whole intervals, or up to the end of the run.
@@ -184,11 +206,11 @@ impl Course {
             self.simulation.take_interval(totals);
             let result = searcher.criteria.evaluate(totals, self.outstanding > 0);
             self.outstanding = (self.outstanding + totals.arrived).saturating_sub(totals.completed + totals.unanswered());
-            if self.intervals >= searcher.criteria.measurement().warm_up {
-                let severity = result.map_or(0.0, |result| result.severity);
-                self.loss += searcher.shares.severity * severity + searcher.shares.cost * searcher.criteria.cost(totals);
-            }
+            let is_measured = self.intervals >= searcher.criteria.measurement().warm_up;
             self.intervals += 1;
+            let severity = result.map_or(0.0, |result| result.severity);
+            let loss = searcher.shares.severity * severity + searcher.shares.cost * searcher.criteria.cost(totals);
+            self.losses.push(if is_measured { loss } else { 0.0 });
         }
     }
 }

@@ -66,6 +66,9 @@ pub struct EvaluateArgs {
     /// Test runs of each competitor in each cell [default: that of the suite]
     #[arg(long, value_name = "NUMBER")]
     seeds: Option<u32>,
+    /// Passes of the search for the bound of each run, from its best competitor on; with 0 the bound is that competitor [default: that of the suite]
+    #[arg(long, value_name = "NUMBER")]
+    bound_passes: Option<u32>,
     /// Also tune every rule on the validation part, and report both
     #[arg(long)]
     tune: bool,
@@ -150,6 +153,7 @@ fn suite_options(arguments: &EvaluateArgs) -> anyhow::Result<SuiteOptions> {
             workloads: arguments.workloads.clone(),
             perturbations: arguments.perturbations.clone(),
             seeds: arguments.seeds,
+            bound_passes: arguments.bound_passes,
             quick: arguments.quick,
         },
         model: arguments.model.as_deref().map(qscale_replay::policy::load_model).transpose()?,
@@ -172,6 +176,7 @@ fn command(arguments: &EvaluateArgs) -> String {
     arguments.workloads.iter().for_each(|workload| add("--workload", workload));
     arguments.perturbations.iter().for_each(|perturbation| add("--perturbation", perturbation));
     arguments.seeds.iter().for_each(|seeds| add("--seeds", &seeds.to_string()));
+    arguments.bound_passes.iter().for_each(|passes| add("--bound-passes", &passes.to_string()));
     [("--tune", arguments.tune), ("--curves", arguments.curves), ("--quick", arguments.quick)]
         .into_iter()
         .filter(|(_, given)| *given)

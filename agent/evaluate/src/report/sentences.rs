@@ -2,7 +2,7 @@
 
 use super::number::{short, tenths};
 use crate::results::{CompetitorVariant, Measure, Results};
-use crate::statistics::{Comparison, ComparisonVerdict, Paired, Summary, SummaryLine};
+use crate::statistics::{Comparison, ComparisonVerdict, Paired, Summary, SummaryLine, SummaryPart, SummaryScope};
 
 /// The cheapest competitors at no more violations, ties, and worse ones; one sentence each. Plain text, to be escaped by the caller.
 #[must_use]
@@ -43,7 +43,25 @@ pub fn headline(results: &Results, summary: &Summary) -> Vec<String> {
     if !worse.is_empty() {
         findings.push(format!("Worse (`{name}` is cheaper at equal or fewer violations): {}.", list(worse.into_iter())));
     }
+    findings.extend(forecast(summary, overall, results, &name));
     findings
+}
+
+/// What a perfect forecast of rates would add to the reference, over all cells and by workload.
+fn forecast(summary: &Summary, overall: &SummaryPart, results: &Results, name: &str) -> Option<String> {
+    let (share, known_rates) = (overall.rates_close?, &results.competitors[summary.known_rates?]);
+    let percent = |value: f64| tenths(value * 100.0);
+    let parts = summary.parts_like(|scope| matches!(scope, SummaryScope::Workload(_)));
+    let by_workload: Vec<String> =
+        parts.filter_map(|part| Some(format!("{} {}", part.scope.name(), percent(part.rates_close?.value)))).collect();
+    let by_workload = if by_workload.is_empty() { String::new() } else { format!("; by workload: {}", by_workload.join(", ")) };
+    Some(format!(
+        "With a perfect forecast of rates (`{}`) {} % of the loss of `{name}` above the bound would be avoided ({} to {} %){by_workload}.",
+        known_rates.label(),
+        percent(share.value),
+        percent(share.interval.low),
+        percent(share.interval.high)
+    ))
 }
 
 fn why(results: &Results, summary: &Summary, reference: usize, name: &str) -> String {

@@ -1,7 +1,7 @@
-//! The share of the gap to the clairvoyant bound that a policy closes. Owns its definition; must not choose baseline and bound.
+//! The share of the gap to the bound that a policy closes. Owns its definition; must not choose baseline and bound.
 //!
 //! With the loss L (weighted severity and cost), averaged over the same runs, of a baseline that does not react, the
-//! clairvoyant bound and the policy, the share is `(L baseline - L policy) / (L baseline - L bound)`: 0 for the
+//! bound and the policy, the share is `(L baseline - L policy) / (L baseline - L bound)`: 0 for the
 //! baseline, 1 for the bound, negative if worse than the baseline, above 1 if better than the bound. Means rather than
 //! interquartile means, so that the parts of a gap add up. Undefined if the bound is not better than the baseline.
 

@@ -71,6 +71,9 @@ pub struct Summary {
     pub baseline: Option<usize>,
     /// Index of the bound.
     pub bound: Option<usize>,
+    /// Index of the planner with known rates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_rates: Option<usize>,
     /// All cells first, then each workload, perturbation, function and cell, if there are several.
     pub parts: Vec<SummaryPart>,
 }
@@ -142,6 +145,9 @@ pub struct SummaryPart {
     pub cells: Vec<usize>,
     /// One line for each competitor, in order.
     pub lines: Vec<SummaryLine>,
+    /// Share of the gap between the reference and the bound that a planner with known rates closes; absent without such a planner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates_close: Option<GapShare>,
 }
 
 /// Results of one competitor.
@@ -167,7 +173,8 @@ pub struct SummaryLine {
 /// An unknown reference.
 pub fn summarise(results: &Results, options: &SummaryOptions) -> Result<Summary, UnknownReference> {
     let runs = Runs::new(results);
-    let roles = Roles { reference: runs.reference(options)?, baseline: runs.baseline(), bound: runs.first(CompetitorVariant::Bound) };
+    let [bound, known_rates] = [CompetitorVariant::Bound, CompetitorVariant::KnownRates].map(|variant| runs.first(variant));
+    let roles = Roles { reference: runs.reference(options)?, baseline: runs.baseline(), bound, known_rates };
     let mut parts = Vec::new();
     for (scope, cells) in scopes(results) {
         parts.push(runs.part(scope, cells, &roles, options)?);
@@ -177,7 +184,8 @@ pub fn summarise(results: &Results, options: &SummaryOptions) -> Result<Summary,
     let (overall, others) = parts.split_at_mut(overall);
     correct(overall);
     correct(others);
-    Ok(Summary { options: options.clone(), reference: roles.reference, baseline: roles.baseline, bound: roles.bound, parts })
+    let Roles { reference, baseline, bound, known_rates } = roles;
+    Ok(Summary { options: options.clone(), reference, baseline, bound, known_rates, parts })
 }
 
 /// All cells, then the parts of each kind with several members.
@@ -220,6 +228,7 @@ struct Roles {
     reference: Option<usize>,
     baseline: Option<usize>,
     bound: Option<usize>,
+    known_rates: Option<usize>,
 }
 
 /// Groups by competitor and cell.
@@ -293,7 +302,12 @@ impl<'a> Runs<'a> {
         let (places, points): (Vec<_>, Vec<_>) =
             lines.iter().enumerate().filter(|(_, line)| competes(line)).filter_map(|(place, line)| Some((place, point(line)?))).unzip();
         places.into_iter().zip(pareto(&points)).for_each(|(place, kept)| lines[place].pareto = kept);
-        Ok(SummaryPart { scope, cells, lines })
+        let gap = roles.reference.zip(roles.bound).zip(roles.known_rates);
+        let rates_close = gap.and_then(|((reference, bound), known_rates)| {
+            let losses: Vec<_> = cells.iter().map(|cell| self.losses(*cell, known_rates, reference, bound)).collect();
+            share_of_gap(&options.bootstrap, &losses, &format!("{scope}, known rates"))
+        });
+        Ok(SummaryPart { scope, cells, lines, rates_close })
     }
 
     fn line(

@@ -21,6 +21,8 @@ pub struct SuiteFilter {
     pub perturbations: Vec<String>,
     /// Number of seeds.
     pub seeds: Option<u32>,
+    /// Passes of the search for the bound.
+    pub bound_passes: Option<u32>,
     /// Whether to use the quick version.
     pub quick: bool,
 }
@@ -57,6 +59,7 @@ impl Suite {
             self.cells = if within.is_empty() { vec![named] } else { within };
         }
         self.seeds = filter.seeds.unwrap_or(self.seeds);
+        self.planning.passes = filter.bound_passes.unwrap_or(self.planning.passes);
         if !filter.policies.is_empty() {
             self.competitors = filter.policies.iter().map(|text| self.competitor(text)).collect::<Result<_, _>>()?;
         }
