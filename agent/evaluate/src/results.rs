@@ -94,6 +94,9 @@ pub struct TracePart {
     /// Hash of the trace, hexadecimal.
     #[serde(default)]
     pub digest: String,
+    /// Functions that were left out because they cannot meet their objective with the largest allocation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 /// A competitor.

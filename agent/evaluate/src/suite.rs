@@ -9,7 +9,7 @@ mod trace;
 
 use qscale_common::document::{self, DocumentError, Format};
 use qscale_common::name::Name;
-use qscale_common::policy::{Guardrails, Prices, RewardWeights};
+use qscale_common::policy::{Guardrails, Prices, RewardWeights, Share};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::workload::{Gaps, Pattern};
 use qscale_sim::Perturbation;
@@ -128,6 +128,9 @@ pub struct PerturbationEntry {
     /// Its fields. The lag is added to the lag of a competitor's own metrics pipeline.
     #[serde(flatten)]
     pub perturbation: Perturbation,
+    /// Share of the durations of a trace that is CPU time, instead of the suite's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_share: Option<Share>,
 }
 
 /// Combinations of the named functions, workloads and perturbations; an empty list stands for all of its kind.
@@ -207,7 +210,7 @@ fn default_reversal() -> Span {
 
 fn default_perturbations() -> Vec<PerturbationEntry> {
     let name = Name::new(PerturbationEntry::NONE).expect("a DNS label");
-    vec![PerturbationEntry { name, perturbation: Perturbation::default() }]
+    vec![PerturbationEntry { name, perturbation: Perturbation::default(), cpu_share: None }]
 }
 
 impl PerturbationEntry {

@@ -1,20 +1,28 @@
 //! Cells from traces: every function of a trace with its own demand, measured together. Owns the chronological split; must not open files.
 
+mod activity;
+mod attainable;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use qscale_common::name::Name;
-use qscale_common::policy::{Bounds, LatencyBound, Objective, Range, ScalingPolicy};
+use qscale_common::policy::{Bounds, LatencyBound, Objective, Range, ScalingPolicy, Share};
 use qscale_common::time::Span;
-use qscale_common::units::{Allocation, Mebibytes};
+use qscale_common::units::{Allocation, Mebibytes, Replicas};
 use qscale_common::workload::trace::{MinuteTrace, RowTrace, Trace, TraceFunction, TracedInvocation};
 use qscale_common::workload::{Demand, DurationQuantiles, MinuteCount};
 use qscale_sim::profile::MemoryProfile;
-use qscale_sim::{Distribution, FunctionProfile, Setup, SimulatedLoad};
+use qscale_sim::{Distribution, FunctionProfile, Perturbation, Setup, SimulatedLoad};
+use strum::VariantArray;
 
 use crate::cell::{CellFunction, EvaluationCell, MeasurementSpan};
 use crate::results::{Cell, TracePart};
 use crate::suite::{PerturbationEntry, Suite, TraceEntry};
+
+pub use activity::FunctionClass;
+
+use activity::Activity;
 
 /// Hash of the content of a trace, hexadecimal: FNV-1a.
 fn digest(trace: &Trace) -> String {
@@ -43,8 +51,8 @@ fn digest(trace: &Trace) -> String {
 
 /// Load of function `number` from minute `from` to before minute `to`, with its 99th percentile of duration, and its
 /// usual and greatest memory.
-fn of_function(trace: &Trace, number: usize, from: u32, to: u32, entry: &TraceEntry) -> TracedFunction {
-    let cpu_share = entry.cpu_share.get();
+fn of_function(trace: &Trace, number: usize, from: u32, to: u32, entry: &TraceEntry, cpu_share: Share) -> TracedFunction {
+    let cpu_share = cpu_share.get();
     match trace {
         Trace::Minutes(trace) => {
             let function = &trace.functions[number];
@@ -108,7 +116,7 @@ struct TraceSpan {
     end: u32,
 }
 
-/// Cells of the test part and of the validation part of the trace `name`, one for each perturbation.
+/// Cells of the test part and of the validation part of the trace `name`: one for each perturbation, or one for each class of functions and perturbation.
 ///
 /// # Errors
 /// A suite without a description of traces, and a trace whose test part has no minutes or no invocations.
@@ -131,9 +139,17 @@ pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Evaluatio
     if invocations == 0 || entry.scale.rate == 0.0 {
         return Err(nothing_to_judge(trace, entry, test_from, minutes));
     }
-    let of_part = |part: TraceSpan| -> Vec<EvaluationCell> {
-        suite.perturbations.iter().map(|perturbation| cell(suite, entry, trace, name, part, perturbation)).collect()
-    };
+    let activities: Vec<Activity> = (0..trace.functions()).map(|number| Activity::of(trace, number, from)).collect();
+    let source = Source { suite, entry, trace, name, activities: &activities };
+    let (kept, left_out) = source.attainable(test);
+    if kept.is_empty() {
+        return Err(format!(
+            "every function of the trace violates its objective in more than {} of the intervals with its largest allocation; give the suite a greater \
+             `trace.slack`, `trace.bounds` or `trace.most_violated`",
+            entry.most_violated.get()
+        ));
+    }
+    let of_part = |part: TraceSpan| source.cells(part, &kept);
     let played = TracePart {
         name: name.to_owned(),
         functions: trace.functions(),
@@ -142,6 +158,7 @@ pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Evaluatio
         test_from_minute: test_from,
         invocations,
         digest: digest(trace),
+        left_out: left_out.into_iter().map(|number| format!("f{number}")).collect(),
     };
     Ok(([of_part(test), of_part(validation)], played))
 }
@@ -170,55 +187,89 @@ fn measurement(suite: &Suite, entry: &TraceEntry, part: TraceSpan) -> Measuremen
     MeasurementSpan { interval, warm_up: intervals(part.measured - part.begin), measured: intervals(part.end - part.measured) }
 }
 
-fn cell(suite: &Suite, entry: &TraceEntry, trace: &Trace, name: &str, part: TraceSpan, perturbation: &PerturbationEntry) -> EvaluationCell {
-    let functions = (0..trace.functions()).map(|number| world(suite, entry, trace, number, part, perturbation)).collect();
-    let cell = Cell {
-        name: format!("{name}/trace/{}", perturbation.name),
-        function: name.to_owned(),
-        workload: "trace".to_owned(),
-        perturbation: perturbation.name.to_string(),
-        functions: trace.functions(),
-        latency_ms: None,
-        percentile: entry.percentile.get(),
-    };
-    EvaluationCell { report: cell, functions, measurement: measurement(suite, entry, part) }
+/// A trace with what its training part says of its functions.
+struct Source<'a> {
+    suite: &'a Suite,
+    entry: &'a TraceEntry,
+    trace: &'a Trace,
+    name: &'a str,
+    activities: &'a [Activity],
 }
 
-fn world(
-    suite: &Suite,
-    entry: &TraceEntry,
-    trace: &Trace,
-    number: usize,
-    part: TraceSpan,
-    perturbation: &PerturbationEntry,
-) -> CellFunction {
-    let function = of_function(trace, number, part.begin, part.end, entry);
-    let name = Name::new(format!("f{number}")).expect("a letter and digits make a DNS label");
-    let latency = Span(Duration::from_millis(u64::from(function.longest_ms)) + entry.slack.0);
-    let latency = LatencyBound::try_from(latency.clamp(Span::millis(1), Span::seconds(3600))).expect("within its range");
-    let objective = Objective { percentile: entry.percentile, latency, failure_share: entry.failure_share };
-    // Memory is not compared: each function has room for its greatest usage.
-    let margin = suite.guard.working_set_margin.get() * ROOM;
-    let room = Mebibytes((f64::from(function.most_mib) * margin).ceil() as u32).max(entry.start.memory_mib);
-    let start = entry.bounds.clamp(Allocation { memory_mib: room, ..entry.start });
-    let memory_mib = Range::new(start.memory_mib, start.memory_mib).unwrap_or(entry.bounds.memory_mib);
-    let base_mib = Mebibytes(function.usual_mib.min((f64::from(start.memory_mib.0) / margin) as u32));
-    let profile = FunctionProfile {
-        workers: entry.workers,
-        startup: entry.startup.clone(),
-        memory: MemoryProfile { base_mib, request_kib: 0 },
-        ..FunctionProfile::simple(name.as_str(), Distribution::ZERO)
-    };
-    let setup = Setup {
-        profile: Arc::new(profile),
-        gateway: entry.gateway,
-        policy: ScalingPolicy { objective, bounds: Bounds { memory_mib, ..entry.bounds }, ..suite.policy(name) },
-        allocation: start,
-        load: function.load,
-        perturbation: perturbation.perturbation,
-        nodes: None,
-    };
-    CellFunction { setup, index: number as u64, noise: None, disturbed: perturbation.perturbation.onsets().map(|at| at.0).collect() }
+impl Source<'_> {
+    /// Numbers of the functions that can meet their objective in `part`, and of the others. A function without load can.
+    fn attainable(&self, part: TraceSpan) -> (Vec<usize>, Vec<usize>) {
+        let numbers = 0..self.trace.functions();
+        let most = self.entry.most_violated.get();
+        if most >= 1.0 {
+            return (numbers.collect(), Vec::new());
+        }
+        let calm = PerturbationEntry { name: self.suite.name.clone(), perturbation: Perturbation::default(), cpu_share: None };
+        let span = measurement(self.suite, self.entry, part);
+        numbers.partition(|number| attainable::least_violated(&self.function(*number, part, &calm), span).is_none_or(|share| share <= most))
+    }
+
+    fn cells(&self, part: TraceSpan, kept: &[usize]) -> Vec<EvaluationCell> {
+        let class = |number: &usize| self.activities[*number].class();
+        let groups: Vec<(&'static str, Vec<usize>)> = if self.entry.by_class {
+            let of = |one: &FunctionClass| (one.into(), kept.iter().copied().filter(|number| class(number) == *one).collect());
+            FunctionClass::VARIANTS.iter().map(of).filter(|(_, numbers): &(_, Vec<usize>)| !numbers.is_empty()).collect()
+        } else {
+            vec![("trace", kept.to_vec())]
+        };
+        let cells = groups.iter().flat_map(|(name, numbers)| self.suite.perturbations.iter().map(move |entry| (*name, numbers, entry)));
+        cells.map(|(name, numbers, entry)| self.cell(part, name, numbers, entry)).collect()
+    }
+
+    fn cell(&self, part: TraceSpan, workload: &str, numbers: &[usize], perturbation: &PerturbationEntry) -> EvaluationCell {
+        let functions = numbers.iter().map(|number| self.function(*number, part, perturbation)).collect();
+        let report = Cell {
+            name: format!("{}/{workload}/{}", self.name, perturbation.name),
+            function: self.name.to_owned(),
+            workload: workload.to_owned(),
+            perturbation: perturbation.name.to_string(),
+            functions: numbers.len(),
+            latency_ms: None,
+            percentile: self.entry.percentile.get(),
+        };
+        EvaluationCell { report, functions, measurement: measurement(self.suite, self.entry, part) }
+    }
+
+    fn function(&self, number: usize, part: TraceSpan, perturbation: &PerturbationEntry) -> CellFunction {
+        let (suite, entry) = (self.suite, self.entry);
+        let cpu_share = perturbation.cpu_share.unwrap_or(entry.cpu_share);
+        let function = of_function(self.trace, number, part.begin, part.end, entry, cpu_share);
+        let name = Name::new(format!("f{number}")).expect("a letter and digits make a DNS label");
+        let longest = Duration::from_millis(u64::from(function.longest_ms));
+        let latency = Span(longest + entry.slack.0.max(longest.mul_f64(entry.slack_share)));
+        let latency = LatencyBound::try_from(latency.clamp(Span::millis(1), Span::seconds(3600))).expect("within its range");
+        let objective = Objective { percentile: entry.percentile, latency, failure_share: entry.failure_share };
+        // Memory is not compared: each function has room for its greatest usage.
+        let margin = suite.guard.working_set_margin.get() * ROOM;
+        let room = Mebibytes((f64::from(function.most_mib) * margin).ceil() as u32).max(entry.start.memory_mib);
+        let start = entry.bounds.clamp(Allocation { memory_mib: room, ..entry.start });
+        let memory_mib = Range::new(start.memory_mib, start.memory_mib).unwrap_or(entry.bounds.memory_mib);
+        let needed = (self.activities[number].peak_concurrency() * entry.peak_factor / f64::from(entry.workers.max(1))).ceil();
+        let most = Replicas((needed as u32).clamp(entry.bounds.replicas.max().0, Replicas::MAX.0));
+        let replicas = Range::new(entry.bounds.replicas.min(), most).unwrap_or(entry.bounds.replicas);
+        let base_mib = Mebibytes(function.usual_mib.min((f64::from(start.memory_mib.0) / margin) as u32));
+        let profile = FunctionProfile {
+            workers: entry.workers,
+            startup: entry.startup.clone(),
+            memory: MemoryProfile { base_mib, request_kib: 0 },
+            ..FunctionProfile::simple(name.as_str(), Distribution::ZERO)
+        };
+        let setup = Setup {
+            profile: Arc::new(profile),
+            gateway: entry.gateway,
+            policy: ScalingPolicy { objective, bounds: Bounds { memory_mib, replicas, ..entry.bounds }, ..suite.policy(name) },
+            allocation: start,
+            load: function.load,
+            perturbation: perturbation.perturbation,
+            nodes: None,
+        };
+        CellFunction { setup, index: number as u64, noise: None, disturbed: perturbation.perturbation.onsets().map(|at| at.0).collect() }
+    }
 }
 
 /// Slightly more than the guard's margin, to allow for rounding.
@@ -285,6 +336,75 @@ policy = "static"
         let SimulatedLoad::Rows { trace, .. } = &test[0].functions[1].setup.load else { panic!("another load") };
         let starts: Vec<_> = trace.rows.iter().map(|row| (row.start_us, row.function)).collect();
         assert_eq!(starts, [(MINUTE_US + 7, 0), (3 * MINUTE_US + 7, 0)]);
+    }
+
+    /// Rows of functions of a minute each, in ten minutes: one is never invoked, one has so many invocations at once, every minute, for 30 s each.
+    fn with_busy_function(at_once: u64) -> Trace {
+        let row = |minute: u64, at: u64| TracedInvocation { start_us: minute * MINUTE_US + at, function: 1, duration_ms: 30_000 };
+        let rows = (0..10).flat_map(|minute| (0..at_once).map(move |at| row(minute, at)));
+        Trace::Rows(RowTrace { functions: vec!["idle".into(), "busy".into()], rows: rows.collect() })
+    }
+
+    fn entry(suite: &mut Suite) -> &mut TraceEntry {
+        suite.trace.as_mut().expect("a trace")
+    }
+
+    #[test]
+    fn the_training_part_raises_the_largest_number_of_replicas() {
+        let mut suite = suite();
+        let most = |suite: &Suite| {
+            let ([test, _], _) = cells(suite, &with_busy_function(40), "t").expect("cells");
+            [0, 1].map(|function| test[0].functions[function].setup.policy.bounds.replicas.max().0)
+        };
+        assert_eq!(most(&suite), [10, 10]);
+        // 20 are busy in the mean over a minute.
+        entry(&mut suite).peak_factor = 3.0;
+        assert_eq!(most(&suite), [10, 60]);
+    }
+
+    #[test]
+    fn a_function_that_cannot_meet_its_objective_is_left_out_and_named() {
+        let mut suite = suite();
+        entry(&mut suite).most_violated = Share::try_from(0.05).expect("a share");
+        // 40 at once on ten replicas take four times as long as the objective allows.
+        let ([test, validation], played) = cells(&suite, &with_busy_function(40), "t").expect("cells");
+        assert_eq!(played.left_out, ["f1"]);
+        assert_eq!([&test, &validation].map(|cells| cells[0].functions.len()), [1, 1]);
+        let (_, played) = cells(&suite, &with_busy_function(10), "t").expect("cells");
+        assert!(played.left_out.is_empty());
+        entry(&mut suite).peak_factor = 3.0;
+        let (_, played) = cells(&suite, &with_busy_function(40), "t").expect("cells");
+        assert!(played.left_out.is_empty(), "60 replicas are enough");
+    }
+
+    #[test]
+    fn each_class_is_a_cell_in_each_perturbation_with_its_share_of_cpu_time() {
+        let mut suite = suite();
+        entry(&mut suite).by_class = true;
+        let of_cpu = PerturbationEntry {
+            name: "cpu-80".parse().expect("a name"),
+            cpu_share: Share::try_from(0.8).ok(),
+            ..suite.perturbations[0].clone()
+        };
+        suite.perturbations.push(of_cpu);
+        let ([test, validation], _) = cells(&suite, &with_busy_function(40), "t").expect("cells");
+        let names = |cells: &[EvaluationCell]| cells.iter().map(|cell| cell.report.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&test), ["t/busy/none", "t/busy/cpu-80", "t/rare/none", "t/rare/cpu-80"]);
+        assert_eq!(names(&test), names(&validation));
+        let shares = [0, 1].map(|cell: usize| match test[cell].functions[0].setup.load {
+            SimulatedLoad::Rows { cpu_share, .. } => cpu_share,
+            _ => panic!("another load"),
+        });
+        assert_eq!(shares, [0.5, 0.8]);
+    }
+
+    #[test]
+    fn the_objective_is_relative_where_the_function_is_slow() {
+        let mut suite = suite();
+        entry(&mut suite).slack_share = 0.5;
+        let ([test, _], _) = cells(&suite, &with_busy_function(1), "t").expect("cells");
+        assert_eq!(test[0].functions[1].setup.policy.objective.latency.get(), Duration::from_secs(45));
+        assert_eq!(test[0].functions[0].setup.policy.objective.latency.get(), Duration::from_secs(1));
     }
 
     #[test]

@@ -107,7 +107,11 @@ pub(super) fn what(results: &Results) -> String {
     let trace = settings.trace.as_ref().map(|trace| {
         let [train, validation, test] = trace.split;
         let (functions, invocations) = (trace.functions, trace.invocations);
-        format!("; trace {}, {functions} functions, {invocations} invocations, split {train}/{validation}/{test} %", trace.name)
+        let left_out = match trace.left_out.len() {
+            0 => String::new(),
+            count => format!("; {} left out, which cannot meet the objective with the largest allocation", counted(count, "function")),
+        };
+        format!("; trace {}, {functions} functions, {invocations} invocations, split {train}/{validation}/{test} %{left_out}", trace.name)
     });
     format!(
         "Suite {}: {}, {}, {}, {} s measured after {} s of warm-up{}",

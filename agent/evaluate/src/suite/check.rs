@@ -122,6 +122,11 @@ impl Suite {
         }
         if self.trace.is_some() {
             entry.perturbation.check(None).map_err(|error| refused(&place, error.to_string()))?;
+        } else if let Some(share) = entry.cpu_share {
+            return Err(refused(
+                format!("{place}.cpu_share"),
+                format!("{}, is valid only with a [trace], which has durations; remove it", share.get()),
+            ));
         }
         Ok(())
     }
@@ -141,6 +146,11 @@ impl Suite {
         if trace.split.iter().map(|share| u64::from(*share)).sum::<u64>() != 100 || trace.split[2] == 0 {
             let [training, validation, test] = trace.split;
             return Err(refused("trace.split", format!("{training}/{validation}/{test}, must sum to 100 with a test part above 0")));
+        }
+        for (field, value, most) in [("slack_share", trace.slack_share, 100.0), ("peak_factor", trace.peak_factor, 1000.0)] {
+            if !(0.0..=most).contains(&value) {
+                return Err(refused(format!("trace.{field}"), format!("{value}, must be 0 to {most}")));
+            }
         }
         check_allocation("trace", &trace.bounds, trace.start)
     }

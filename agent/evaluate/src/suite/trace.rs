@@ -40,10 +40,22 @@ pub struct TraceEntry {
     pub percentile: Percentile,
     /// Latency bound of each function, above its 99th percentile of duration.
     pub slack: Span,
+    /// The same as a share of that percentile, 0 to 100; the longer one counts.
+    #[serde(default)]
+    pub slack_share: f64,
     /// Share of invocations that may fail.
     pub failure_share: Share,
     /// Bounds of each function's allocation.
     pub bounds: Bounds,
+    /// A function may have this multiple of the replicas that were busy at once in the training part, 0 to 1,000, if that is more than `bounds` allow.
+    #[serde(default)]
+    pub peak_factor: f64,
+    /// Share of intervals; a function that violates its objective in more of them even with its largest allocation throughout is left out.
+    #[serde(default = "all")]
+    pub most_violated: Share,
+    /// Whether the functions of each class are measured as a cell of their own.
+    #[serde(default)]
+    pub by_class: bool,
     /// Initial allocation of each function.
     pub start: Allocation,
 }
@@ -54,6 +66,10 @@ fn default_split() -> [u32; 3] {
 
 fn default_memory() -> u32 {
     128
+}
+
+fn all() -> Share {
+    Share::try_from(1.0).expect("1 is a share")
 }
 
 fn one() -> u32 {
