@@ -1,7 +1,7 @@
 //! Search for the allocations that would have been best: the bound of a cell. Owns the moves and their acceptance; must not know a policy.
 //!
 //! The search starts from the allocations of a run of the best competitor and changes one part of the run after the other: it simulates each change with
-//! all that follows within [`HORIZON`], and keeps it if the loss falls. The function is simulated as in every run, behind the same guard. So the result is
+//! what follows soon after, and keeps it if the loss falls. The function is simulated as in every run, behind the same guard. So the result is
 //! never worse than its start, but it is a local optimum, not a proven one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +18,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::{Criteria, LossShares};
 
-/// Time after a changed part over which its effect counts: starts of replicas and queues of most functions have ended.
-const HORIZON: Duration = Duration::from_secs(60);
-/// Lengths of the parts that a pass changes as a whole, one after the other.
-const PARTS: [Duration; 3] = [Duration::from_secs(120), Duration::from_secs(30), Duration::from_secs(5)];
+/// Lengths of the parts that a pass changes as a whole, one after the other, and the time after each over which its effect counts.
+const PARTS: [SearchPart; 3] = [SearchPart::seconds(120, 60), SearchPart::seconds(30, 60), SearchPart::seconds(5, 20)];
+
+/// A part of a run that is changed as a whole.
+#[derive(Debug, Clone, Copy)]
+struct SearchPart {
+    length: Duration,
+    horizon: Duration,
+}
+
+impl SearchPart {
+    const fn seconds(length: u64, horizon: u64) -> Self {
+        Self { length: Duration::from_secs(length), horizon: Duration::from_secs(horizon) }
+    }
+}
 
 /// Settings of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +112,6 @@ struct Ticks {
     /// First tick that a change can improve.
     first: usize,
     all: usize,
-    horizon: usize,
 }
 
 impl PlanSearcher<'_> {
@@ -111,13 +121,13 @@ impl PlanSearcher<'_> {
         let tick = plan.tick.duration();
         let ticks = |time: Duration| (time.as_nanos() / tick.as_nanos().max(1)) as usize;
         let in_interval = ticks(span.interval).max(1);
-        let horizon = ticks(HORIZON).max(1);
-        let first = (span.warm_up as usize * in_interval).saturating_sub(horizon);
-        let run = Ticks { in_interval, first: first - first % in_interval, all: plan.allocations.len(), horizon };
+        // Allocations of the last minute of the warm-up still matter after it.
+        let first = (span.warm_up as usize * in_interval).saturating_sub(ticks(Duration::from_secs(60)));
+        let run = Ticks { in_interval, first: first - first % in_interval, all: plan.allocations.len() };
         for _ in 0..passes {
             let mut improved = false;
             for part in PARTS {
-                match self.pass(plan, world, run, ticks(part).max(1)) {
+                match self.pass(plan, world, run, [ticks(part.length), ticks(part.horizon)].map(|ticks| ticks.max(1))) {
                     Some(any) => improved |= any,
                     None => return false,
                 }
@@ -129,8 +139,8 @@ impl PlanSearcher<'_> {
         true
     }
 
-    /// Changes parts of `length` ticks, in order; returns whether any change was an improvement, `None` if stopped.
-    fn pass(&self, plan: &mut Plan, world: &Simulation, run: Ticks, length: usize) -> Option<bool> {
+    /// Changes parts of `length` ticks, in order, by their effect up to `horizon` ticks later; returns whether any change was an improvement, `None` if stopped.
+    fn pass(&self, plan: &mut Plan, world: &Simulation, run: Ticks, [length, horizon]: [usize; 2]) -> Option<bool> {
         let bounds = world.setup().policy.bounds;
         let mut base = Course::new(world.clone());
         let mut all = base.clone();
@@ -146,7 +156,7 @@ impl PlanSearcher<'_> {
             let end = (begin + length).min(run.all);
             // Loss is known at the ends of intervals only.
             let start = begin - begin % run.in_interval;
-            let until = (end + run.horizon).next_multiple_of(run.in_interval).min(run.all);
+            let until = (end + horizon).next_multiple_of(run.in_interval).min(run.all);
             let window = start / run.in_interval..until / run.in_interval;
             if losses[window.clone()].iter().all(|loss| *loss <= least) {
                 begin = end;
