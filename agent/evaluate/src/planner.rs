@@ -10,8 +10,8 @@ use std::time::Duration;
 use qscale_common::contract::State;
 use qscale_common::time::{TickLength, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
-use qscale_policies::{Decision, Memory, Policy};
-use qscale_sim::simulation::BEGIN;
+use qscale_policies::{Decision, HoldReason, Memory, Policy};
+use qscale_sim::simulation::{BEGIN, timestamp};
 use qscale_sim::{Simulation, Totals};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -60,7 +60,7 @@ impl Plan {
     pub(crate) fn of(policy: &dyn Policy, simulation: &mut Simulation, memory: &mut Memory, rng: &mut dyn Rng, ticks: usize) -> Self {
         let mut allocations = Vec::with_capacity(ticks);
         for _ in 0..ticks {
-            let decision = policy.decide(simulation.state(), memory, qscale_sim::simulation::timestamp(simulation.now()), rng);
+            let decision = policy.decide(simulation.state(), memory, timestamp(simulation.now()), rng);
             simulation.step(decision.wanted());
             allocations.push(simulation.function().allocation());
         }
@@ -81,14 +81,14 @@ impl Policy for Plan {
         let tick = now.since(BEGIN).as_nanos() / self.tick.duration().as_nanos();
         match usize::try_from(tick).ok().and_then(|tick| self.allocations.get(tick).or(self.allocations.last())) {
             Some(allocation) => Decision::Want { allocation: *allocation, reason: "planned".into(), choices: Vec::new() },
-            None => Decision::hold(qscale_policies::HoldReason::NothingToDo, "the plan is empty"),
+            None => Decision::hold(HoldReason::NothingToDo, "the plan is empty"),
         }
     }
 }
 
-/// A simulation on its way, with the loss so far.
+/// A simulation within a run, with its losses.
 #[derive(Debug, Clone)]
-struct Course {
+struct Rollout {
     simulation: Simulation,
     /// Requests in the system when the interval began.
     outstanding: u64,
@@ -142,7 +142,7 @@ impl PlanSearcher<'_> {
     /// Changes parts of `length` ticks, in order, by their effect up to `horizon` ticks later; returns whether any change was an improvement, `None` if stopped.
     fn pass(&self, plan: &mut Plan, world: &Simulation, run: Ticks, [length, horizon]: [usize; 2]) -> Option<bool> {
         let bounds = world.setup().policy.bounds;
-        let mut base = Course::new(world.clone());
+        let mut base = Rollout::new(world.clone());
         let mut all = base.clone();
         let (mut at, mut improved) = (0, false);
         let mut totals = Totals::default();
@@ -166,23 +166,23 @@ impl PlanSearcher<'_> {
             base.losses.clear();
             at = start;
             let mut tried = vec![plan.allocations[start..until].to_vec()];
-            let mut course = base.clone();
-            course.advance(self, &tried[0], run, &mut totals);
-            let (mut best, mut chosen) = (course.losses.iter().sum::<f64>(), 0);
-            losses[window.clone()].copy_from_slice(&course.losses);
+            let mut rollout = base.clone();
+            rollout.advance(self, &tried[0], run, &mut totals);
+            let (mut best, mut chosen) = (rollout.losses.iter().sum::<f64>(), 0);
+            losses[window.clone()].copy_from_slice(&rollout.losses);
             for change in changes(plan, begin, end) {
                 let mut changed = plan.allocations[start..until].to_vec();
                 changed[begin - start..end - start].iter_mut().for_each(|allocation| *allocation = bounds.clamp(change(*allocation)));
                 if tried.contains(&changed) {
                     continue;
                 }
-                course.clone_from(&base);
-                course.advance(self, &changed, run, &mut totals);
-                let loss = course.losses.iter().sum::<f64>();
+                rollout.clone_from(&base);
+                rollout.advance(self, &changed, run, &mut totals);
+                let loss = rollout.losses.iter().sum::<f64>();
                 tried.push(changed);
                 if loss < best - 1e-12 {
                     (best, chosen) = (loss, tried.len() - 1);
-                    losses[window.clone()].copy_from_slice(&course.losses);
+                    losses[window.clone()].copy_from_slice(&rollout.losses);
                 }
             }
             improved |= chosen > 0;
@@ -191,9 +191,7 @@ impl PlanSearcher<'_> {
         }
         Some(improved)
     }
-}
 
-impl PlanSearcher<'_> {
     /// Loss of an interval of `world` that no plan can reduce: that of the smallest allocation.
     fn least_loss(&self, world: &Simulation) -> f64 {
         let policy = &world.setup().policy;
@@ -204,7 +202,7 @@ impl PlanSearcher<'_> {
     }
 }
 
-impl Course {
+impl Rollout {
     fn new(simulation: Simulation) -> Self {
         Self { simulation, outstanding: 0, intervals: 0, losses: Vec::new() }
     }

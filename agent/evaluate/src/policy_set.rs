@@ -34,7 +34,7 @@ pub trait PolicySet: Sync {
     /// An unknown name, or parameters that the policy refuses.
     fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError>;
 
-    /// What the policy called `name` knows of the future; `None` for a competitor.
+    /// Knowledge of the future of the policy called `name`; `None` for a competitor.
     fn knowledge(&self, name: &str) -> Option<FutureKnowledge>;
 }
 

@@ -187,7 +187,7 @@ fn measurement(suite: &Suite, entry: &TraceEntry, part: TraceSpan) -> Measuremen
     MeasurementSpan { interval, warm_up: intervals(part.measured - part.begin), measured: intervals(part.end - part.measured) }
 }
 
-/// A trace with what its training part says of its functions.
+/// A trace with the activity of its functions in the training part.
 struct Source<'a> {
     suite: &'a Suite,
     entry: &'a TraceEntry,

@@ -1,4 +1,4 @@
-//! What the training part of a trace says of a function: its class and the replicas that it needs at most. Must not see later minutes.
+//! Facts from the training part of a trace about a function: its class and the replicas that it needs at most. Must not see later minutes.
 
 use std::collections::BTreeMap;
 
