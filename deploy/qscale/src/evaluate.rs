@@ -39,6 +39,7 @@ use crate::system::Locate;
   qscale evaluate --suite steady                              constant loads: who settles, and at what cost
   qscale evaluate --curves                                    violations against cost of every setting of every policy
   qscale evaluate --tune --policy dqn --policy hpa --model .qscale/training/model.dqn
+  qscale evaluate --policy external:command='python policy.py'    a program in any language, see agent/python/README.md
   qscale evaluate --suite my-suite.toml --out my-results --json
   qscale evaluate --list                                      suites, competitors, cells
   qscale evaluate --print-suite synthetic > my-suite.toml     a suite to start from")]
