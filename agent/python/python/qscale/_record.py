@@ -55,7 +55,7 @@ def _fields(cls: type) -> tuple[tuple[str, Any, bool], ...]:
 
 def _read(cls: type[T], document: Any, path: str) -> T:
     if not isinstance(document, Mapping):
-        raise ContractError(f"field `{path or '.'}`: {document!r}, must be an object")
+        raise ContractError(f"field `{path or '.'}` = {document!r}, must be an object")
     values = {}
     for name, hint, required in _fields(cls):
         at = f"{path}.{name}" if path else name

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Steps a second of the environments, of the trainer's own loop, and of gym-hpa, one after the other on the same machine.
+
+    python benchmarks/steps.py --trainer ../../target/release/examples/steps --gym-hpa FOLDER --gym-hpa-python PYTHON
+
+`--trainer`: `cargo build --release -p qscale-train --example steps` builds it. `--gym-hpa`: a clone of github.com/jpedro1992/gym-hpa; its Python needs gym,
+pandas, kubernetes and requests. Without the data set of the clone, a stand-in with the same columns and `--rows` random rows is written to a temporary folder.
+gym-hpa looks up each step in the data set, so fewer rows are faster.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy
+
+import qscale.gym
+
+SEED = 1
+GYM_HPA = """
+import sys, time, warnings
+warnings.simplefilter("ignore")
+sys.path.insert(0, sys.argv[1])
+from gym_hpa.envs.redis import Redis
+env = Redis(k8s=False)
+env.action_space.seed(1)
+actions = [env.action_space.sample() for _ in range(1000)]
+env.reset()
+steps, began = 0, time.perf_counter()
+while time.perf_counter() - began < float(sys.argv[2]):
+    _, _, done, _ = env.step(actions[steps % 1000])
+    steps += 1
+    if done:
+        env.reset()
+print(steps, time.perf_counter() - began)
+"""
+
+
+def chosen(masks, tick):
+    """The allowed action of number 7 x tick + function, as the trainer's example takes it."""
+    wanted = (7 * tick + numpy.arange(len(masks))) % numpy.maximum(masks.sum(1), 1)
+    return ((masks.cumsum(1) == wanted[:, None] + 1) & (masks == 1)).argmax(1)
+
+
+def vector(functions, threads, seconds):
+    """Steps a second of the vectorised environment, and its number of ticks."""
+    envs = gymnasium.make_vec(qscale.gym.ENVIRONMENT, num_envs=functions, vectorization_mode="vector_entry_point", threads=threads)
+    _, infos = envs.reset(seed=SEED)
+    tick, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        *_, infos = envs.step(chosen(infos["action_mask"], tick))
+        tick += 1
+    return tick * functions / (time.perf_counter() - began), tick
+
+
+def single(seconds):
+    """Steps a second of one environment."""
+    env = gymnasium.make(qscale.gym.ENVIRONMENT, disable_env_checker=True).unwrapped
+    _, info = env.reset(seed=SEED)
+    steps, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        _, _, _, truncated, info = env.step(chosen(info["action_mask"][None], steps)[0])
+        steps += 1
+        if truncated:
+            _, info = env.reset()
+    return steps / (time.perf_counter() - began)
+
+
+def trainer(program, functions, threads, ticks):
+    """Steps a second of the trainer's loop over the same worlds with the same actions."""
+    output = json.loads(subprocess.check_output([program, str(SEED), str(functions), str(ticks), str(threads)]))
+    return output["steps"] / output["seconds"]
+
+
+def gym_hpa(folder, python, seconds, rows):
+    """Steps a second of gym-hpa's Redis environment in its simulation mode."""
+    with tempfile.TemporaryDirectory() as temporary:
+        data = Path("datasets/real/redis/v1/redis_gym_observation.csv")
+        target = Path(temporary) / data
+        target.parent.mkdir(parents=True)
+        own = Path(folder) / data
+        target.write_bytes(own.read_bytes() if own.exists() else stand_in(rows).encode())
+        run = Path(temporary) / "policies" / "run"
+        run.mkdir(parents=True)
+        output = subprocess.check_output([python, "-c", GYM_HPA, str(Path(folder).resolve()), str(seconds)], cwd=run, text=True)
+        steps, took = output.split()[-2:]
+        return int(steps) / float(took), "its data set" if own.exists() else f"a stand-in of {rows} rows for its data set"
+
+
+def stand_in(rows):
+    """A data set with the columns of gym-hpa's and random values; every number of pods occurs."""
+    rng = numpy.random.default_rng(SEED)
+    ranges = {"num_pods": (1, 9), "desired_replicas": (1, 9), "cpu_usage": (1, 2000), "mem_usage": (1, 2000), "traffic_in": (1, 20000), "traffic_out": (1, 20000), "latency": (1, 300)}
+    columns = {f"redis-{role}_{name}": rng.integers(*ends, size=rows) for role in ("leader", "follower") for name, ends in ranges.items()}
+    lines = [",".join(["date", *columns])]
+    lines += [",".join(["2020-01-01", *(str(values[row]) for values in columns.values())]) for row in range(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--functions", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--trainer")
+    parser.add_argument("--gym-hpa")
+    parser.add_argument("--gym-hpa-python", default="python3")
+    parser.add_argument("--rows", type=int, default=1000)
+    options = parser.parse_args()
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {options.seconds:g} s each")
+    baseline = None
+    if options.gym_hpa:
+        baseline, data = gym_hpa(options.gym_hpa, options.gym_hpa_python, options.seconds, options.rows)
+        print(f"{f'gym-hpa Redis, {data}':<62} {baseline:>9.0f} steps/s")
+
+    def show(what, speed):
+        print(f"{what:<62} {speed:>9.0f} steps/s" + (f"  {speed / baseline:>5.0f} x gym-hpa" if baseline else ""))
+
+    show("qscale/Function-v0, one function", single(options.seconds))
+    for threads in sorted({1, options.threads}):
+        speed, ticks = vector(options.functions, threads, options.seconds)
+        what = f"{options.functions} functions, {threads} thread{'s' if threads > 1 else ''}"
+        show(f"qscale/Function-v0, {what}", speed)
+        if options.trainer:
+            show(f"trainer without learning, {what}", trainer(options.trainer, options.functions, threads, ticks))
+
+
+if __name__ == "__main__":
+    main()
