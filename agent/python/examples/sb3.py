@@ -23,7 +23,7 @@ SETTINGS = {
 
 def train(algorithm: str, steps: int, out: str, seed: int) -> None:
     """Trains on the worlds of `seed` and saves the model."""
-    envs = make_vec_env(qscale.gym.ENVIRONMENT, n_envs=8, seed=seed)
+    envs = make_vec_env(qscale.gym.FunctionEnv, n_envs=8, seed=seed)
     make = getattr(stable_baselines3, algorithm.upper())
     model = make("MlpPolicy", envs, gamma=DISCOUNT, seed=seed, policy_kwargs=NETWORK, device="cpu", verbose=1, **SETTINGS[algorithm])
     model.learn(steps, log_interval=100)

@@ -76,7 +76,7 @@ def test_worlds_are_those_of_the_trainer():
                 observation, mask = infos["final_obs"][function], infos["final_info"]["action_mask"][function]
                 ended += 1
             digest.update(observation.astype("<f4").tobytes())
-            digest.update(sum(1 << action for action in numpy.flatnonzero(mask)).to_bytes(8, "little"))
+            digest.update(sum(1 << int(action) for action in numpy.flatnonzero(mask)).to_bytes(8, "little"))
             digest.update(reward[function].astype("<f8").tobytes())
     assert ended, "the comparison covers the change of worlds"
     trainer = subprocess.check_output([STEPS, str(seed), str(functions), str(ticks), "2", "--digest"], text=True)

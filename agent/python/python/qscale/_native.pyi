@@ -1,8 +1,22 @@
 """The native module. Arrays are passed as bytes; the classes of `qscale.gym` and `qscale.Observer` make NumPy arrays of them."""
 
+from typing import final
+
+__all__ = [
+    "Observer",
+    "Worlds",
+    "action_names",
+    "action_subject",
+    "agent_group",
+    "check_state",
+    "feature_names",
+    "state_subjects",
+]
+
+@final
 class Worlds:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         functions: int,
         action_set: str = "headroom",
         scope: str = "joint",
@@ -11,7 +25,7 @@ class Worlds:
         threads: int = 1,
         tasks: str | None = None,
         reward: str | None = None,
-    ) -> None: ...
+    ) -> Worlds: ...
     def begin(self, seed: int) -> None: ...
     def begin_world(self, index: int, number: int) -> None: ...
     def begin_next(self, index: int) -> None: ...
@@ -22,8 +36,9 @@ class Worlds:
     def numbers(self) -> list[int]: ...
     def state(self, index: int) -> bytes: ...
 
+@final
 class Observer:
-    def __init__(self, action_set: str = "headroom", scope: str = "joint", violation_cost: float | None = None) -> None: ...
+    def __new__(cls, action_set: str = "headroom", scope: str = "joint", violation_cost: float | None = None) -> Observer: ...
     def observe(self, state: bytes) -> tuple[bytearray, bytearray]: ...
     def allocation(self, action: int) -> tuple[int, int, int] | None: ...
     def reset(self) -> None: ...
