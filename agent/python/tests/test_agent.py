@@ -27,10 +27,14 @@ class Watch:
 
     def first(self, wanted):
         def found():
-            lines = (line for line in self.log.read_text().splitlines() if line.startswith("{"))
-            return next((message for message in map(read, lines) if wanted(message)), None)
+            return next((message for message in self.messages() if wanted(message)), None)
 
         return eventually("a message", found, self.alive)
+
+    def messages(self):
+        """The messages so far; a line that is still being written is left out."""
+        lines = self.log.read_text().split("\n")[:-1]
+        return [json.loads(line)["message"] for line in lines if line.startswith("{")]
 
     def alive(self):
         if self.process.poll() is not None:
@@ -44,24 +48,19 @@ class Watch:
         self.process.wait(TIMEOUT_S)
 
 
-def read(line):
-    try:
-        return json.loads(line)
-    except ValueError:
-        return {}
-
-
 @contextlib.contextmanager
 def program(system, name, *command):
     """A program with the credential of agent `name`."""
-    log = (system.folder / f"{name}.log").open("w")
     environment = system.environment(**system.credential(name))
-    process = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        assert process.wait(TIMEOUT_S) == 0, (system.folder / f"{name}.log").read_text()
+    with (system.folder / f"{name}.log").open("a+") as log:
+        process = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            status = process.wait(TIMEOUT_S)
+            log.seek(0)
+            assert status == 0, log.read()
 
 
 def test_the_example_of_ten_lines_takes_over_and_hands_back(system):
@@ -80,7 +79,7 @@ def test_instances_share_the_states(system):
         with program(system, "twins", EXAMPLES / "cpu_70.py"), program(system, "twins", EXAMPLES / "cpu_70.py"):
             first = actions.first(lambda action: action.get("agent") == "twins")
             actions.first(lambda action: action.get("tick", 0) >= first["tick"] + 5)
-        answered = [(action["epoch"], action["tick"]) for action in map(read, actions.log.read_text().splitlines()) if "tick" in action]
+        answered = [(action["epoch"], action["tick"]) for action in actions.messages()]
         assert len(answered) == len(set(answered)), "each State is answered once"
 
 
@@ -165,6 +164,21 @@ def test_a_wrong_credential_is_an_error(system):
     wrong = f"nats://{url.username}:wrong@{url.hostname}:{url.port}"
     with pytest.raises(qscale.AgentError, match="refuses the credential of agent mine"):
         asyncio.run(asyncio.wait_for(qscale.agent(lambda state: None).serve(wrong, "mine"), TIMEOUT_S))
+
+
+def test_a_removed_credential_is_an_error(system):
+    credential = system.credential("removed")
+
+    async def run():
+        agent = qscale.agent(lambda state: None)
+        serving = asyncio.create_task(agent.serve(credential["NATS_URL"], "removed"))
+        while not agent.counts["kept"]:
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(system.qscale, "agent", "remove", "removed")
+        await asyncio.wait_for(serving, TIMEOUT_S)
+
+    with pytest.raises(qscale.AgentError, match="refuses the credential of agent removed"):
+        asyncio.run(run())
 
 
 def test_settings_are_checked(monkeypatch):

@@ -75,4 +75,4 @@ def test_an_example_trains_and_competes(qscale_program, tmp_path, modules, examp
     assert done.returncode == 0, done.stderr
     import qscale.frames
 
-    assert not qscale.frames.runs(tmp_path / "results")["cost"].isna().any()
+    assert not qscale.frames.runs(tmp_path / "results")["cost_per_hour"].isna().any()

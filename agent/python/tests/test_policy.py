@@ -53,7 +53,7 @@ def test_a_policy_that_keeps_the_allocation_equals_the_rule_that_does(results):
     by = {name.split("/")[-1]: rows.reset_index(drop=True) for name, rows in runs.groupby("competitor", sort=False)}
     assert set(by) == {"static", "keep.py", "peak.py"}
     numpy.testing.assert_array_equal(by["keep.py"][measures], by["static"][measures])
-    assert (by["peak.py"]["cost"] != by["static"]["cost"]).any()
+    assert (by["peak.py"]["cost_per_hour"] != by["static"]["cost_per_hour"]).any()
 
 
 def test_results_are_data_frames(results):

@@ -26,8 +26,8 @@ MAX_TEXT = 1024
 """Longest reason or configuration, bytes; a longer one is cut."""
 MAX_CHOICES = 256
 """Most choices of an Action; further ones are left out."""
-RETRY_S = 2.0
-"""Pause between two attempts to connect."""
+MAX_REFUSALS = 5
+"""Refusals of the credential, one every two seconds, after which an agent that was connected gives up."""
 DRAIN_S = 5
 """Time that a stop waits for decisions and messages on the way, seconds."""
 IDLE_S = 24 * 3600.0
@@ -145,8 +145,8 @@ class Agent:
         name = name or _setting("QSCALE_AGENT")
         # An invalid name fails here, before there is a connection.
         group = _native.agent_group(name)
-        clock = Clock.of_environment()
-        bus = await _connect(url, name, stop)
+        clock, connection, stop = Clock.of_environment(), _Connection(url, name), stop or asyncio.Event()
+        bus = await connection.open(stop)
         if bus is None:
             return
         service = _Service(self, name, bus, clock)
@@ -155,7 +155,8 @@ class Agent:
         subscription = await bus.subscribe(_native.state_subjects(), queue=queue, cb=service.receive)
         log.info("agent %s answers States with %s", name, self.configuration)
         try:
-            await (stop or asyncio.Event()).wait()
+            await _first(stop.wait(), connection.until_lost())
+            connection.check()
         finally:
             await service.finish(subscription)
             log.info("agent %s stopped: %s", name, dict(self.counts))
@@ -195,13 +196,80 @@ class Clock:
         return span_ms / 1000 / self.speed
 
 
-async def _connect(url: str, name: str, stop: asyncio.Event | None) -> Any:
-    """A connection; `None` if the agent is stopped before there is a server."""
-    try:
-        import nats
-        from nats import errors
-    except ImportError as error:
-        raise AgentError("nats-py is not installed; run: pip install 'qscale[agent]'") from error
+class _Connection:
+    """A connection to the server, which is made again when it is lost."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.name = name
+        self.server, self.user = _address(url)
+        self.is_connected = False
+        self.refused: asyncio.Event = asyncio.Event()
+        """Set when the server refuses the credential: at once in the beginning, later after `MAX_REFUSALS`, as a server may be starting."""
+        self.refusals = 0
+        self.closed: asyncio.Event = asyncio.Event()
+        """Set when the connection is given up."""
+
+    async def open(self, stop: asyncio.Event) -> Any:
+        """The client; `None` if the agent is stopped before there is a server."""
+        try:
+            from nats.aio.client import Client
+        except ImportError as error:
+            raise AgentError("nats-py is not installed; run: pip install 'qscale[agent]'") from error
+        client = Client()
+        callbacks = {
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_disconnect,
+            "reconnected_cb": self._on_reconnect,
+            "closed_cb": self._on_close,
+        }
+        connect = client.connect(self.server, max_reconnect_attempts=-1, name=f"agent {self.name}", **callbacks, **self.user)
+        connecting = asyncio.ensure_future(connect)
+        await _first(connecting, stop.wait(), self.refused.wait())
+        if connecting.done():
+            connecting.result()
+            self.is_connected = True
+            return client
+        connecting.cancel()
+        await asyncio.wait([connecting])
+        await client.close()
+        self.check()
+        return None
+
+    async def until_lost(self) -> None:
+        """Returns when the connection is lost for good."""
+        await _first(self.refused.wait(), self.closed.wait())
+
+    def check(self) -> None:
+        """Raises an error if the connection is lost for good."""
+        if self.refused.is_set():
+            raise AgentError(f"{self.server} refuses the credential of agent {self.name}; run `qscale agent add {self.name}`")
+        if self.closed.is_set() and self.is_connected:
+            raise AgentError(f"{self.server} closed the connection of agent {self.name}")
+
+    async def _on_error(self, error: Exception) -> None:
+        if "authorization" in str(error).lower() or "authentication" in str(error).lower():
+            self.refusals += 1
+            if not self.is_connected or self.refusals >= MAX_REFUSALS:
+                self.refused.set()
+        elif self.is_connected:
+            log.error("connection of agent %s: %s", self.name, error)
+        else:
+            log.warning("%s cannot be reached (%s); trying again", self.server, error)
+
+    async def _on_disconnect(self) -> None:
+        if self.is_connected:
+            log.warning("agent %s lost the connection to %s", self.name, self.server)
+
+    async def _on_reconnect(self) -> None:
+        self.refusals = 0
+        log.info("agent %s is connected to %s again", self.name, self.server)
+
+    async def _on_close(self) -> None:
+        self.closed.set()
+
+
+def _address(url: str) -> tuple[str, dict[str, str]]:
+    """The server of `url`, and its user; nats-py does not decode the percent signs of an address."""
     try:
         parts = urlsplit(url)
         server = f"{parts.scheme}://{parts.hostname}:{parts.port or 4222}"
@@ -209,46 +277,16 @@ async def _connect(url: str, name: str, stop: asyncio.Event | None) -> Any:
         raise AgentError(f"NATS_URL is not valid: {error}") from error
     if parts.scheme not in ("nats", "tls", "ws", "wss") or not parts.hostname:
         raise AgentError("NATS_URL must have the form nats://USER:PASSWORD@HOST:PORT")
-    # nats-py does not decode the percent signs of an address.
-    user = {"user": unquote(parts.username), "password": unquote(parts.password or "")} if parts.username else {}
-
-    async def on_error(error: Exception) -> None:
-        log.error("connection of agent %s: %s", name, error)
-
-    async def on_disconnect() -> None:
-        log.warning("agent %s lost the connection to %s", name, server)
-
-    async def on_reconnect() -> None:
-        log.info("agent %s is connected to %s again", name, server)
-
-    callbacks = {"error_cb": on_error, "disconnected_cb": on_disconnect, "reconnected_cb": on_reconnect}
-    warned = False
-    while stop is None or not stop.is_set():
-        try:
-            # Only an established connection is reconnected for ever: a wrong credential has to be an error.
-            return await nats.connect(server, max_reconnect_attempts=-1, allow_reconnect=True, name=f"agent {name}", **callbacks, **user)
-        except (errors.AuthorizationError, errors.Error) as error:
-            if _is_refusal(error):
-                raise AgentError(f"{server} refuses the credential of agent {name}: {error}; run `qscale agent add {name}`") from error
-            problem: Exception = error
-        except OSError as error:
-            problem = error
-        if not warned:
-            log.warning("%s cannot be reached (%s); retrying every %.0f s", server, problem, RETRY_S)
-            warned = True
-        await _wait(stop, RETRY_S)
-    return None
+    return server, {"user": unquote(parts.username), "password": unquote(parts.password or "")} if parts.username else {}
 
 
-def _is_refusal(error: Exception) -> bool:
-    return "authorization violation" in str(error).lower() or "authentication" in str(error).lower()
-
-
-async def _wait(stop: asyncio.Event | None, seconds: float) -> None:
-    try:
-        await asyncio.wait_for((stop or asyncio.Event()).wait(), seconds)
-    except asyncio.TimeoutError:
-        pass
+async def _first(*waited: Any) -> None:
+    """Returns when the first of `waited` is done; the coroutines among them are cancelled then."""
+    tasks = [asyncio.ensure_future(one) for one in waited]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task, given in zip(tasks, waited):
+        if task is not given:
+            task.cancel()
 
 
 @dataclasses.dataclass
@@ -302,11 +340,15 @@ class _Service:
     async def finish(self, subscription: Any) -> None:
         """Ends the subscription, waits for decisions that are due, and sends what was decided."""
         try:
-            await asyncio.wait_for(subscription.drain(), DRAIN_S)
+            if self.bus.is_connected:
+                await asyncio.wait_for(subscription.drain(), DRAIN_S)
             tasks = [function.task for function in self.functions.values() if function.task and not function.task.done()]
             if tasks:
                 await asyncio.wait(tasks, timeout=DRAIN_S)
-            await asyncio.wait_for(self.bus.drain(), DRAIN_S)
+            if self.bus.is_connected:
+                await asyncio.wait_for(self.bus.drain(), DRAIN_S)
+            else:
+                await self.bus.close()
         except Exception as error:
             log.warning("stopped without sending every Action: %s", error or type(error).__name__)
         self.thread.shutdown(wait=False, cancel_futures=True)
