@@ -31,7 +31,7 @@ environment=$target/python-test
 "$environment/bin/python" -m pip install --quiet --disable-pip-version-check "$wheel"
 # Alone, the package has no dependencies.
 "$environment/bin/python" -c 'import qscale; assert len(qscale.feature_names()) > 0'
-"$environment/bin/python" -m pip install --quiet --disable-pip-version-check "$wheel[all]" pytest mypy
+"$environment/bin/python" -m pip install --quiet --disable-pip-version-check "$wheel[all]" --requirement agent/python/tests/requirements.txt
 export QSCALE_PROGRAMS=${QSCALE_PROGRAMS:-$target/debug}
 NATS_SERVER_BIN=${NATS_SERVER_BIN:-$(deploy/tools.sh 2>/dev/null)}
 export NATS_SERVER_BIN

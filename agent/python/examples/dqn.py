@@ -117,14 +117,14 @@ def update(values: nn.Module, target: nn.Module, optimizer: torch.optim.Optimize
             slow.lerp_(fast, TARGET_RATE)
 
 
-def policy(path: str) -> qscale.Agent:
+def policy(path: str, violation_cost: float) -> qscale.Agent:
     """The saved network as an agent, with an Observer for each function."""
     torch.set_num_threads(1)
     values = network()
     values.load_state_dict(torch.load(path, weights_only=True))
     names = qscale.action_names()
 
-    @qscale.agent(memory=qscale.Observer, configuration=f"dqn.py {path}")
+    @qscale.agent(memory=lambda: qscale.Observer(violation_cost=violation_cost), configuration=f"dqn.py {path} {violation_cost:g}")
     def decide(state: qscale.State, observer: qscale.Observer) -> qscale.Action | None:
         observation, mask = observer.observe(state)
         if not mask.any():
@@ -142,13 +142,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", default="dqn.pt")
+    parser.add_argument("--violation-cost", type=float, default=200.0, help="cost of a violated tick when it decides: higher is safer and more expensive")
     options = parser.parse_args()
     if options.command == "train":
         train(options.steps, options.out, options.seed)
     elif options.command == "serve":
-        qscale.serve(policy(options.model))
+        qscale.serve(policy(options.model, options.violation_cost))
     else:
-        policy(options.model).run()
+        policy(options.model, options.violation_cost).run()
 
 
 if __name__ == "__main__":

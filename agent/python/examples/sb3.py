@@ -30,12 +30,12 @@ def train(algorithm: str, steps: int, out: str, seed: int) -> None:
     model.save(out)
 
 
-def policy(algorithm: str, path: str) -> qscale.Agent:
+def policy(algorithm: str, path: str, violation_cost: float) -> qscale.Agent:
     """The saved model as an agent, with an Observer for each function."""
     model = getattr(stable_baselines3, algorithm.upper()).load(path, device="cpu")
     names = qscale.action_names()
 
-    @qscale.agent(memory=qscale.Observer, configuration=f"sb3-{algorithm} {path}")
+    @qscale.agent(memory=lambda: qscale.Observer(violation_cost=violation_cost), configuration=f"sb3-{algorithm} {path} {violation_cost:g}")
     def decide(state: qscale.State, observer: qscale.Observer) -> qscale.Action | None:
         observation, _ = observer.observe(state)
         action = int(model.predict(observation, deterministic=True)[0])
@@ -53,13 +53,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", default="model.zip")
+    parser.add_argument("--violation-cost", type=float, default=200.0, help="cost of a violated tick when it decides: higher is safer and more expensive")
     options = parser.parse_args()
     if options.command == "train":
         train(options.algorithm, options.steps, options.out, options.seed)
     elif options.command == "serve":
-        qscale.serve(policy(options.algorithm, options.model))
+        qscale.serve(policy(options.algorithm, options.model, options.violation_cost))
     else:
-        policy(options.algorithm, options.model).run()
+        policy(options.algorithm, options.model, options.violation_cost).run()
 
 
 if __name__ == "__main__":
