@@ -36,11 +36,10 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(features, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, actions))
 
 
-def greedy(values: nn.Module, observations: numpy.ndarray, masks: numpy.ndarray) -> numpy.ndarray:
-    """The allowed action of the highest value in each row."""
+def masked_values(values: nn.Module, observations: numpy.ndarray, masks: numpy.ndarray) -> torch.Tensor:
+    """The value of each action; `MASKED` if it cannot be taken."""
     with torch.no_grad():
-        q = values(torch.as_tensor(observations)).masked_fill(torch.as_tensor(masks) == 0, MASKED)
-    return q.argmax(1).numpy()
+        return values(torch.as_tensor(observations)).masked_fill(torch.as_tensor(masks) == 0, MASKED)
 
 
 class Replay:
@@ -80,7 +79,7 @@ def train(steps: int, out: str, seed: int) -> None:
         first, last, share = EXPLORATION
         epsilon = max(last, first + (last - first) * step / (share * steps))
         masks = infos["action_mask"]
-        chosen = greedy(values, observations, masks)
+        chosen = masked_values(values, observations, masks).argmax(1).numpy()
         explored = (rng.random(masks.shape) * masks).argmax(1)
         actions = numpy.where(rng.random(FUNCTIONS) < epsilon, explored, chosen)
         after, reward, _, truncated, infos = envs.step(actions)
@@ -129,8 +128,11 @@ def policy(path: str, violation_cost: float) -> qscale.Agent:
         observation, mask = observer.observe(state)
         if not mask.any():
             return None
-        action = int(greedy(values, observation[None], mask[None])[0])
-        return qscale.answer(state, allocation=observer.allocation(action), reason=names[action])
+        q = masked_values(values, observation[None], mask[None])[0]
+        action = int(q.argmax())
+        # `qscale why` shows them.
+        choices = [qscale.Choice(action=name, value=float(value)) for name, value, allowed in zip(names, q, mask) if allowed]
+        return qscale.answer(state, allocation=observer.allocation(action), reason=names[action], choices=choices)
 
     return decide
 

@@ -4,8 +4,8 @@
 
 use std::num::NonZeroUsize;
 
-use qscale_dqn::actions::{ActionSet, Actions};
 use qscale_dqn::Scope;
+use qscale_dqn::actions::{ActionSet, Actions};
 use qscale_rl::learner::UpdateStats;
 use qscale_rl::network::DeviceError;
 use qscale_train::agent::{Actor, Agent, EnvAction, EnvStep};
@@ -68,7 +68,9 @@ impl Agent for FixedAgent {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |index: usize| arguments.get(index).and_then(|text| text.parse::<usize>().ok());
-    let (Some(seed), Some(functions), Some(ticks), Some(threads)) = (number(0), number(1), number(2), number(3).and_then(NonZeroUsize::new)) else {
+    let (Some(seed), Some(functions), Some(ticks), Some(threads)) =
+        (number(0), number(1), number(2), number(3).and_then(NonZeroUsize::new))
+    else {
         eprintln!("usage: steps SEED FUNCTIONS TICKS THREADS [--digest]");
         std::process::exit(2);
     };

@@ -158,6 +158,7 @@ class Agent:
             await _first(stop.wait(), connection.until_lost())
             connection.check()
         finally:
+            connection.is_connected = False
             await service.finish(subscription)
             log.info("agent %s stopped: %s", name, dict(self.counts))
 
@@ -203,6 +204,7 @@ class _Connection:
         self.name = name
         self.server, self.user = _address(url)
         self.is_connected = False
+        self.warned = False
         self.refused: asyncio.Event = asyncio.Event()
         """Set when the server refuses the credential: at once in the beginning, later after `MAX_REFUSALS`, as a server may be starting."""
         self.refusals = 0
@@ -254,7 +256,9 @@ class _Connection:
         elif self.is_connected:
             log.error("connection of agent %s: %s", self.name, error)
         else:
-            log.warning("%s cannot be reached (%s); trying again", self.server, error)
+            # Once; the attempts that follow fail for the same reason.
+            log.log(logging.DEBUG if self.warned else logging.WARNING, "%s cannot be reached (%s); trying every 2 s", self.server, error)
+            self.warned = True
 
     async def _on_disconnect(self) -> None:
         if self.is_connected:
