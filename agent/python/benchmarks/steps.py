@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Steps a second of the environments, of the trainer's own loop, and of gym-hpa, one after the other on the same machine.
 
-    python benchmarks/steps.py --trainer ../../target/release/examples/steps --gym-hpa FOLDER --gym-hpa-python PYTHON
+    python agent/python/benchmarks/steps.py --trainer target/wheel/examples/steps --gym-hpa FOLDER --gym-hpa-python PYTHON
 
-`--trainer`: `cargo build --release -p qscale-train --example steps` builds it. `--gym-hpa`: a clone of github.com/jpedro1992/gym-hpa; its Python needs gym,
+`--trainer`: `cargo build --profile wheel -p qscale-train --example steps` builds it. `--gym-hpa`: a clone of github.com/jpedro1992/gym-hpa; its Python needs gym,
 pandas, kubernetes and requests. Without the data set of the clone, a stand-in with the same columns and `--rows` random rows is written to a temporary folder.
 gym-hpa looks up each step in the data set, so fewer rows are faster.
 """
@@ -24,22 +24,32 @@ import qscale.gym
 
 SEED = 1
 GYM_HPA = """
-import sys, time, warnings
+import importlib, sys, time, warnings
 warnings.simplefilter("ignore")
-sys.path.insert(0, sys.argv[1])
-from gym_hpa.envs.redis import Redis
-env = Redis(k8s=False)
+folder, module, name, seconds = sys.argv[1:]
+sys.path.insert(0, folder)
+env = getattr(importlib.import_module(f"gym_hpa.envs.{module}"), name)(k8s=False)
 env.action_space.seed(1)
 actions = [env.action_space.sample() for _ in range(1000)]
 env.reset()
 steps, began = 0, time.perf_counter()
-while time.perf_counter() - began < float(sys.argv[2]):
+while time.perf_counter() - began < float(seconds):
     _, _, done, _ = env.step(actions[steps % 1000])
     steps += 1
     if done:
         env.reset()
 print(steps, time.perf_counter() - began)
 """
+GYM_HPA_ENVIRONMENTS = {
+    "Redis": ("redis", "datasets/real/redis/v1/redis_gym_observation.csv", "redis-leader redis-follower"),
+    "OnlineBoutique": (
+        "online_boutique",
+        "datasets/real/onlineboutique/v1/online_boutique_gym_observation.csv",
+        "recommendationservice productcatalogservice cartservice adservice paymentservice shippingservice currencyservice redis-cart checkoutservice "
+        "frontend emailservice",
+    ),
+}
+"""Environments of gym-hpa: module, data set and deployments."""
 
 
 def chosen(masks, tick):
@@ -78,26 +88,26 @@ def trainer(program, functions, threads, ticks):
     return output["steps"] / output["seconds"]
 
 
-def gym_hpa(folder, python, seconds, rows):
-    """Steps a second of gym-hpa's Redis environment in its simulation mode."""
+def gym_hpa(name, folder, python, seconds, rows):
+    """Steps a second of an environment of gym-hpa in its simulation mode, and the data that it looks up."""
+    module, data, deployments = GYM_HPA_ENVIRONMENTS[name]
     with tempfile.TemporaryDirectory() as temporary:
-        data = Path("datasets/real/redis/v1/redis_gym_observation.csv")
-        target = Path(temporary) / data
+        target, own = Path(temporary) / data, Path(folder) / data
         target.parent.mkdir(parents=True)
-        own = Path(folder) / data
-        target.write_bytes(own.read_bytes() if own.exists() else stand_in(rows).encode())
+        target.write_bytes(own.read_bytes() if own.exists() else stand_in(deployments.split(), rows).encode())
+        # It reads the data set relative to this folder, and appends each step to a file there.
         run = Path(temporary) / "policies" / "run"
         run.mkdir(parents=True)
-        output = subprocess.check_output([python, "-c", GYM_HPA, str(Path(folder).resolve()), str(seconds)], cwd=run, text=True)
-        steps, took = output.split()[-2:]
-        return int(steps) / float(took), "its data set" if own.exists() else f"a stand-in of {rows} rows for its data set"
+        command = [python, "-c", GYM_HPA, str(Path(folder).resolve()), module, name, str(seconds)]
+        steps, took = subprocess.check_output(command, cwd=run, text=True).split()[-2:]
+        return int(steps) / float(took), "its data" if own.exists() else f"{rows} random rows"
 
 
-def stand_in(rows):
+def stand_in(deployments, rows):
     """A data set with the columns of gym-hpa's and random values; every number of pods occurs."""
     rng = numpy.random.default_rng(SEED)
-    ranges = {"num_pods": (1, 9), "desired_replicas": (1, 9), "cpu_usage": (1, 2000), "mem_usage": (1, 2000), "traffic_in": (1, 20000), "traffic_out": (1, 20000), "latency": (1, 300)}
-    columns = {f"redis-{role}_{name}": rng.integers(*ends, size=rows) for role in ("leader", "follower") for name, ends in ranges.items()}
+    most = {"num_pods": 9, "desired_replicas": 9, "cpu_usage": 2000, "mem_usage": 2000, "traffic_in": 20000, "traffic_out": 20000, "latency": 300}
+    columns = {f"{deployment}_{name}": rng.integers(1, end, size=rows) for deployment in deployments for name, end in most.items()}
     lines = [",".join(["date", *columns])]
     lines += [",".join(["2020-01-01", *(str(values[row]) for values in columns.values())]) for row in range(rows)]
     return "\n".join(lines) + "\n"
@@ -105,7 +115,7 @@ def stand_in(rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--functions", type=int, default=256)
+    parser.add_argument("--functions", type=int, default=32)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--trainer")
@@ -114,15 +124,16 @@ def main():
     parser.add_argument("--rows", type=int, default=1000)
     options = parser.parse_args()
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {options.seconds:g} s each")
-    baseline = None
-    if options.gym_hpa:
-        baseline, data = gym_hpa(options.gym_hpa, options.gym_hpa_python, options.seconds, options.rows)
-        print(f"{f'gym-hpa Redis, {data}':<62} {baseline:>9.0f} steps/s")
+    baselines = {}
+    for name in GYM_HPA_ENVIRONMENTS if options.gym_hpa else ():
+        baselines[name], data = gym_hpa(name, options.gym_hpa, options.gym_hpa_python, options.seconds, options.rows)
+        print(f"{f'gym-hpa {name}, {data}':<50} {baselines[name]:>8.0f} steps/s")
 
     def show(what, speed):
-        print(f"{what:<62} {speed:>9.0f} steps/s" + (f"  {speed / baseline:>5.0f} x gym-hpa" if baseline else ""))
+        ratios = "".join(f"  {speed / baseline:>4.0f} x {name}" for name, baseline in baselines.items())
+        print(f"{what:<50} {speed:>8.0f} steps/s{ratios}")
 
-    show("qscale/Function-v0, one function", single(options.seconds))
+    show("qscale/Function-v0, 1 function", single(options.seconds))
     for threads in sorted({1, options.threads}):
         speed, ticks = vector(options.functions, threads, options.seconds)
         what = f"{options.functions} functions, {threads} thread{'s' if threads > 1 else ''}"

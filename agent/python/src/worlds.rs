@@ -205,14 +205,16 @@ impl Worlds {
                 episode.left -= 1;
             }
         };
-        let share = self.functions.div_ceil(self.threads.get()).max(1);
-        if share >= self.functions {
-            return step(&mut self.episodes, chosen);
-        }
+        let share = self.functions.div_ceil(self.threads.get());
+        let mut chunks = self.episodes.chunks_mut(share).zip(chosen.chunks(share));
+        let own = chunks.next();
         std::thread::scope(|scope| {
-            let chunks = self.episodes.chunks_mut(share).zip(chosen.chunks(share));
             let step = &step;
             let threads: Vec<_> = chunks.map(|(episodes, chosen)| scope.spawn(move || step(episodes, chosen))).collect();
+            // This thread simulates, too.
+            if let Some((episodes, chosen)) = own {
+                step(episodes, chosen);
+            }
             for thread in threads.into_iter().map(ScopedJoinHandle::join) {
                 thread.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             }
