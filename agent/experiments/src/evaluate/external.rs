@@ -255,7 +255,6 @@ mod tests {
     use qscale_evaluate::suite::SuiteFilter;
 
     use super::super::{EvaluateOptions, EvaluateOutcome, SuiteOptions, SuiteRun};
-    use super::*;
 
     fn evaluated(name: &str, policy: &str) -> anyhow::Result<Results> {
         let folder = qscale_tests::Folder::new(name);
@@ -294,10 +293,10 @@ mod tests {
             ("sleep 100", "within 50ms"),
         ] {
             let limit = if command == "sleep 100" { ",reply_within=50ms" } else { "" };
-            let error = evaluated("external-failure", &format!("external:command={command}{limit}")).err().expect("refused");
+            let error = evaluated("external-failure", &format!("external:command={command}{limit}")).expect_err("refused");
             assert!(format!("{error:#}").contains(part), "{command}: {error:#}");
         }
-        let error = evaluated("external-empty", "external").err().expect("refused");
+        let error = evaluated("external-empty", "external").expect_err("refused");
         assert!(format!("{error:#}").contains("command is empty"), "{error:#}");
     }
 }
