@@ -88,6 +88,7 @@ class FunctionEnv(gymnasium.Env):
         self.action_space = spaces.Discrete(self._batch.actions)
         self._seeded = False
         self._mask = numpy.zeros(self._batch.actions, numpy.int8)
+        self._world, self._left = 0, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[numpy.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
@@ -103,14 +104,16 @@ class FunctionEnv(gymnasium.Env):
             self._batch.native.begin_world(0, options["world"])
         observations, masks, _ = self._batch.view()
         self._mask = masks[0]
-        return observations[0], self._info()
+        self._world, self._left = self._batch.native.numbers()[0], self._batch.native.left()[0]
+        return observations[0], {"action_mask": self._mask, "world": self._world}
 
     def step(self, action: Any) -> tuple[numpy.ndarray, float, bool, bool, dict[str, Any]]:
         observations, masks, terms = self._batch.step([operator.index(action)])
         self._mask = masks[0]
-        named = dict(zip(TERMS, terms[0].tolist()))
-        truncated = self._batch.native.left()[0] == 0
-        return observations[0], named.pop("reward"), False, truncated, self._info() | named
+        self._left -= 1
+        reward, violation, cost, reversal, kills = terms[0].tolist()
+        parts = {"violation": violation, "cost": cost, "reversal": reversal, "kills": kills}
+        return observations[0], reward, False, self._left == 0, {"action_mask": self._mask, "world": self._world, **parts}
 
     def action_masks(self) -> numpy.ndarray:
         """Which actions can be taken, as sb3-contrib's `MaskablePPO` reads it."""
@@ -120,9 +123,6 @@ class FunctionEnv(gymnasium.Env):
     def state(self) -> State:
         """The State that the last observation was computed from, as an agent would receive it."""
         return State.from_json(self._batch.native.state(0))
-
-    def _info(self) -> dict[str, Any]:
-        return {"action_mask": self._mask, "world": self._batch.native.numbers()[0]}
 
 
 class VectorFunctionEnv(VectorEnv):
@@ -152,6 +152,7 @@ class VectorFunctionEnv(VectorEnv):
         self.observation_space = spaces.Box(-1.0, 1.0, (num_envs, self._batch.features), numpy.float32)
         self.action_space = spaces.MultiDiscrete([self._batch.actions] * num_envs)
         self._masks = numpy.zeros((num_envs, self._batch.actions), numpy.int8)
+        self._worlds = numpy.zeros(num_envs, numpy.uint64)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[numpy.ndarray, dict[str, Any]]:
         if seed is not None and not isinstance(seed, (int, numpy.integer)):
@@ -160,7 +161,7 @@ class VectorFunctionEnv(VectorEnv):
             raise ValueError(f"options {sorted(options)} are unknown; there are none")
         super().reset(seed=seed)
         self._batch.native.begin(int(self.np_random.integers(1 << 32)) if seed is None else int(seed))
-        observations, self._masks, _ = self._batch.view()
+        observations = self._entered()
         return observations, self._infos()
 
     def step(self, actions: Any) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray, numpy.ndarray, dict[str, Any]]:
@@ -172,9 +173,9 @@ class VectorFunctionEnv(VectorEnv):
         ended = self._batch.native.renew()
         if ended:
             truncations[ended] = True
-            observations, self._masks, _ = self._batch.view()
+            observations = self._entered()
             infos |= self._final(final, mask, ended, truncations)
-        return observations, rewards, terminations, truncations, infos | self._infos()
+        return observations, rewards, terminations, truncations, {**infos, **self._infos()}
 
     def action_masks(self) -> numpy.ndarray:
         """Which actions can be taken, one row for each function."""
@@ -184,8 +185,14 @@ class VectorFunctionEnv(VectorEnv):
         """The State of function `index`."""
         return State.from_json(self._batch.native.state(index))
 
+    def _entered(self) -> numpy.ndarray:
+        """Observations after functions have entered other worlds."""
+        observations, self._masks, _ = self._batch.view()
+        self._worlds = numpy.array(self._batch.native.numbers(), numpy.uint64)
+        return observations
+
     def _infos(self) -> dict[str, Any]:
-        return {"action_mask": self._masks, "world": numpy.array(self._batch.native.numbers(), numpy.uint64)}
+        return {"action_mask": self._masks, "world": self._worlds}
 
     def _final(self, observations: numpy.ndarray, masks: numpy.ndarray, ended: list[int], truncations: numpy.ndarray) -> dict[str, Any]:
         final = numpy.full(self.num_envs, None, object)
