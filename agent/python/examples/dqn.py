@@ -23,7 +23,7 @@ LEARNING_RATE = 5e-4
 BATCH = 512
 CAPACITY = 200_000
 WARM_UP = 5_000
-STEPS_PER_UPDATE = 64
+STEPS_PER_UPDATE = 32
 TARGET_RATE = 0.01
 EXPLORATION = (1.0, 0.05, 0.3)
 """Probability of a random action at the start and at the end, and the share of the training in which it falls."""
