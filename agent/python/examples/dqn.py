@@ -1,7 +1,7 @@
 """Double DQN in one file, in the style of CleanRL, with action masks and many functions at once. Needs `qscale[gym,agent]` and torch.
 
     python dqn.py train --steps 300000 --out dqn.pt
-    qscale evaluate --policy external:command='python dqn.py serve dqn.pt' --policy hpa
+    qscale evaluate --policy mine=external:command='python dqn.py serve dqn.pt' --policy hpa
     python dqn.py run dqn.pt                  # a live agent; the credential comes from `qscale agent add NAME`
 """
 

@@ -1,7 +1,7 @@
 """Stable-Baselines3 DQN and PPO on simulated functions, and the trained model as a policy. Needs `qscale[gym,agent]` and stable-baselines3.
 
     python sb3.py train dqn --steps 300000 --out dqn.zip
-    qscale evaluate --policy external:command='python sb3.py serve dqn dqn.zip' --policy hpa
+    qscale evaluate --policy mine=external:command='python sb3.py serve dqn dqn.zip' --policy hpa
     python sb3.py run dqn dqn.zip             # a live agent; the credential comes from `qscale agent add NAME`
 """
 

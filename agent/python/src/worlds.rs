@@ -1,6 +1,7 @@
 //! Simulated functions under control, stepped together. Owns the numbering of worlds and the threads; the environment belongs to `qscale_train`.
 
 use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 
 use pyo3::prelude::*;
@@ -198,23 +199,22 @@ impl Worlds {
 
     fn simulate(&mut self, chosen: &[usize]) {
         let (actions, reward) = (&self.actions, &self.reward);
-        let step = |episodes: &mut [Episode], chosen: &[usize]| {
-            for (episode, action) in episodes.iter_mut().zip(chosen) {
+        // Some functions take a hundred times as long as others, so that each thread takes one after the other.
+        let waiting = Mutex::new(self.episodes.iter_mut().zip(chosen));
+        let step_all = || {
+            while let Some((episode, action)) = next(&waiting) {
                 let allocation = episode.env.candidates().unmasked(*action);
                 episode.step = episode.env.step(allocation, Some(actions), reward);
                 episode.left -= 1;
             }
         };
-        let share = self.functions.div_ceil(self.threads.get());
-        let mut chunks = self.episodes.chunks_mut(share).zip(chosen.chunks(share));
-        let own = chunks.next();
+        let others = self.threads.get().min(self.functions) - 1;
+        if others == 0 {
+            return step_all();
+        }
         std::thread::scope(|scope| {
-            let step = &step;
-            let threads: Vec<_> = chunks.map(|(episodes, chosen)| scope.spawn(move || step(episodes, chosen))).collect();
-            // This thread simulates, too.
-            if let Some((episodes, chosen)) = own {
-                step(episodes, chosen);
-            }
+            let threads: Vec<_> = (0..others).map(|_| scope.spawn(step_all)).collect();
+            step_all();
             for thread in threads.into_iter().map(ScopedJoinHandle::join) {
                 thread.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             }
@@ -244,6 +244,11 @@ impl Worlds {
         })?;
         Ok((observations, masks, steps))
     }
+}
+
+/// The next item of `waiting`.
+fn next<I: Iterator>(waiting: &Mutex<I>) -> Option<I::Item> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner).next()
 }
 
 /// Names of the actions of a set, in order.

@@ -41,7 +41,7 @@ def results(qscale_program, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     (folder / "keep.py").write_text(KEEP)
     (folder / "peak.py").write_text(PEAK)
-    external = [f"external:command={sys.executable} {folder / name}" for name in ("keep.py", "peak.py")]
+    external = [f"{name}=external:command={sys.executable} {folder / name}.py" for name in ("keep", "peak")]
     out, done = evaluate(qscale_program, folder, "static", *external)
     assert done.returncode == 0, done.stderr
     return out
@@ -50,10 +50,10 @@ def results(qscale_program, tmp_path_factory):
 def test_a_policy_that_keeps_the_allocation_equals_the_rule_that_does(results):
     runs = qscale.frames.runs(results)
     measures = runs.columns[runs.columns.get_loc("seed") + 1 :]
-    by = {name.split("/")[-1]: rows.reset_index(drop=True) for name, rows in runs.groupby("competitor", sort=False)}
-    assert set(by) == {"static", "keep.py", "peak.py"}
-    numpy.testing.assert_array_equal(by["keep.py"][measures], by["static"][measures])
-    assert (by["peak.py"]["cost_per_hour"] != by["static"]["cost_per_hour"]).any()
+    by = {name: rows.reset_index(drop=True) for name, rows in runs.groupby("competitor", sort=False)}
+    assert set(by) == {"static", "keep", "peak"}
+    numpy.testing.assert_array_equal(by["keep"][measures], by["static"][measures])
+    assert (by["peak"]["cost_per_hour"] != by["static"]["cost_per_hour"]).any()
 
 
 def test_results_are_data_frames(results):

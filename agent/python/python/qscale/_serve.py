@@ -1,6 +1,6 @@
 """A policy as a process that `qscale evaluate` asks: one JSON document per line on standard input and output.
 
-    qscale evaluate --policy external:command='python policy.py'
+    qscale evaluate --policy mine=external:command='python policy.py'
 
 Lines in: `{"begin": {"seed": 1}}` before each run of a function, without a reply, and `{"state": {...}}`, to which one line replies:
 `{"allocation": {...}, "reason": "..."}`, `{"allocation": null}` to keep the current one, or `{"error": "..."}`, which ends the evaluation.
