@@ -31,6 +31,10 @@ environment=$target/python-test
 "$environment/bin/python" -m pip install --quiet --disable-pip-version-check "$wheel"
 # Alone, the package has no dependencies.
 "$environment/bin/python" -c 'import qscale; assert len(qscale.feature_names()) > 0'
+if "$environment/bin/python" -c 'import qscale.gym' 2>"$environment/error" || ! grep -q "WHEEL\[gym\]" "$environment/error"; then
+    say "qscale.gym without its extra must report how to install it"
+    exit 1
+fi
 "$environment/bin/python" -m pip install --quiet --disable-pip-version-check "$wheel[all]" --requirement agent/python/tests/requirements.txt
 export QSCALE_PROGRAMS=${QSCALE_PROGRAMS:-$target/debug}
 NATS_SERVER_BIN=${NATS_SERVER_BIN:-$(deploy/tools.sh 2>/dev/null)}

@@ -216,7 +216,7 @@ class _Connection:
         try:
             from nats.aio.client import Client
         except ImportError as error:
-            raise AgentError("nats-py is not installed; run: pip install 'qscale[agent]'") from error
+            raise AgentError("nats-py is not installed; install the wheel with its extra: pip install 'WHEEL[agent]'") from error
         client = Client()
         callbacks = {
             "error_cb": self._on_error,

@@ -23,7 +23,10 @@ class Observer:
 
     def observe(self, state: State) -> tuple[numpy.ndarray, numpy.ndarray]:
         """The observation of `state`, as the environments give it, and the action mask: 1 for each action that can be taken."""
-        import numpy
+        try:
+            import numpy
+        except ImportError as error:
+            raise ImportError(f"an Observer needs NumPy ({error}); install the wheel with its extra: pip install 'WHEEL[gym]'") from error
 
         observation, mask = self._native.observe(state.to_json())
         return numpy.frombuffer(observation, numpy.float32), numpy.frombuffer(mask, numpy.int8)

@@ -1,10 +1,4 @@
-"""A policy as a process that `qscale evaluate` asks: one JSON document per line on standard input and output.
-
-    qscale evaluate --policy mine=external:command='python policy.py'
-
-Lines in: `{"begin": {"seed": 1}}` before each run of a function, without a reply, and `{"state": {...}}`, to which one line replies:
-`{"allocation": {...}, "reason": "..."}`, `{"allocation": null}` to keep the current one, or `{"error": "..."}`, which ends the evaluation.
-"""
+"""A policy as a process that `qscale evaluate` asks. Owns the lines of standard input and output; must not decide."""
 
 from __future__ import annotations
 
@@ -21,7 +15,13 @@ from .contract import Action, State
 
 
 def serve(policy: Agent | Callable[..., Any], *, lines: TextIO | None = None, replies: TextIO | None = None) -> None:
-    """Answers the States on standard input with `policy`, an agent or a function from State to Action or `None`, until the input ends."""
+    """Answers the States on standard input with `policy`, an agent or a function from State to Action or `None`, until the input ends.
+
+        qscale evaluate --policy mine=external:command='python policy.py'
+
+    Each line is a JSON document. In: `{"begin": {"seed": 1}}` before each run of a function, without a reply, and `{"state": {...}}`. Out, for each State:
+    `{"allocation": {...}, "reason": "..."}`, `{"allocation": null}` to keep the current one, or `{"error": "..."}`, which ends the evaluation.
+    """
     served = policy if isinstance(policy, Agent) else Agent(policy)
     if replies is None:
         # Whatever the policy prints must not mix with the replies.

@@ -10,7 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pandas
+try:
+    import pandas
+except ImportError as error:
+    raise ImportError(f"qscale.frames needs pandas ({error}); install the wheel with its extra: pip install 'WHEEL[frames]'") from error
 
 __all__ = ["latencies", "runs", "settings", "summary", "timelines", "trace"]
 

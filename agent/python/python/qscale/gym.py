@@ -11,10 +11,13 @@ import json
 import operator
 from typing import Any, Mapping
 
-import gymnasium
-import numpy
-from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+try:
+    import gymnasium
+    import numpy
+    from gymnasium import spaces
+    from gymnasium.vector import AutoresetMode, VectorEnv
+except ImportError as error:
+    raise ImportError(f"qscale.gym needs Gymnasium 1.1 and NumPy ({error}); install the wheel with its extra: pip install 'WHEEL[gym]'") from error
 
 from . import _native
 from .contract import State

@@ -1,6 +1,6 @@
 """Serves a policy on standard input and output for `qscale evaluate`: python -m qscale.policy_server MODULE:NAME
 
-`qscale.serve(policy)` does the same at the end of a program; its documentation has the protocol.
+`qscale.serve(policy)` does the same at the end of a program; its documentation describes the lines.
 """
 
 import importlib
