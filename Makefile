@@ -2,7 +2,7 @@
 # Arguments for `make up`: make up ARGS="--for 60s --load step:5@0s,40@20s,5@40s"
 
 .DEFAULT_GOAL := help
-.PHONY: help up up-kubernetes cluster cluster-demo test test-gpu build tools format lint unit check-gpu test-kube kube-assets fuzz audit sbom schemas bench clean
+.PHONY: help up up-kubernetes cluster cluster-demo test test-gpu build tools format lint unit check-gpu python test-python test-kube kube-assets fuzz audit sbom schemas bench clean
 ARGS ?=
 # Seconds for each target of `make fuzz`; 14 targets of 260 s take an hour. TARGETS selects some of them.
 SECONDS ?= 260
@@ -38,7 +38,7 @@ lint: ## Run the linter alone; warnings are errors
 	$(CARGO) clippy --locked --workspace $(FEATURES) --all-targets -- --deny warnings
 
 # Lints the project's own crates while it compiles them.
-unit test-kube: export RUSTC_WORKSPACE_WRAPPER = $(CURDIR)/tests/rustc.sh
+unit test-kube test-python: export RUSTC_WORKSPACE_WRAPPER = $(CURDIR)/tests/rustc.sh
 
 # Each program has tests of its own, so that cargo builds it before the tests of the whole system, which run it. Tests of the whole system mostly
 # wait, so more of them run at once than there are cores. `--tests` leaves out documentation tests, of which there are none.
@@ -65,6 +65,14 @@ cluster-demo: tools ## Run Qscale beside the HorizontalPodAutoscaler in such a c
 	$(CARGO) build --locked --workspace $(FEATURES) --bins --example cluster_demo
 	@NATS_SERVER_BIN="$(NATS)" target/debug/examples/cluster_demo $(ARGS)
 
+python: ## Build the wheel of the Python package in target/wheels
+	@agent/python/wheel.sh
+
+test-python: tools ## Build the wheel and test it in a clean virtual environment, with real servers
+	$(CARGO) build --locked --workspace $(FEATURES) --bins
+	$(CARGO) build --locked --workspace $(FEATURES) --example steps
+	@agent/python/wheel.sh --test
+
 check-gpu: ## Check that the code for GPUs compiles
 	$(CARGO) check --locked -p qscale-burn -p qscale --features qscale-burn/gpu,qscale/gpu --lib --bins --tests
 
@@ -80,9 +88,10 @@ audit: ## Check dependencies with cargo deny; installs it, reads the advisories 
 sbom: ## Write the bill of materials of each program (CycloneDX) in target/sbom
 	@deploy/sbom.py
 
-schemas: ## Regenerate the JSON Schemas, the AsyncAPI document and the custom resource
+schemas: ## Regenerate the JSON Schemas, the AsyncAPI document, the custom resource and the types of the Python package
 	$(CARGO) run --locked -p qscale-common --example schemas
 	$(CARGO) run --locked -p qscale-actuator --features kubernetes --example manifests
+	agent/python/contract_from_schemas.py
 
 bench: tools ## Run the benchmarks
 	$(CARGO) build --locked --workspace --bins --release

@@ -178,6 +178,17 @@ impl ActionCandidates {
     pub fn entry(&self, index: usize) -> Result<Allocation, MaskReason> {
         self.entries.get(index).copied().unwrap_or(Err(MaskReason::Scope))
     }
+
+    /// The allocation of action `index` for a policy that ignores the mask: a duplicate has the allocation of the action that it repeats. `None` if it
+    /// cannot be taken.
+    #[must_use]
+    pub fn unmasked(&self, index: usize) -> Option<Allocation> {
+        match self.entry(index) {
+            Ok(allocation) => Some(allocation),
+            Err(MaskReason::Same(earlier)) => self.entry(earlier).ok(),
+            Err(_) => None,
+        }
+    }
 }
 
 impl Actions {

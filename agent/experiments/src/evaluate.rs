@@ -2,6 +2,7 @@
 //!
 //! Owns the folder of an evaluation; the comparison itself belongs to `qscale_evaluate`.
 
+mod external;
 mod policies;
 mod trace;
 
@@ -23,6 +24,7 @@ use qscale_evaluate::report::{csv_runs, csv_summary, curve_csv, curve_svg, front
 use qscale_evaluate::suite::{BUNDLED, SuiteFilter};
 use qscale_evaluate::{EvaluateError, EvaluationRequest, Options, Results, Suite, SuiteEvaluation, Summary, SummaryOptions, summarise};
 
+use self::external::ExternalPolicies;
 use self::policies::AllPolicies;
 pub use self::trace::TraceSelection;
 use crate::journal::Journal;
@@ -120,7 +122,7 @@ impl SuiteRun {
             (Some(entry), Some(trace)) => trace.apply(entry)?,
             (_, None) => {}
         }
-        let policies = AllPolicies { model };
+        let policies = AllPolicies { model, external: ExternalPolicies::default() };
         let suite = suite.narrowed(&filter).with_context(|| format!("suite {name}"))?.with_natural_ticks(&policies);
         let mut folder_name = suite.name.to_string();
         if let Some(trace) = &trace {
@@ -216,7 +218,7 @@ impl PreparedEvaluation {
         // A suite that cannot be run must not leave a journal.
         evaluation.check(policies)?;
         let journal = Journal::open(&options.out, "evaluation", &evaluation.identity(policies), options.resume, options.overwrite)?;
-        let mut ledger = JobStore { journal, progress };
+        let mut ledger = JobStore { journal, progress, external: policies.external.clone() };
         let began = clock::instant();
         let time = || clock::since(began);
         let options = Options { threads: options.threads, stop, clock: Some(&time) };
@@ -245,6 +247,7 @@ fn read(path: &Path) -> anyhow::Result<Suite> {
 struct JobStore<P> {
     journal: Journal<JobOutcome>,
     progress: P,
+    external: ExternalPolicies,
 }
 
 impl<P: FnMut(StageProgress)> Ledger for JobStore<P> {
@@ -253,6 +256,9 @@ impl<P: FnMut(StageProgress)> Ledger for JobStore<P> {
     }
 
     fn record(&mut self, key: &str, outcome: &JobOutcome) -> Result<(), String> {
+        if let Some(failure) = self.external.failure() {
+            return Err(failure);
+        }
         self.journal.record(key, outcome).map_err(|error| format!("{error:#}"))
     }
 

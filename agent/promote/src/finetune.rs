@@ -16,9 +16,7 @@ use qscale_rl::explore::EpsilonSchedule;
 use qscale_rl::learner::{Hyperparameters, Learner, LearnerError, MAX_CAPACITY};
 use qscale_rl::network::DeviceError;
 use qscale_rl::replay::StepEnd;
-use qscale_sim::Simulation;
 use qscale_train::env::Env;
-use qscale_train::world::draw;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -208,9 +206,7 @@ impl FinetuneConfig {
             // Disjoint from the numbers of training, which begin at multiples of 2^32.
             let number = self.seed.wrapping_mul(1 << 32).wrapping_add(1 << 31).wrapping_add(drawn);
             drawn += 1;
-            let world = draw(tasks, Split::Training, number);
-            let ticks = world.ticks();
-            (Env::new(Simulation::new(world.setup, number, 0), world.violation_cost, Some(actions)), ticks)
+            Env::of_world(tasks, Split::Training, number, None, Some(actions))
         };
         let mut worlds: Vec<(Env, u32)> = (0..WORLDS.min(ticks)).map(|_| world()).collect();
         let mut left = ticks;

@@ -7,10 +7,13 @@ use qscale_dqn::actions::{ActionCandidates, Actions};
 use qscale_dqn::context::FeatureContext;
 use qscale_dqn::observation::{COUNT, observe};
 use qscale_dqn::reward::{StepReward, TrainingReward};
+use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_policies::History;
 use qscale_rl::Mask;
 use qscale_rl::replay::{StepEnd, Transition};
 use qscale_sim::{Nanos, Simulation, Totals};
+
+use crate::world::draw;
 
 /// One simulated function under control.
 #[derive(Debug, Clone)]
@@ -52,6 +55,23 @@ impl Env {
         };
         env.observe(actions);
         env
+    }
+
+    /// The environment of world `number` of `split` at its start, and the world's length in ticks. The violation cost is that of the world unless
+    /// `violation_cost` replaces it.
+    #[must_use]
+    pub fn of_world(
+        tasks: &TaskDistribution,
+        split: Split,
+        number: u64,
+        violation_cost: Option<f64>,
+        actions: Option<&Actions>,
+    ) -> (Self, u32) {
+        let world = draw(tasks, split, number);
+        // Requests of training and of evaluation come from different streams.
+        let stream = u64::from(split != Split::Training);
+        let (ticks, violation_cost) = (world.ticks(), violation_cost.unwrap_or(world.violation_cost));
+        (Self::new(Simulation::new(world.setup, number, stream), violation_cost, actions), ticks)
     }
 
     fn observe(&mut self, actions: Option<&Actions>) {

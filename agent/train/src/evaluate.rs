@@ -11,12 +11,10 @@ use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_policies::{Decision, Memory, Policy};
 use qscale_rl::device::Device;
 use qscale_rl::network::DeviceError;
-use qscale_sim::Simulation;
 use qscale_sim::rng::{Purpose, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::env::Env;
-use crate::world::draw;
 
 /// Means over a number of ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -138,8 +136,8 @@ impl Evaluator {
     }
 
     fn world(&self, number: u64, policy: Option<&Dqn>) -> (u32, Env) {
-        let world = draw(&self.tasks, self.split, number);
-        (world.ticks(), Env::new(Simulation::new(world.setup, number, 1), self.violation_cost.get(), policy.map(Dqn::actions)))
+        let (env, ticks) = Env::of_world(&self.tasks, self.split, number, Some(self.violation_cost.get()), policy.map(Dqn::actions));
+        (ticks, env)
     }
 
     fn in_parallel(&self, evaluate: impl Fn(Range<u64>) -> Result<Vec<Score>, DeviceError> + Sync) -> Result<Vec<Score>, DeviceError> {

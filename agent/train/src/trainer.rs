@@ -7,12 +7,11 @@ use qscale_dqn::reward::{StepReward, TrainingReward};
 use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_rl::network::DeviceError;
 use qscale_rl::replay::StepEnd;
-use qscale_sim::Simulation;
 
 use crate::agent::{Actor, Agent, EnvAction, EnvStep};
 use crate::env::Env;
 use crate::evaluate::Score;
-use crate::world::draw;
+use crate::world::world_number;
 
 /// Configuration of the loop.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,11 +84,9 @@ impl<A: Agent + Send> Trainer<A> {
 
     /// The next world and its length in ticks.
     fn next_world(&mut self) -> (Env, u32) {
-        let number = self.config.seed.wrapping_mul(1 << 32).wrapping_add(self.drawn);
+        let number = world_number(self.config.seed, self.drawn);
         self.drawn += 1;
-        let world = draw(&self.config.tasks, Split::Training, number);
-        let ticks = world.ticks();
-        (Env::new(Simulation::new(world.setup, number, 0), world.violation_cost, self.agent.actions()), ticks)
+        Env::of_world(&self.config.tasks, Split::Training, number, None, self.agent.actions())
     }
 
     /// Simulates one tick of every world and learns from the steps before, in parallel.

@@ -38,6 +38,12 @@ impl World {
     }
 }
 
+/// Number of the world that a run with `seed` enters after `drawn` others.
+#[must_use]
+pub fn world_number(seed: u64, drawn: u64) -> u64 {
+    seed.wrapping_mul(1 << 32).wrapping_add(drawn)
+}
+
 /// World number `number` of `split`.
 #[must_use]
 pub fn draw(tasks: &TaskDistribution, split: Split, number: u64) -> World {

@@ -39,6 +39,7 @@ use crate::system::Locate;
   qscale evaluate --suite steady                              constant loads: who settles, and at what cost
   qscale evaluate --curves                                    violations against cost of every setting of every policy
   qscale evaluate --tune --policy dqn --policy hpa --model .qscale/training/model.dqn
+  qscale evaluate --policy mine=external:command='python policy.py'    a program in any language, see agent/python/README.md
   qscale evaluate --suite my-suite.toml --out my-results --json
   qscale evaluate --list                                      suites, competitors, cells
   qscale evaluate --print-suite synthetic > my-suite.toml     a suite to start from")]
@@ -48,8 +49,8 @@ pub struct EvaluateArgs {
     suite: Option<String>,
     #[command(flatten)]
     trace: TraceArgs,
-    /// Only this competitor of the suite, or any policy, with these parameters; repeatable
-    #[arg(long = "policy", value_name = "NAME[:KEY=VALUE,...]")]
+    /// Only this competitor of the suite, or any policy, with these parameters, shown as LABEL; repeatable
+    #[arg(long = "policy", value_name = "[LABEL=]NAME[:KEY=VALUE,...]")]
     policies: Vec<String>,
     /// Model of the policy dqn, as `qscale train` writes it [default: the bundled model]
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]

@@ -43,6 +43,17 @@ fn headroom_offers_multiples_of_the_demand() {
 }
 
 #[test]
+fn without_the_mask_a_duplicate_has_the_allocation_that_it_repeats() {
+    let state = fixtures::busy(9.0);
+    let found = candidates(ActionSet::Headroom, Scope::Joint, &state);
+    let index =
+        |name: &str| Actions::new(ActionSet::Headroom, Scope::Joint).names().iter().position(|other| other == name).expect("a choice");
+    assert_eq!(found.unmasked(index("demand x2")), found.entry(index("demand x1.1")).ok());
+    assert_eq!(found.unmasked(index("replicas +1")), found.entry(index("replicas +1")).ok());
+    assert_eq!((found.unmasked(1000), candidates(ActionSet::Headroom, Scope::Joint, &fixtures::state()).unmasked(10)), (None, None));
+}
+
+#[test]
 fn without_demand_only_steps_are_allowed_and_without_allocation_nothing() {
     let state = fixtures::state();
     let headroom = candidates(ActionSet::Headroom, Scope::Joint, &state);

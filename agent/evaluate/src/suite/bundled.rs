@@ -66,6 +66,11 @@ mod tests {
         assert_eq!(names, ["fibonacci/step/lag-55s", "sleeping/step/lag-55s", "computing/step/lag-55s"]);
         let error = suite().narrowed(&SuiteFilter { workloads: texts(&["weekly"]), ..SuiteFilter::default() }).expect_err("refused");
         assert!(error.to_string().contains("`weekly`, must be one of constant, diurnal"), "{error}");
+        let labelled = texts(&["a=hpa", "b=hpa:cpu_utilization=50", "hpa:cpu_utilization=50"]);
+        let labelled = suite().narrowed(&SuiteFilter { policies: labelled, ..SuiteFilter::default() }).expect("a suite").competitors;
+        let called: Vec<_> = labelled.iter().map(|entry| (entry.called(), entry.policy.as_str())).collect();
+        assert_eq!(called, [("a", "hpa"), ("b", "hpa"), ("hpa:cpu_utilization=50", "hpa")]);
+        assert_eq!(labelled[1].params, labelled[2].params);
         let error = suite().narrowed(&SuiteFilter { policies: texts(&["hpa:fast"]), ..SuiteFilter::default() }).expect_err("refused");
         assert!(error.to_string().contains("`fast`"), "{error}");
     }

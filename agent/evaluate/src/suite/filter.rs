@@ -11,7 +11,7 @@ use crate::policy_set::PolicySet;
 /// A filter of a suite.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SuiteFilter {
-    /// Competitors, as `NAME` or `NAME:key=value,...`; all if empty.
+    /// Competitors, as `NAME`, `NAME:key=value,...` or `LABEL=NAME:key=value,...`; all if empty.
     pub policies: Vec<String>,
     /// Functions; all if empty.
     pub functions: Vec<String>,
@@ -93,15 +93,17 @@ impl Suite {
         found
     }
 
-    /// The competitor of `text`: one of the suite or another policy, optionally with parameters.
+    /// The competitor of `text`: one of the suite or another policy, optionally with a label and parameters.
     fn competitor(&self, text: &str) -> Result<CompetitorEntry, SuiteError> {
         let (name, given) = text.split_once(':').unwrap_or((text, ""));
+        let (label, name) = name.split_once('=').map_or((None, name), |(label, name)| (Some(label.to_owned()), name));
         let base = self.competitors.iter().find(|entry| entry.called() == name).cloned().unwrap_or_else(|| CompetitorEntry::plain(name));
         if given.is_empty() {
-            return Ok(base);
+            return Ok(CompetitorEntry { name: label.or(base.name), ..base });
         }
         let params = with_params(&base.params, given).map_err(|reason| refused("policy", format!("`{text}`: {reason}")))?;
-        Ok(CompetitorEntry { name: Some(text.to_owned()), params, grid: Value::Object(Map::new()), ..base })
+        let name = label.unwrap_or_else(|| text.to_owned());
+        Ok(CompetitorEntry { name: Some(name), params, grid: Value::Object(Map::new()), ..base })
     }
 
     /// The suite with a tick for each competitor whose policy decides more often than the suite's tick: the policy's

@@ -1,4 +1,4 @@
-//! The policies of an evaluation: rules, the clairvoyant bound, and the learned policy with a model.
+//! The policies of an evaluation: rules, the clairvoyant bound, the learned policy with a model, and external programs.
 
 use qscale_dqn::Checkpoint;
 use qscale_dqn::registry;
@@ -8,17 +8,24 @@ use qscale_policies::{Policy, PolicyError};
 use qscale_rl::device::cpu;
 use serde_json::Value;
 
-/// The rules and the learned policy.
+use super::external::{EXTERNAL, ExternalPolicies};
+
+/// The rules, the learned policy and external programs.
 #[derive(Debug, Default)]
 pub struct AllPolicies {
     /// Model of the learned policy; `None` for the bundled one.
     pub model: Option<Checkpoint>,
+    /// The external programs.
+    pub external: ExternalPolicies,
 }
 
 impl PolicySet for AllPolicies {
     fn policy(&self, name: &str, params: &Value, context: Option<&RunContext<'_>>) -> Result<Box<dyn Policy>, PolicyError> {
         if RulePolicies.knowledge(name).is_some() {
             return RulePolicies.policy(name, params, context);
+        }
+        if name == EXTERNAL {
+            return self.external.policy(params, context.map(|context| context.seed));
         }
         registry::by_name(name, params, self.model.as_ref(), &cpu())
     }

@@ -5,11 +5,13 @@ use qscale_dqn::tasks::FunctionClass;
 use qscale_dqn::{ActionSet, Actions, Scope};
 use qscale_rl::device::cpu;
 use qscale_rl::learner::{Hyperparameters, Learner, RolloutConfig};
+use qscale_sim::Simulation;
 
 use super::*;
 use crate::agent::DqnAgent;
 use crate::config::TrainingConfig;
 use crate::run::TrainingRun;
+use crate::world::draw;
 
 fn config() -> TrainerConfig {
     let tasks = TaskDistribution { most_rps: 10.0, ..TaskDistribution::default() };
