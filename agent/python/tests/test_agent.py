@@ -187,6 +187,8 @@ def test_settings_are_checked(monkeypatch):
     monkeypatch.delenv("QSCALE_AGENT", raising=False)
     with pytest.raises(qscale.AgentError, match="NATS_URL is not set"):
         asyncio.run(agent.serve())
+    done = subprocess.run([sys.executable, EXAMPLES / "cpu_70.py"], capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (done.returncode, done.stderr[:26]) == (1, "error: NATS_URL is not set")
     with pytest.raises(ValueError, match="agent = .not a name."):
         asyncio.run(agent.serve("nats://127.0.0.1:1", "not a name"))
     for wrong in ("127.0.0.1", "http://127.0.0.1", "nats://127.0.0.1:port"):

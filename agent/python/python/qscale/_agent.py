@@ -137,7 +137,10 @@ class Agent:
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
             await self.serve(url, name, stop=stop)
 
-        asyncio.run(until_signal())
+        try:
+            asyncio.run(until_signal())
+        except AgentError as error:
+            raise SystemExit(f"error: {error}") from None
 
     async def serve(self, url: str | None = None, name: str | None = None, *, stop: asyncio.Event | None = None) -> None:
         """Answers States until `stop` is set, then finishes those that have arrived. An absent server is waited for."""
