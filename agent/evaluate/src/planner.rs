@@ -14,7 +14,6 @@ use qscale_policies::{Decision, HoldReason, Memory, Policy};
 use qscale_sim::simulation::{BEGIN, timestamp};
 use qscale_sim::{Simulation, Totals};
 use rand::Rng;
-use serde::{Deserialize, Serialize};
 
 use crate::measure::{Criteria, LossShares};
 
@@ -34,28 +33,14 @@ impl SearchPart {
     }
 }
 
-/// Settings of the search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PlanSearch {
-    /// Passes over the run, 0 to 100; with 0 the bound is the best competitor of each run.
-    pub passes: u32,
-}
-
-impl Default for PlanSearch {
-    fn default() -> Self {
-        Self { passes: 1 }
-    }
-}
-
 /// The allocation of each tick of a run, decided in advance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct AllocationPlan {
     tick: TickLength,
     allocations: Vec<Allocation>,
 }
 
-impl Plan {
+impl AllocationPlan {
     /// The allocations that `policy` leads to in `simulation`, from its start over `ticks`.
     pub(crate) fn of(policy: &dyn Policy, simulation: &mut Simulation, memory: &mut Memory, rng: &mut dyn Rng, ticks: usize) -> Self {
         let mut allocations = Vec::with_capacity(ticks);
@@ -68,7 +53,7 @@ impl Plan {
     }
 }
 
-impl Policy for Plan {
+impl Policy for AllocationPlan {
     fn name(&self) -> &'static str {
         "plan"
     }
@@ -116,7 +101,7 @@ struct Ticks {
 
 impl PlanSearcher<'_> {
     /// Improves `plan` in `world`, a simulation at its start, in `passes`. Returns false if it was stopped.
-    pub(crate) fn improve(&self, plan: &mut Plan, world: &Simulation, passes: u32) -> bool {
+    pub(crate) fn improve(&self, plan: &mut AllocationPlan, world: &Simulation, passes: u32) -> bool {
         let span = self.criteria.measurement();
         let tick = plan.tick.duration();
         let ticks = |time: Duration| (time.as_nanos() / tick.as_nanos().max(1)) as usize;
@@ -140,7 +125,7 @@ impl PlanSearcher<'_> {
     }
 
     /// Changes parts of `length` ticks, in order, by their effect up to `horizon` ticks later; returns whether any change was an improvement, `None` if stopped.
-    fn pass(&self, plan: &mut Plan, world: &Simulation, run: Ticks, [length, horizon]: [usize; 2]) -> Option<bool> {
+    fn pass(&self, plan: &mut AllocationPlan, world: &Simulation, run: Ticks, [length, horizon]: [usize; 2]) -> Option<bool> {
         let bounds = world.setup().policy.bounds;
         let mut base = Rollout::new(world.clone());
         let mut all = base.clone();
@@ -226,7 +211,7 @@ impl Rollout {
 type Change = Box<dyn Fn(Allocation) -> Allocation>;
 
 /// Changes of the part of `plan` between two ticks.
-fn changes(plan: &Plan, begin: usize, end: usize) -> Vec<Change> {
+fn changes(plan: &AllocationPlan, begin: usize, end: usize) -> Vec<Change> {
     let before = begin.checked_sub(1).map(|tick| plan.allocations[tick]);
     let after = plan.allocations.get(end).copied();
     let replicas = |change: i64| -> Change { Box::new(move |from| Allocation { replicas: plus(from.replicas, change), ..from }) };

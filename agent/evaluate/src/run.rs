@@ -16,9 +16,10 @@ use serde_json::Value;
 use crate::cell::{CellFunction, EvaluationCell};
 use crate::decision_latency::DecisionLatency;
 use crate::measure::{Criteria, RunMeter, RunSums};
-use crate::planner::{Plan, PlanSearch, PlanSearcher};
+use crate::planner::{AllocationPlan, PlanSearcher};
 use crate::policy_set::{PolicySet, RunContext};
 use crate::results::{Measure, Measures, TimeSeries};
+use crate::suite::PlanSearch;
 
 /// The competitor of a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,7 +125,7 @@ impl<'a> Runner<'a> {
             let policy = self.policy(world, &setup, seed)?;
             let mut simulation = Simulation::new(setup.clone(), seed, world.index);
             let (mut memory, mut rng) = (Memory::default(), stream(seed, world.index, Purpose::Policy));
-            plans.push(Plan::of(policy.as_ref(), &mut simulation, &mut memory, &mut rng, ticks));
+            plans.push(AllocationPlan::of(policy.as_ref(), &mut simulation, &mut memory, &mut rng, ticks));
             sums.include(&self.simulate(world, setup, policy.as_ref(), seed, false, &mut DecisionLatency::default())?.0);
         }
         let shares = sums.loss_shares(&conditions.weights);

@@ -16,7 +16,6 @@ use qscale_sim::Perturbation;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::planner::PlanSearch;
 pub use bundled::{BUNDLED, BundledSuite, TRAINING_RULES};
 pub use competitor::{CompetitorEntry, Grid, with_params};
 pub use filter::SuiteFilter;
@@ -169,6 +168,20 @@ pub struct TuningPlan {
 impl Default for TuningPlan {
     fn default() -> Self {
         Self { settings: 32, seeds: 2, cells: Vec::new() }
+    }
+}
+
+/// Settings of the search for the bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlanSearch {
+    /// Passes over the run, 0 to 100; with 0 the bound is the best competitor of each run.
+    pub passes: u32,
+}
+
+impl Default for PlanSearch {
+    fn default() -> Self {
+        Self { passes: 1 }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::cell::{CellFunction, EvaluationCell, MeasurementSpan};
 use crate::results::{Cell, TracePart};
 use crate::suite::{PerturbationEntry, Suite, TraceEntry};
 
-pub use activity::FunctionClass;
+pub use activity::ActivityClass;
 
 use activity::Activity;
 
@@ -212,8 +212,8 @@ impl Source<'_> {
     fn cells(&self, part: TraceSpan, kept: &[usize]) -> Vec<EvaluationCell> {
         let class = |number: &usize| self.activities[*number].class();
         let groups: Vec<(&'static str, Vec<usize>)> = if self.entry.by_class {
-            let of = |one: &FunctionClass| (one.into(), kept.iter().copied().filter(|number| class(number) == *one).collect());
-            FunctionClass::VARIANTS.iter().map(of).filter(|(_, numbers): &(_, Vec<usize>)| !numbers.is_empty()).collect()
+            let of = |one: &ActivityClass| (one.into(), kept.iter().copied().filter(|number| class(number) == *one).collect());
+            ActivityClass::VARIANTS.iter().map(of).filter(|(_, numbers): &(_, Vec<usize>)| !numbers.is_empty()).collect()
         } else {
             vec![("trace", kept.to_vec())]
         };
@@ -338,7 +338,7 @@ policy = "static"
         assert_eq!(starts, [(MINUTE_US + 7, 0), (3 * MINUTE_US + 7, 0)]);
     }
 
-    /// Rows of functions of a minute each, in ten minutes: one is never invoked, one has so many invocations at once, every minute, for 30 s each.
+    /// Rows of functions of a minute each, in ten minutes: one is never invoked, the other has `at_once` invocations at once, every minute, for 30 s each.
     fn with_busy_function(at_once: u64) -> Trace {
         let row = |minute: u64, at: u64| TracedInvocation { start_us: minute * MINUTE_US + at, function: 1, duration_ms: 30_000 };
         let rows = (0..10).flat_map(|minute| (0..at_once).map(move |at| row(minute, at)));

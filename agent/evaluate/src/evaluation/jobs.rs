@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::{EvaluateError, Options};
 use crate::cell::EvaluationCell;
 use crate::decision_latency::DecisionLatency;
-use crate::planner::PlanSearch;
 use crate::results::{Measures, TimeSeries};
 use crate::run::{Conditions, RunError, RunSpec, Runner};
+use crate::suite::PlanSearch;
 
 /// Runs of a job of one function: about a second of work, the most that an interruption loses.
 const RUNS: usize = 5;

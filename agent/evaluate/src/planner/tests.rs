@@ -3,12 +3,12 @@ use qscale_sim::rng::{Purpose, stream};
 
 use super::*;
 
-fn plan(replicas: &[u32]) -> Plan {
+fn plan(replicas: &[u32]) -> AllocationPlan {
     let one = |replicas: &u32| Allocation { replicas: Replicas(*replicas), cpu_millicores: Millicores(100), memory_mib: Mebibytes(128) };
-    Plan { tick: TickLength::default(), allocations: replicas.iter().map(one).collect() }
+    AllocationPlan { tick: TickLength::default(), allocations: replicas.iter().map(one).collect() }
 }
 
-fn planned(plan: &Plan, after: Duration) -> Option<u32> {
+fn planned(plan: &AllocationPlan, after: Duration) -> Option<u32> {
     let state = State::unmeasured(&ScalingPolicy::new("default/f".parse().expect("a function")));
     let decision = plan.decide(&state, &mut Memory::default(), BEGIN.plus(after), &mut stream(1, 1, Purpose::Policy));
     decision.wanted().map(|allocation| allocation.replicas.0)

@@ -47,7 +47,7 @@ pub fn headline(results: &Results, summary: &Summary) -> Vec<String> {
     findings
 }
 
-/// What a perfect forecast of rates would add to the reference, over all cells and by workload.
+/// Share of the reference's loss that a perfect forecast of rates would avoid, over all cells and by workload.
 fn forecast(summary: &Summary, overall: &SummaryPart, results: &Results, name: &str) -> Option<String> {
     let (share, known_rates) = (overall.rates_close?, &results.competitors[summary.known_rates?]);
     let percent = |value: f64| tenths(value * 100.0);

@@ -10,7 +10,7 @@ use super::usual;
 /// Class of a function by its invocations in the training part; the first that fits counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum FunctionClass {
+pub enum ActivityClass {
     /// More than one invocation is in progress, in the mean over its busiest minute.
     Busy,
     /// Invoked in at least 90 % of the minutes.
@@ -67,19 +67,19 @@ impl Activity {
         self.active.values().map(|(_, seconds)| seconds / 60.0).fold(0.0, f64::max)
     }
 
-    pub(super) fn class(&self) -> FunctionClass {
+    pub(super) fn class(&self) -> ActivityClass {
         let invocations: u64 = self.active.values().map(|(invocations, _)| invocations).sum();
         let minutes = f64::from(self.minutes.max(1));
         if self.peak_concurrency() > 1.0 {
-            FunctionClass::Busy
+            ActivityClass::Busy
         } else if self.active.len() as f64 >= STEADY_SHARE * minutes {
-            FunctionClass::Steady
+            ActivityClass::Steady
         } else if self.is_periodic() {
-            FunctionClass::Periodic
+            ActivityClass::Periodic
         } else if invocations as f64 >= minutes / 60.0 {
-            FunctionClass::Sporadic
+            ActivityClass::Sporadic
         } else {
-            FunctionClass::Rare
+            ActivityClass::Rare
         }
     }
 
@@ -114,13 +114,13 @@ mod tests {
     fn the_class_follows_from_the_training_part_alone() {
         let all: Vec<u32> = (0..600).collect();
         for (minutes, duration_ms, class) in [
-            (&[0, 0, 0][..], 30_000, FunctionClass::Busy),
-            (&all[..], 100, FunctionClass::Steady),
-            (&[5, 65, 125, 185, 245], 100, FunctionClass::Periodic),
-            (&[1, 2, 3, 9, 80, 81, 82, 200, 205, 340, 500], 100, FunctionClass::Sporadic),
-            (&[3, 4, 590], 100, FunctionClass::Rare),
-            (&[], 100, FunctionClass::Rare),
-            (&[700; 100], 60_000, FunctionClass::Rare),
+            (&[0, 0, 0][..], 30_000, ActivityClass::Busy),
+            (&all[..], 100, ActivityClass::Steady),
+            (&[5, 65, 125, 185, 245], 100, ActivityClass::Periodic),
+            (&[1, 2, 3, 9, 80, 81, 82, 200, 205, 340, 500], 100, ActivityClass::Sporadic),
+            (&[3, 4, 590], 100, ActivityClass::Rare),
+            (&[], 100, ActivityClass::Rare),
+            (&[700; 100], 60_000, ActivityClass::Rare),
         ] {
             assert_eq!(activity(minutes, duration_ms, 600).class(), class, "{minutes:?}");
         }

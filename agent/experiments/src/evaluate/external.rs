@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn a_program_that_fails_ends_the_evaluation() {
         for (command, part) in [
-            ("false", "before it replied"),
+            ("/bin/false", "before it replied"),
             ("cat", "which has neither an allocation nor an error"),
             ("sed -u -n 's/^{\"state.*/{\"error\": \"no weights\"}/p'", "reported an error: no weights"),
             ("sed -u -n 's/^{\"state.*/7 /p'", "which is not valid"),
