@@ -68,9 +68,9 @@ cluster-demo: tools ## Run Qscale beside the HorizontalPodAutoscaler in such a c
 python: ## Build the wheel of the Python package in target/wheels
 	@agent/python/wheel.sh
 
+# The same build as of `unit`, so that nothing is compiled twice.
 test-python: tools ## Build the wheel and test it in a clean virtual environment, with real servers
-	$(CARGO) build --locked --workspace $(FEATURES) --bins
-	$(CARGO) build --locked --workspace $(FEATURES) --example steps
+	$(CARGO) build --locked --workspace $(FEATURES) --all-targets
 	@agent/python/wheel.sh --test
 
 check-gpu: ## Check that the code for GPUs compiles
