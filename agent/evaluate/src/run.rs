@@ -6,6 +6,7 @@ use std::time::Duration;
 use qscale_common::guard::Verdict;
 use qscale_common::policy::RewardWeights;
 use qscale_common::time::{Span, TickLength};
+use qscale_common::units::Allocation;
 use qscale_policies::{Memory, Policy, PolicyError};
 use qscale_sim::latency::LatencyHistogram;
 use qscale_sim::rng::{Purpose, stream};
@@ -84,13 +85,15 @@ pub struct Runner<'a> {
     /// The simulation of the last run, reset if the next run has the same setup.
     simulation: Option<Simulation>,
     interval: Totals,
+    /// Allocation of each tick of the last simulated function.
+    allocations: Vec<Allocation>,
 }
 
 impl<'a> Runner<'a> {
     /// Runs of `spec` in `cell`.
     #[must_use]
     pub fn new(conditions: &'a Conditions<'a>, cell: &'a EvaluationCell, spec: &'a RunSpec) -> Self {
-        Self { conditions, cell, spec, simulation: None, interval: Totals::default() }
+        Self { conditions, cell, spec, simulation: None, interval: Totals::default(), allocations: Vec::new() }
     }
 
     /// Runs `seed`; calls `simulated` after each function.
@@ -118,17 +121,17 @@ impl<'a> Runner<'a> {
     /// If it is stopped, or the competitor cannot be made.
     pub fn plan(&mut self, seed: u64, search: PlanSearch, with_series: bool, mut simulated: impl FnMut()) -> Result<RunResult, RunError> {
         let (conditions, cell) = (self.conditions, self.cell);
-        let ticks = self.ticks() * cell.measurement.intervals();
-        let (mut plans, mut sums) = (Vec::new(), RunSums::default());
+        let (mut plans, mut sums, mut time_series) = (Vec::new(), RunSums::default(), None);
         for world in &cell.functions {
             let setup = self.setup(world, seed);
             let policy = self.policy(world, &setup, seed)?;
-            let mut simulation = Simulation::new(setup.clone(), seed, world.index);
-            let (mut memory, mut rng) = (Memory::default(), stream(seed, world.index, Purpose::Policy));
-            plans.push(AllocationPlan::of(policy.as_ref(), &mut simulation, &mut memory, &mut rng, ticks));
-            sums.include(&self.simulate(world, setup, policy.as_ref(), seed, false, &mut DecisionLatency::default())?.0);
+            let (one, its_series) = self.simulate(world, setup, policy.as_ref(), seed, with_series, &mut DecisionLatency::default())?;
+            plans.push(AllocationPlan::new(self.spec.tick, std::mem::take(&mut self.allocations)));
+            sums.include(&one);
+            time_series = TimeSeries::together(time_series, its_series);
         }
         let shares = sums.loss_shares(&conditions.weights);
+        let start = self.result(sums, time_series, DecisionLatency::default());
         let (mut sums, mut time_series) = (RunSums::default(), None);
         for (world, plan) in cell.functions.iter().zip(&mut plans) {
             let setup = self.setup(world, seed);
@@ -143,7 +146,6 @@ impl<'a> Runner<'a> {
             simulated();
         }
         let planned = self.result(sums, time_series, DecisionLatency::default());
-        let start = self.run(seed, with_series, || {})?;
         let loss = |result: &RunResult| result.measures.get(Measure::Loss).unwrap_or(f64::INFINITY);
         Ok(if loss(&start) <= loss(&planned) { start } else { planned })
     }
@@ -189,12 +191,14 @@ impl<'a> Runner<'a> {
             None => Simulation::new(setup, seed, world.index),
         };
         let (mut memory, mut rng) = (Memory::default(), stream(seed, world.index, Purpose::Policy));
+        self.allocations.clear();
         for _ in 0..measurement.intervals() {
             for _ in 0..self.ticks() {
                 if conditions.stop.load(Ordering::Relaxed) {
                     return Err(RunError::Stopped);
                 }
                 tick(&mut simulation, policy, &mut memory, &mut rng, &mut meter, decision_latency, conditions.clock);
+                self.allocations.push(simulation.function().allocation());
             }
             simulation.take_interval(&mut self.interval);
             let (replicas, waiting) = (simulation.function().allocation().replicas.0, simulation.function().queued());

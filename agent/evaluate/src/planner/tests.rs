@@ -5,7 +5,7 @@ use super::*;
 
 fn plan(replicas: &[u32]) -> AllocationPlan {
     let one = |replicas: &u32| Allocation { replicas: Replicas(*replicas), cpu_millicores: Millicores(100), memory_mib: Mebibytes(128) };
-    AllocationPlan { tick: TickLength::default(), allocations: replicas.iter().map(one).collect() }
+    AllocationPlan::new(TickLength::default(), replicas.iter().map(one).collect())
 }
 
 fn planned(plan: &AllocationPlan, after: Duration) -> Option<u32> {

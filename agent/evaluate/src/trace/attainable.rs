@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use qscale_common::policy::RewardWeights;
 use qscale_sim::{Simulation, Totals};
 
 use crate::cell::{CellFunction, MeasurementSpan};
-use crate::measure::Criteria;
+use crate::measure::{Criteria, RunMeter};
+use crate::results::Measure;
 
 /// Seed of the simulation.
 const SEED: u64 = 1;
@@ -15,18 +17,15 @@ pub(super) fn least_violated(function: &CellFunction, measurement: MeasurementSp
     let mut setup = function.setup.clone();
     setup.allocation = setup.policy.bounds.largest();
     let criteria = Criteria::new(&setup, measurement, Duration::ZERO);
+    let mut meter = RunMeter::new(&criteria, &[], false);
     let ticks = measurement.interval.as_nanos() / setup.policy.tick.duration().as_nanos().max(1);
     let mut simulation = Simulation::new(setup, SEED, function.index);
-    let (mut totals, mut outstanding, mut counted, mut violated) = (Totals::default(), 0_u64, 0_u32, 0_u32);
-    for interval in 0..measurement.intervals() {
+    let mut interval = Totals::default();
+    for _ in 0..measurement.intervals() {
         (0..ticks).for_each(|_| simulation.step(None));
-        simulation.take_interval(&mut totals);
-        let result = criteria.evaluate(&totals, outstanding > 0);
-        outstanding = (outstanding + totals.arrived).saturating_sub(totals.completed + totals.unanswered());
-        if let Some(result) = result.filter(|_| interval >= measurement.warm_up as usize) {
-            counted += 1;
-            violated += u32::from(result.violated);
-        }
+        simulation.take_interval(&mut interval);
+        meter.interval(&interval, simulation.function().allocation().replicas.0, simulation.function().queued());
     }
-    (counted > 0).then(|| f64::from(violated) / f64::from(counted))
+    let (sums, _) = meter.finish();
+    sums.measures(&RewardWeights::default()).get(Measure::ViolatedShare)
 }
