@@ -144,8 +144,10 @@ fn rate_forecast(context: &RunContext<'_>) -> Forecast {
                     IntervalLoad { arrivals, cpu_seconds: arrivals * one.cpu_seconds, waiting_seconds: arrivals * one.waiting_seconds };
             }
         }
-        SimulatedLoad::Trace { .. } | SimulatedLoad::Rows { .. } => {
-            for minute in forecast.intervals.chunks_mut(60) {
+        SimulatedLoad::Trace { scale, .. } | SimulatedLoad::Rows { scale, .. } => {
+            // A minute of the trace is shorter where the trace is played faster.
+            let seconds = (60.0 / scale.time).round().clamp(1.0, 1e6) as usize;
+            for minute in forecast.intervals.chunks_mut(seconds) {
                 let mean = |of: fn(&IntervalLoad) -> f64| minute.iter().map(of).sum::<f64>() / minute.len() as f64;
                 let expected = IntervalLoad {
                     arrivals: mean(|interval| interval.arrivals),

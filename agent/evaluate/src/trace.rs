@@ -249,7 +249,8 @@ impl Source<'_> {
         let room = Mebibytes((f64::from(function.most_mib) * margin).ceil() as u32).max(entry.start.memory_mib);
         let start = entry.bounds.clamp(Allocation { memory_mib: room, ..entry.start });
         let memory_mib = Range::new(start.memory_mib, start.memory_mib).unwrap_or(entry.bounds.memory_mib);
-        let needed = (self.activities[number].peak_concurrency() * entry.peak_factor / f64::from(entry.workers.max(1))).ceil();
+        let busy = self.activities[number].peak_concurrency() * entry.scale.rate * entry.scale.time;
+        let needed = (busy * entry.peak_factor / f64::from(entry.workers.max(1))).ceil();
         let most = Replicas((needed as u32).clamp(entry.bounds.replicas.max().0, Replicas::MAX.0));
         let replicas = Range::new(entry.bounds.replicas.min(), most).unwrap_or(entry.bounds.replicas);
         let base_mib = Mebibytes(function.usual_mib.min((f64::from(start.memory_mib.0) / margin) as u32));
@@ -360,6 +361,8 @@ policy = "static"
         // 20 are busy in the mean over a minute.
         entry(&mut suite).peak_factor = 3.0;
         assert_eq!(most(&suite), [10, 60]);
+        entry(&mut suite).scale.rate = 2.0;
+        assert_eq!(most(&suite), [10, 120], "twice as many invocations");
     }
 
     #[test]
