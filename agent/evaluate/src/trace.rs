@@ -378,6 +378,11 @@ policy = "static"
         entry(&mut suite).peak_factor = 3.0;
         let (_, played) = cells(&suite, &with_busy_function(40), "t").expect("cells");
         assert!(played.left_out.is_empty(), "60 replicas are enough");
+        entry(&mut suite).peak_factor = 0.0;
+        let Trace::Rows(both) = with_busy_function(40) else { panic!("single invocations") };
+        let rows = both.rows.iter().map(|row| TracedInvocation { function: 0, ..*row }).collect();
+        let alone = Trace::Rows(RowTrace { functions: vec!["busy".into()], rows });
+        assert!(cells(&suite, &alone, "t").expect_err("refused").contains("more than 0.05 of the intervals"));
     }
 
     #[test]
