@@ -12,6 +12,9 @@ use crate::system::{Locate, StateDir, SystemTrust};
 
 /// Age up to which losses of streams and buckets are shown.
 const SHOWN_LOSSES: Duration = Duration::from_secs(24 * 3600);
+/// Number of equal findings of functions up to which each is shown, and number of problems shown above it.
+const GROUPED_ABOVE: usize = 10;
+const SHOWN_PROBLEMS: usize = 3;
 
 /// Output of the findings.
 #[derive(Debug, Args)]
@@ -77,14 +80,28 @@ async fn examine(locate: &Locate) -> Report {
 /// The findings as lines, and a last line with their number.
 fn render(report: &Report) -> String {
     let mut lines = Vec::new();
-    for finding in report.findings() {
-        let (sign, tone) = match finding.verdict {
+    for findings in report.groups() {
+        let Some(first) = findings.first() else { continue };
+        let (sign, tone) = match first.verdict {
             DoctorVerdict::Passed => ("✓", Tone::Good),
             DoctorVerdict::Warning => ("!", Tone::Warn),
             DoctorVerdict::Failed => ("✗", Tone::Bad),
         };
-        lines.push(format!("{} {}: {}", tone.paint(sign), Tone::Strong.paint(&finding.check), output::clean(&finding.found)));
-        lines.extend(finding.fix.as_ref().map(|fix| format!("    → {}", output::clean(fix))));
+        let shown = match (first.verdict, findings.len()) {
+            (_, 0..=GROUPED_ABOVE) => findings.len(),
+            (DoctorVerdict::Passed, _) => 0,
+            _ => SHOWN_PROBLEMS,
+        };
+        for finding in findings.iter().take(shown) {
+            lines.push(format!("{} {}: {}", tone.paint(sign), Tone::Strong.paint(&finding.check), output::clean(&finding.found)));
+            lines.extend(finding.fix.as_ref().map(|fix| format!("    → {}", output::clean(fix))));
+        }
+        let rest = match (findings.len() - shown, shown) {
+            (0, _) => continue,
+            (rest, 0) => format!("{rest} functions: no problem"),
+            (rest, _) => format!("{rest} more functions: `qscale doctor --json` lists them"),
+        };
+        lines.push(format!("{} {} {rest}", tone.paint(sign), Tone::Strong.paint(output::clean(&first.kind))));
     }
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let (failed, warnings) = (report.count(DoctorVerdict::Failed), count(report.count(DoctorVerdict::Warning), "warning"));
@@ -97,6 +114,8 @@ fn render(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
+    use qscale_up::doctor::CheckedItem;
+
     use super::*;
 
     #[test]
@@ -108,5 +127,27 @@ mod tests {
         let text = output::plain(&render(&report));
         assert_eq!(text, "✓ disk: 9 GiB free\n✗ lease: not held\n    → start an actuator\n1 problem, 0 warnings");
         assert!(report.has_failures());
+    }
+
+    #[test]
+    fn findings_of_many_functions_are_summarized() {
+        let mut report = Report::default();
+        for number in 0..30 {
+            let function = format!("default/f{number}").parse().expect("a function");
+            report.pass(CheckedItem::of("policy", &function), "active");
+            match number {
+                0..15 => report.pass(CheckedItem::of("state of", &function), "1s old"),
+                15..18 => report.warn(CheckedItem::of("state of", &function), "incomplete", "wait"),
+                _ => report.fail(CheckedItem::of("state of", &function), "9s old", "check the collector"),
+            }
+        }
+        let text = output::plain(&render(&report));
+        assert!(
+            text.starts_with("✓ policy 30 functions: no problem\n✓ state of 15 functions: no problem\n! state of default/f15: incomplete"),
+            "{text}"
+        );
+        assert!(text.contains("\n! state of default/f17: incomplete\n    → wait\n✗ state of default/f18: 9s old"), "{text}");
+        assert!(text.ends_with("f20: 9s old\n    → check the collector\n✗ state of 9 more functions: `qscale doctor --json` lists them\n12 problems, 3 warnings"), "{text}");
+        assert_eq!(report.findings().len(), 60, "none is left out of the JSON array");
     }
 }

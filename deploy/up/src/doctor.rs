@@ -5,4 +5,4 @@ pub mod machine;
 mod report;
 pub mod workloads;
 
-pub use self::report::{CheckResult, DoctorVerdict, Report};
+pub use self::report::{CheckResult, CheckedItem, DoctorVerdict, Report};

@@ -22,7 +22,7 @@ use qscale_common::text;
 use qscale_common::time::Timestamp;
 use qscale_dqn::checkpoint::MAX_BYTES;
 
-use super::report::Report;
+use super::report::{CheckedItem, Report};
 use crate::state_dir::{Addresses, StateDir, conditions};
 
 /// Ticks without a State after which the collector counts as silent.
@@ -76,7 +76,7 @@ fn source(report: &mut Report, policy: &ScalingPolicy, sources: &BTreeSet<String
     let Some(source) = policy.metrics.source.as_ref().filter(|source| !sources.contains(source.as_str())) else { return };
     let known: Vec<&str> = sources.iter().map(String::as_str).collect();
     report.fail(
-        format!("source of {}", policy.function()),
+        CheckedItem::of("source of", &policy.function()),
         format!("the collector has no source {source}, so the function is not measured; it has {}", known.join(", ")),
         "set `metrics.source` of the ScalingPolicy to one of them, or add the source to the collector's configuration",
     );
@@ -168,7 +168,7 @@ async fn isolation(report: &mut Report, client: &PlatformClient) {
 }
 
 fn replicas(report: &mut Report, function: &FunctionStatus) {
-    let check = format!("function {}", function.id());
+    let check = CheckedItem::of("function", &function.id());
     let (ready, desired) = (function.actual.ready, function.desired.replicas.0);
     let failures = format!("{ready} of {desired} replicas ready, {} crashes, {} OOM kills", function.crashes, function.oom_kills);
     match ready {
@@ -203,7 +203,7 @@ pub async fn policies(
     for (key, policy) in &policies {
         match policy {
             Ok(policy) if let Some(acting) = superseded.get(&policy.function()) => report.fail(
-                format!("policy {}", policy.function()),
+                CheckedItem::of("policy", &policy.function()),
                 format!("does not act: policy {acting} scales the same workload, {}", workload(policy)),
                 format!("qscale policy delete {}", policy.function()),
             ),
@@ -228,7 +228,7 @@ pub async fn policies(
     }
     for function in known.iter().flatten().filter(|function| !scaled.contains(*function)) {
         report.warn(
-            format!("function {function}"),
+            CheckedItem::of("function", function),
             "has no ScalingPolicy, so it is not scaled",
             "qscale policy example > policy.yaml; qscale policy apply policy.yaml",
         );
@@ -267,7 +267,7 @@ fn workload(policy: &ScalingPolicy) -> FunctionId {
 /// Whether the function of `policy` can be scaled.
 fn examine(report: &mut Report, policy: &ScalingPolicy, known: Option<&BTreeSet<FunctionId>>) -> bool {
     let function = policy.function();
-    let check = format!("policy {function}");
+    let check = CheckedItem::of("policy", &function);
     let workload = workload(policy);
     if policy.workload.kind == WorkloadKind::Local && known.is_some_and(|known| !known.contains(&workload)) {
         report.fail(
@@ -278,12 +278,10 @@ fn examine(report: &mut Report, policy: &ScalingPolicy, known: Option<&BTreeSet<
         return false;
     }
     match policy.mode {
-        _ if policy.paused => {
-            report.warn(&check, "paused: decisions are not applied", format!("qscale policy set {function} paused=false"))
-        }
-        Mode::Active => report.pass(&check, format!("active, agent {}", policy.agent)),
+        _ if policy.paused => report.warn(check, "paused: decisions are not applied", format!("qscale policy set {function} paused=false")),
+        Mode::Active => report.pass(check, format!("active, agent {}", policy.agent)),
         Mode::Observe | Mode::Recommend => {
-            report.warn(&check, "decisions are recorded but not applied", format!("qscale policy set {function} mode=active"));
+            report.warn(check, "decisions are recorded but not applied", format!("qscale policy set {function} mode=active"));
         }
     }
     true
@@ -302,7 +300,7 @@ async fn decisions(report: &mut Report, bus: &Bus, policy: &ScalingPolicy) {
 async fn measured(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: Timestamp) -> bool {
     const FIX: &str = "check the collector: its log, its sources, and that it reaches the platform's metrics";
     let function = policy.function();
-    let check = format!("state of {function}");
+    let check = CheckedItem::of("state of", &function);
     let subject = subject::of(EventType::State, &function);
     let message = match bus.last_message(EventType::State, &subject).await {
         Ok(Some(last)) => last,
@@ -336,7 +334,7 @@ async fn measured(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: T
 /// Checks that the agent of the ScalingPolicy decides.
 async fn decided(report: &mut Report, bus: &Bus, policy: &ScalingPolicy, now: Timestamp) {
     let (function, agent) = (policy.function(), &policy.agent);
-    let check = format!("agent {agent} for {function}");
+    let check = CheckedItem::of(format!("agent {agent} for"), &function);
     let fix =
         format!("start it (`qscale agent add {agent}` creates its credential), or select another: qscale policy set {function} agent=NAME");
     match bus.last_message(EventType::Action, &subject::action(agent, &function)).await {
@@ -362,7 +360,7 @@ async fn applied(report: &mut Report, bus: &Bus, function: &FunctionId) {
     match contract::decode::<Outcome>(&subject, &message.payload) {
         Ok(outcome) if outcome.effect == Effect::Failed => {
             report.fail(
-                format!("outcome of {function}"),
+                CheckedItem::of("outcome of", function),
                 format!("the last change failed: {}", outcome.reason),
                 "see the logs of actuator and platform",
             );
