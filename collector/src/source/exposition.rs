@@ -1,14 +1,15 @@
 //! A text exposition, read over HTTP/1.1 on a connection that is kept. Owns the request, its limits and its configuration.
 //!
-//! [`syntax`] reads lines, [`metrics`] is the table of the names of the metrics that are read, [`reader`] sorts samples
+//! [`syntax`] reads lines, [`crate::metric`] is the table of the metrics that are read, [`reader`] sorts samples
 //! by replica and function.
 
-mod metrics;
+mod labels;
 mod reader;
 mod status;
 pub mod syntax;
 
-pub use metrics::{LabelNames, MetricNames};
+pub use crate::metric::MetricNames;
+pub use labels::LabelNames;
 pub use reader::ExpositionReader;
 #[cfg(feature = "kubernetes")]
 pub(super) use reader::RequestMetrics;

@@ -9,7 +9,7 @@ use qscale_common::hash::fnv1a;
 use qscale_common::time::Timestamp;
 
 use super::ExpositionConfig;
-use super::metrics::LabelNames;
+use super::labels::LabelNames;
 use super::status::is_failure;
 use super::syntax::{self, ExpositionText, Labels, Samples, Value};
 use crate::metric::{FunctionMetric, Metric, ReplicaMetric};
