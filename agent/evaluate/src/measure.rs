@@ -10,6 +10,9 @@
 //! - *Time to recover* from a disturbance is the time to the begin of the first of three consecutive intervals in which
 //!   the objective holds, at most to the next disturbance or the end of the run; the mean over the disturbances within
 //!   the measured part.
+//! - The *slowdown* of a function is the 95th percentile of its latency over the mean duration of a request that has a whole core and does not queue; that
+//!   of a run is the mean over its functions.
+//! - Cold requests, idle memory-time and replicas that were started ahead are counted as in the keep-alive literature (Shahrad et al., USENIX ATC 2020).
 //! - A *reversal* is a change of the allocation in the opposite direction, by price, of one shortly before.
 
 use std::time::Duration;
@@ -121,6 +124,9 @@ pub struct RunSums {
     reversals: u64,
     recovering_s: f64,
     recoveries: u64,
+    /// Sum over functions in which a request ended, and their number.
+    slowdown: f64,
+    with_requests: u64,
     /// Longest timeout of a gateway.
     timeout: Nanos,
     hours: f64,
@@ -140,6 +146,8 @@ impl RunSums {
         self.reversals += other.reversals;
         self.recovering_s += other.recovering_s;
         self.recoveries += other.recoveries;
+        self.slowdown += other.slowdown;
+        self.with_requests += other.with_requests;
         self.timeout = self.timeout.max(other.timeout);
         self.hours = self.hours.max(other.hours);
     }
@@ -172,6 +180,11 @@ impl RunSums {
             (Measure::ReversalsPerHour, over(self.reversals as f64, self.hours)),
             (Measure::Starts, Some(totals.starts as f64)),
             (Measure::ColdStarts, Some(totals.wakes as f64)),
+            (Measure::ColdShare, over(totals.cold as f64, totals.arrived as f64)),
+            (Measure::Slowdown, over(self.slowdown, self.with_requests as f64)),
+            (Measure::IdleGibSeconds, Some((totals.gibibyte_seconds - totals.busy_gibibyte_seconds).max(0.0))),
+            (Measure::Prewarmed, Some(totals.prewarmed as f64)),
+            (Measure::Unused, Some(totals.unused as f64)),
             (Measure::Kills, Some((totals.oom_kills + totals.crashes) as f64)),
             (Measure::RecoverS, over(self.recovering_s, self.recoveries as f64)),
             (Measure::Loss, Some(weights.violation.get() * severity + weights.cost.get() * cost_share)),
@@ -289,6 +302,12 @@ impl<'a> RunMeter<'a> {
         self.sums.largest_cost = criteria.largest_per_hour * hours;
         self.sums.hours = hours;
         self.sums.timeout = criteria.timeout;
+        let totals = &self.sums.totals;
+        if totals.completed + totals.unanswered() > 0 && totals.demand > Nanos::ZERO {
+            let alone_s = totals.demand.seconds() / totals.arrived as f64;
+            self.sums.slowdown = totals.quantile(0.95).unwrap_or(criteria.timeout).seconds() / alone_s;
+            self.sums.with_requests = 1;
+        }
         (self.sums, self.time_series)
     }
 

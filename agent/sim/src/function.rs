@@ -165,6 +165,7 @@ impl Function {
     pub fn arrive_with(&mut self, at: Nanos, demand: RequestDemand) {
         self.process_until(at);
         self.totals.arrived += 1;
+        self.totals.demand = Nanos(self.totals.demand.0.saturating_add(demand.cpu.0).saturating_add(demand.waiting.0));
         let request = Request { arrived: at, demand };
         if self.queue.is_empty()
             && let Some(slot) = self.least_loaded()
@@ -180,8 +181,10 @@ impl Function {
     fn enqueue(&mut self, request: Request) {
         let now = request.arrived;
         if self.keep_alive.is_some() {
+            self.totals.cold += 1;
             return self.start_for(request, now);
         }
+        self.totals.cold += u64::from(!self.replicas().any(|replica| replica.phase == Phase::Ready));
         self.expire(now);
         if self.queue.len() >= self.queue_bound {
             self.totals.refused += 1;
@@ -354,6 +357,7 @@ impl Function {
     pub fn totals(&mut self, now: Nanos) -> &Totals {
         self.advance(now);
         self.sum_cost(now);
+        self.sum_busy(now);
         &self.totals
     }
 
@@ -361,6 +365,7 @@ impl Function {
     pub fn take_interval(&mut self, now: Nanos, interval: &mut Totals) {
         self.advance(now);
         self.sum_cost(now);
+        self.sum_busy(now);
         self.taken.add(&self.totals);
         interval.clear();
         std::mem::swap(&mut self.totals, interval);

@@ -112,6 +112,9 @@ pub struct SimulatedReplica {
     pub oom_kills: u64,
     /// Time of its last readiness.
     ready_since: Nanos,
+    /// Time with requests that was not taken yet, and the begin of the present one.
+    busy: Nanos,
+    busy_since: Nanos,
     backoff: RestartBackoff,
 }
 
@@ -172,6 +175,8 @@ impl SimulatedReplica {
             restarts: 0,
             oom_kills: 0,
             ready_since: now,
+            busy: Nanos::ZERO,
+            busy_since: now,
             backoff: RestartBackoff::default(),
         }
     }
@@ -227,6 +232,9 @@ impl SimulatedReplica {
         self.work.forget();
         self.phase = Phase::BackOff { until: now + Nanos::from(self.backoff.next(healthy.into())) };
         self.crash_at = Nanos::NEVER;
+        if self.load > 0 {
+            self.busy += now.since(self.busy_since);
+        }
         let failed = std::mem::take(&mut self.load);
         self.requests.failed += u64::from(failed);
         failed
@@ -235,6 +243,9 @@ impl SimulatedReplica {
     /// Accepts a request.
     #[inline]
     pub fn accept(&mut self, request: Request, now: Nanos) {
+        if self.load == 0 {
+            self.busy_since = now;
+        }
         self.load += 1;
         match &mut self.work {
             Engine::Sequential(work) => work.accept(request, &mut self.cpu, now),
@@ -285,6 +296,9 @@ impl SimulatedReplica {
             Engine::Contended(work) => work.step(now),
         }?;
         self.load -= 1;
+        if self.load == 0 {
+            self.busy += now.since(self.busy_since);
+        }
         match ending {
             Ending::Completed { latency, place } => {
                 self.answered_in += latency;
@@ -343,6 +357,21 @@ impl SimulatedReplica {
         if let Engine::Contended(work) = &mut self.work {
             work.set_speed(speed, now);
         }
+    }
+
+    /// Time with requests up to `now` since it was last taken.
+    pub fn take_busy(&mut self, now: Nanos) -> Nanos {
+        if self.load > 0 {
+            self.busy += now.since(self.busy_since);
+            self.busy_since = now;
+        }
+        std::mem::take(&mut self.busy)
+    }
+
+    /// Whether it took a request since it was added.
+    #[must_use]
+    pub fn served(&self) -> bool {
+        u64::from(self.load) + self.requests.completed + self.requests.failed > 0
     }
 
     /// Throttled time, up to the accounted instant.

@@ -8,6 +8,8 @@ use crate::nanos::Nanos;
 pub struct Totals {
     /// Requests that arrived.
     pub arrived: u64,
+    /// Sum of their durations if each had a whole core and did not queue.
+    pub demand: Nanos,
     /// Requests completed successfully.
     pub completed: u64,
     /// Requests lost with their replica: a crash, an out-of-memory kill, a lost node.
@@ -28,6 +30,12 @@ pub struct Totals {
     pub became_ready: u64,
     /// Times that a request started the function from zero replicas.
     pub wakes: u64,
+    /// Requests that arrived when no replica was ready.
+    pub cold: u64,
+    /// Starts and restarts that became ready when no request waited.
+    pub prewarmed: u64,
+    /// Replicas that were removed before they took a request.
+    pub unused: u64,
     /// Crashes.
     pub crashes: u64,
     /// Out-of-memory kills.
@@ -38,6 +46,8 @@ pub struct Totals {
     pub core_seconds: f64,
     /// Integral of the memory limits of placed replicas, GiB-seconds.
     pub gibibyte_seconds: f64,
+    /// The part of it in which the replica had a request.
+    pub busy_gibibyte_seconds: f64,
 }
 
 impl Totals {
@@ -63,6 +73,7 @@ impl Totals {
     /// Adds the totals of another interval.
     pub fn include(&mut self, other: &Totals) {
         self.arrived += other.arrived;
+        self.demand = Nanos(self.demand.0.saturating_add(other.demand.0));
         self.completed += other.completed;
         self.failed += other.failed;
         self.refused += other.refused;
@@ -73,17 +84,22 @@ impl Totals {
         self.restarts += other.restarts;
         self.became_ready += other.became_ready;
         self.wakes += other.wakes;
+        self.cold += other.cold;
+        self.prewarmed += other.prewarmed;
+        self.unused += other.unused;
         self.crashes += other.crashes;
         self.oom_kills += other.oom_kills;
         self.lost += other.lost;
         self.core_seconds += other.core_seconds;
         self.gibibyte_seconds += other.gibibyte_seconds;
+        self.busy_gibibyte_seconds += other.busy_gibibyte_seconds;
     }
 
     /// Resets, reusing memory.
     pub fn clear(&mut self) {
         let Totals {
             arrived,
+            demand,
             completed,
             failed,
             refused,
@@ -94,17 +110,23 @@ impl Totals {
             restarts,
             became_ready,
             wakes,
+            cold,
+            prewarmed,
+            unused,
             crashes,
             oom_kills,
             lost,
             core_seconds,
             gibibyte_seconds,
+            busy_gibibyte_seconds,
         } = self;
-        for count in [arrived, completed, failed, refused, timed_out, starts, restarts, became_ready, wakes, crashes, oom_kills, lost] {
+        let requests = [arrived, completed, failed, refused, timed_out, cold];
+        let replicas = [starts, restarts, became_ready, wakes, prewarmed, unused, crashes, oom_kills, lost];
+        for count in requests.into_iter().chain(replicas) {
             *count = 0;
         }
         latency.clear();
-        *latency_sum = Nanos::ZERO;
-        (*core_seconds, *gibibyte_seconds) = (0.0, 0.0);
+        (*demand, *latency_sum) = (Nanos::ZERO, Nanos::ZERO);
+        (*core_seconds, *gibibyte_seconds, *busy_gibibyte_seconds) = (0.0, 0.0, 0.0);
     }
 }

@@ -37,6 +37,7 @@ fn criteria(measured: u32) -> Criteria {
 fn interval(latencies_ms: &[u64], failed: u64) -> Totals {
     let mut totals = Totals { completed: latencies_ms.len() as u64, timed_out: failed, ..Totals::default() };
     totals.arrived = totals.completed + failed;
+    totals.demand = Nanos::millis(10 * totals.arrived);
     latencies_ms.iter().for_each(|ms| totals.latency.add(HistogramPosition::of(Nanos::millis(*ms))));
     totals
 }
@@ -71,7 +72,8 @@ fn a_run_adds_up_to_what_was_computed_by_hand() {
     let disturbed = [Duration::from_secs(5), Duration::from_secs(32)];
     let mut meter = RunMeter::new(&criteria, &disturbed, true);
     let costly = |mut totals: Totals| {
-        (totals.core_seconds, totals.gibibyte_seconds) = (20.0, 10.0);
+        (totals.core_seconds, totals.gibibyte_seconds, totals.busy_gibibyte_seconds) = (20.0, 10.0, 4.0);
+        (totals.cold, totals.prewarmed, totals.unused) = (totals.arrived / 10, 2, 1);
         totals
     };
     // In the warm-up: nothing of it counts.
@@ -100,6 +102,10 @@ fn a_run_adds_up_to_what_was_computed_by_hand() {
         (Measure::CompletedShare, 640.0 / 660.0),
         (Measure::CoreSeconds, 180.0),
         (Measure::GibSeconds, 90.0),
+        (Measure::IdleGibSeconds, 54.0),
+        (Measure::ColdShare, 0.1),
+        (Measure::Prewarmed, 18.0),
+        (Measure::Unused, 9.0),
         (Measure::CostPerHour, cost_per_hour),
         (Measure::CostShare, cost_share),
         // Three in 90 s; the first two undid the one before, the third came too late to.
@@ -133,4 +139,7 @@ fn functions_of_one_run_are_taken_together() {
     assert_eq!((measures.get(Measure::Requests), measures.get(Measure::ViolatedShare)), (Some(20.0), Some(0.5)));
     assert_eq!(measures.get(Measure::RecoverS), None);
     assert!(measures.get(Measure::P99Ms).expect("answered") > 350.0);
+    // The mean of both functions, and not of all requests.
+    let slowdown = measures.get(Measure::Slowdown).expect("answered");
+    assert!((slowdown / 22.5 - 1.0).abs() < 0.03, "{slowdown}");
 }

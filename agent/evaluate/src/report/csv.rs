@@ -138,7 +138,7 @@ fn unit(measure: Measure, currency: &str) -> String {
     match measure {
         Measure::CostPerHour => format!("{currency} an hour"),
         measure if measure.is_share() => "share".into(),
-        Measure::Requests | Measure::Starts | Measure::ColdStarts | Measure::Kills => "count".into(),
+        Measure::Requests | Measure::Starts | Measure::ColdStarts | Measure::Prewarmed | Measure::Unused | Measure::Kills => "count".into(),
         measure => measure.unit().into(),
     }
 }

@@ -21,6 +21,7 @@ pub fn html(results: &Results, summary: &Summary) -> String {
         compared(results),
         findings(results, summary),
         section("table", "All competitors over all cells", &tables::overall(results, summary)),
+        section("keep-alive", "Slowdown, cold requests and wasted memory-time, means", &tables::keep_alive(results, summary)),
         section("front", "Cost against violations", &front(results, summary)),
         section("parts", "Cost against violations, by part", &panels(results, summary)),
         section("latency", "Latency", &latency::figure(results, &featured(results, summary))),

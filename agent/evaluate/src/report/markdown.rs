@@ -28,8 +28,25 @@ pub fn markdown(results: &Results, summary: &Summary) -> String {
         out.push_str(&row(cells(results, summary, line).into_iter()));
     }
     out.push('\n');
+    out.push_str(&keep_alive(results, summary));
     headline(results, summary).iter().for_each(|sentence| out.push_str(&format!("- {}\n", escape_spans(sentence))));
     out.push_str(&format!("\n{}\n", escape_spans(&sentences::method(results, summary))));
+    out
+}
+
+/// The means of the measures of the keep-alive literature.
+fn keep_alive(results: &Results, summary: &Summary) -> String {
+    let headings = Measure::KEEP_ALIVE.iter().map(|measure| escape(&heading(*measure, &results.settings.currency)));
+    let mut out = row(std::iter::once("mean".into()).chain(headings));
+    out.push_str(&row((0..=Measure::KEEP_ALIVE.len()).map(|index| if index == 0 { "---".into() } else { "---:".into() })));
+    for line in summary.overall().map_or(&[][..], |part| &part.lines) {
+        let values = Measure::KEEP_ALIVE.iter().map(|measure| {
+            let found = line.measures.get(measure);
+            found.map_or_else(|| NOTHING.into(), |estimate| shown(*measure, estimate.mean))
+        });
+        out.push_str(&row(std::iter::once(escape(&results.competitors[line.competitor].label())).chain(values)));
+    }
+    out.push('\n');
     out
 }
 

@@ -54,12 +54,17 @@ pub(super) fn heading(measure: Measure, currency: &str) -> String {
         Measure::P99Ms => "p99 ms".into(),
         Measure::CostPerHour => format!("cost {currency}/h"),
         Measure::ColdStarts => "cold starts".into(),
+        Measure::ColdShare => "cold %".into(),
+        Measure::Slowdown => "p95 slowdown".into(),
+        Measure::IdleGibSeconds => "idle GiB-seconds".into(),
         Measure::ActionsPerHour => "actions/h".into(),
         Measure::ReversalsPerHour => "reversals/h".into(),
         Measure::CoreSeconds => "core-seconds".into(),
         Measure::GibSeconds => "GiB-seconds".into(),
         Measure::RecoverS => "recovery s".into(),
-        Measure::Requests | Measure::Starts | Measure::Kills | Measure::Loss => measure.name().into(),
+        Measure::Requests | Measure::Starts | Measure::Prewarmed | Measure::Unused | Measure::Kills | Measure::Loss => {
+            measure.name().into()
+        }
     }
 }
 

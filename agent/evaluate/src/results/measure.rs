@@ -43,6 +43,16 @@ pub enum Measure {
     Starts,
     /// Requests that found no replica and started one.
     ColdStarts,
+    /// Share of the requests that arrived when no replica was ready, 0 to 1.
+    ColdShare,
+    /// Mean over the functions of the 95th percentile of latency over the mean duration of a request that has a whole core and does not queue.
+    Slowdown,
+    /// Wasted memory-time: integral of the memory limits of replicas without a request, starts included, GiB-seconds.
+    IdleGibSeconds,
+    /// Replicas that became ready when no request waited.
+    Prewarmed,
+    /// Ready replicas that were removed before they took a request.
+    Unused,
     /// Out-of-memory kills and crashes.
     Kills,
     /// Mean time from a disturbance (a step of the load, a lost node) until the objective holds again, seconds.
@@ -64,7 +74,7 @@ pub enum Better {
 
 impl Measure {
     /// Every measure, in the order of tables.
-    pub const ALL: [Measure; 19] = [
+    pub const ALL: [Measure; 24] = [
         Self::Requests,
         Self::LateShare,
         Self::ViolatedShare,
@@ -81,10 +91,18 @@ impl Measure {
         Self::ReversalsPerHour,
         Self::Starts,
         Self::ColdStarts,
+        Self::ColdShare,
+        Self::Slowdown,
+        Self::IdleGibSeconds,
+        Self::Prewarmed,
+        Self::Unused,
         Self::Kills,
         Self::RecoverS,
         Self::Loss,
     ];
+
+    /// Measures of the keep-alive literature, which reports show in a table of their own.
+    pub const KEEP_ALIVE: [Measure; 5] = [Self::Slowdown, Self::ColdShare, Self::IdleGibSeconds, Self::Prewarmed, Self::Unused];
 
     /// Name in `results.json` and CSV.
     #[must_use]
@@ -106,6 +124,11 @@ impl Measure {
             Self::ReversalsPerHour => "reversals_per_hour",
             Self::Starts => "starts",
             Self::ColdStarts => "cold_starts",
+            Self::ColdShare => "cold_share",
+            Self::Slowdown => "slowdown",
+            Self::IdleGibSeconds => "idle_gib_seconds",
+            Self::Prewarmed => "prewarmed",
+            Self::Unused => "unused",
             Self::Kills => "kills",
             Self::RecoverS => "recover_s",
             Self::Loss => "loss",
@@ -132,6 +155,13 @@ impl Measure {
             Self::ReversalsPerHour => "changes an hour that reversed a recent one",
             Self::Starts => "replicas started",
             Self::ColdStarts => "requests that found no replica and started one",
+            Self::ColdShare => "share of the requests that arrived when no replica was ready",
+            Self::Slowdown => {
+                "mean over the functions of the 95th percentile of latency over the mean duration of a request alone on a core"
+            }
+            Self::IdleGibSeconds => "wasted memory-time: integral of the memory limits of replicas without a request",
+            Self::Prewarmed => "replicas that became ready when no request waited",
+            Self::Unused => "ready replicas that were removed before they took a request",
             Self::Kills => "out-of-memory kills and crashes",
             Self::RecoverS => "mean time from a disturbance until the objective holds again",
             Self::Loss => "violation weight x severity + cost weight x cost share",
@@ -144,7 +174,7 @@ impl Measure {
         match self {
             Self::P50Ms | Self::P95Ms | Self::P99Ms => "ms",
             Self::CoreSeconds => "core-seconds",
-            Self::GibSeconds => "GiB-seconds",
+            Self::GibSeconds | Self::IdleGibSeconds => "GiB-seconds",
             Self::ActionsPerHour | Self::ReversalsPerHour => "an hour",
             Self::RecoverS => "s",
             _ => "",
@@ -154,14 +184,14 @@ impl Measure {
     /// Whether it is a share, shown in percent.
     #[must_use]
     pub fn is_share(self) -> bool {
-        matches!(self, Self::LateShare | Self::ViolatedShare | Self::Severity | Self::CompletedShare | Self::CostShare)
+        matches!(self, Self::LateShare | Self::ViolatedShare | Self::Severity | Self::CompletedShare | Self::CostShare | Self::ColdShare)
     }
 
     /// The better direction.
     #[must_use]
     pub fn better(self) -> Better {
         match self {
-            Self::Requests | Self::Starts => Better::Neither,
+            Self::Requests | Self::Starts | Self::Prewarmed => Better::Neither,
             Self::CompletedShare => Better::Higher,
             _ => Better::Lower,
         }

@@ -214,7 +214,9 @@ impl Function {
             return self.end(slot, ExitCause::OutOfMemory, now);
         }
         self.startup_time += replica.become_ready(now);
+        let awaited = replica.first.is_some() || !self.queue.is_empty();
         self.totals.became_ready += 1;
+        self.totals.prewarmed += u64::from(!awaited);
         self.give_first(slot, now);
         self.fill(slot, now);
         self.update(slot, now);
@@ -274,6 +276,7 @@ impl Function {
             return;
         }
         let before = replica.limits;
+        self.totals.busy_gibibyte_seconds += before.memory.gibibytes() * replica.take_busy(now).seconds();
         self.sum_cost(now);
         self.held.subtract(before);
         self.held.add(wanted);
@@ -304,7 +307,9 @@ impl Function {
     }
 
     pub(super) fn remove(&mut self, slot: usize, now: Nanos) {
-        let Some(replica) = self.slots[slot].take() else { return };
+        let Some(mut replica) = self.slots[slot].take() else { return };
+        self.totals.busy_gibibyte_seconds += replica.limits.memory.gibibytes() * replica.take_busy(now).seconds();
+        self.totals.unused += u64::from(replica.phase == Phase::Ready && !replica.served());
         self.queue.extend(replica.first);
         self.note(slot, NO_ROOM, Nanos::NEVER);
         let (node, limits, phase) = (replica.node, replica.limits, replica.phase);
@@ -372,6 +377,13 @@ impl Function {
             pool.give_back(node);
         }
         self.use_room(now);
+    }
+
+    /// Adds the time with requests up to `now` to the totals.
+    pub(super) fn sum_busy(&mut self, now: Nanos) {
+        for replica in self.slots.iter_mut().flatten() {
+            self.totals.busy_gibibyte_seconds += replica.limits.memory.gibibytes() * replica.take_busy(now).seconds();
+        }
     }
 
     pub(super) fn sum_cost(&mut self, now: Nanos) {

@@ -78,6 +78,7 @@ mod tests {
         }
         let totals = function.totals(Nanos::millis(30_000));
         assert_eq!((totals.starts, totals.completed, totals.refused), (starts, arrivals.len() as u64, 0));
+        assert_eq!((totals.cold, totals.prewarmed), (starts, 0));
         assert_eq!(totals.latency_sum, Nanos::millis(latency_s * 1000));
         assert_eq!((function.allocation().replicas.0, function.replicas().count()), (left, left as usize));
     }

@@ -38,6 +38,31 @@ pub(super) fn overall(results: &Results, summary: &Summary) -> String {
     out
 }
 
+/// Means of the measures of the keep-alive literature, one line for each competitor.
+pub(super) fn keep_alive(results: &Results, summary: &Summary) -> String {
+    let Some(part) = summary.overall() else { return String::new() };
+    let mut out = String::from("<div class=\"wide\"><table>\n<thead><tr><th>competitor</th>");
+    for measure in Measure::KEEP_ALIVE {
+        let (meaning, head) = (escape(measure.meaning()), escape(&heading(measure, &results.settings.currency)));
+        let _ = write!(out, "<th title=\"{meaning}\">{head}</th>");
+    }
+    out.push_str("</tr></thead>\n<tbody>\n");
+    for line in &part.lines {
+        let _ = write!(out, "<tr><th scope=\"row\">{}</th>", escape(&results.competitors[line.competitor].label()));
+        for measure in Measure::KEEP_ALIVE {
+            let found = line.measures.get(&measure);
+            let value = found.map_or_else(
+                || NOTHING.into(),
+                |found| format!("{} <small>{}</small>", shown(measure, found.mean), range(measure, found.mean_interval)),
+            );
+            let _ = write!(out, "<td class=\"n\">{value}</td>");
+        }
+        out.push_str("</tr>\n");
+    }
+    out.push_str("</tbody></table></div>\n");
+    out
+}
+
 fn row(results: &Results, summary: &Summary, line: &SummaryLine) -> String {
     let class = if summary.reference == Some(line.competitor) { " class=\"reference\"" } else { "" };
     let mut out = format!(
