@@ -13,13 +13,13 @@ const WAITING: usize = 64;
 
 /// Receiver of the Actions of all agents.
 #[derive(Debug)]
-pub(crate) struct Actions {
+pub(crate) struct ActionReceiver {
     received: mpsc::Receiver<Received<Action>>,
     /// Whether the agents were listed once.
     listed: watch::Receiver<bool>,
 }
 
-impl Actions {
+impl ActionReceiver {
     /// Follows all agents that have a stream, also later ones, until `token` is cancelled.
     pub(crate) fn follow(bus: &Bus, config: BusConfig, token: CancellationToken) -> Self {
         let (sender, received) = mpsc::channel(WAITING);

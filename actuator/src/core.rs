@@ -24,7 +24,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use crate::backend::{WorkloadId, WorkloadStatus};
-use crate::store::{Entries, Record};
+use crate::store::{Record, StoredRecords};
 use decision::AllocationDecision;
 use function::{Presence, ScaledFunction};
 
@@ -234,7 +234,7 @@ impl Core {
 
     /// Sets the stored records. A leader's own budget is newer than the stored one; to
     /// that of a disconnected actuator another leader may have added.
-    pub fn set_records(&mut self, entries: &Entries, now: Timestamp) {
+    pub fn set_records(&mut self, entries: &StoredRecords, now: Timestamp) {
         let lead = self.lead;
         for (id, record) in entries.values().map(Arc::as_ref) {
             let handled = match record {

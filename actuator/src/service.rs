@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::actions::Actions;
+use crate::actions::ActionReceiver;
 use crate::backend::{BackendError, LoopAccess, LoopReport, PlatformBackend, WorkloadStatus};
 use crate::config::ActuatorConfig;
 use crate::core::{ApplyRequest, Command, Core, Lead, Settings};
@@ -128,7 +128,7 @@ fn seed() -> u64 {
 /// Subscriptions and watched buckets.
 struct Inputs {
     states: Subscription<State>,
-    actions: Actions,
+    actions: ActionReceiver,
     policies: Bucket<ScalingPolicy>,
     controls: Bucket<Control>,
     records: Bucket<StoredRecord>,
@@ -138,7 +138,7 @@ impl Inputs {
     async fn open(bus: &Bus, config: &ActuatorConfig, token: &CancellationToken) -> anyhow::Result<Self> {
         Ok(Self {
             states: bus.subscribe_latest(subject::all(EventType::State), None).await?,
-            actions: Actions::follow(bus, config.nats.clone(), token.clone()),
+            actions: ActionReceiver::follow(bus, config.nats.clone(), token.clone()),
             policies: bus.watch_policies(&config.trust, token.clone()),
             controls: bus.watch_bucket(CONTROL_BUCKET, |_, value| Ok(Control::from_json(value)), token.clone()),
             records: store::watch(bus, token.clone()),

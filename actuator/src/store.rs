@@ -92,7 +92,7 @@ pub(crate) fn watch(bus: &Bus, token: CancellationToken) -> Bucket<StoredRecord>
 }
 
 /// The entries of the bucket by key.
-pub(crate) type Entries = BTreeMap<String, Arc<StoredRecord>>;
+pub(crate) type StoredRecords = BTreeMap<String, Arc<StoredRecord>>;
 
 /// Stores `record` of `function`; returns the stored record, which for a baseline may be an older one.
 ///

@@ -29,7 +29,7 @@ struct FallbackLabels {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ModelLabels {
+struct ModelOutcomeLabels {
     outcome: Label<ModelOutcome>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct AgentMetrics {
     holds: Family<HoldLabels, Counter>,
     latency: Histogram,
     fallbacks: Family<FallbackLabels, Counter>,
-    models: Family<ModelLabels, Counter>,
+    models: Family<ModelOutcomeLabels, Counter>,
 }
 
 impl AgentMetrics {
@@ -92,14 +92,14 @@ impl AgentMetrics {
             metrics.fallbacks.get_or_create(&FallbackLabels { reason: Label(*kind) }).inc_by(0);
         }
         for outcome in ModelOutcome::VARIANTS {
-            metrics.models.get_or_create(&ModelLabels { outcome: Label(*outcome) }).inc_by(0);
+            metrics.models.get_or_create(&ModelOutcomeLabels { outcome: Label(*outcome) }).inc_by(0);
         }
         metrics
     }
 
     pub(crate) fn model(&self, loaded: bool) {
         let outcome = if loaded { ModelOutcome::Loaded } else { ModelOutcome::Refused };
-        self.models.get_or_create(&ModelLabels { outcome: Label(outcome) }).inc();
+        self.models.get_or_create(&ModelOutcomeLabels { outcome: Label(outcome) }).inc();
     }
 
     pub(crate) fn count(&self, answer: &Answer, fallback: Option<FallbackKind>) {

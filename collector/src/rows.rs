@@ -27,7 +27,7 @@ use crate::metric::{FunctionMetric, Impossible, Metric, NodeMetric, ReplicaMetri
 use crate::reading::{Dropped, NodeLimits, Reading};
 
 /// Namespace and name, as written in the source.
-pub(crate) type Key<'a> = (&'a [u8], &'a [u8]);
+pub(crate) type WorkloadKey<'a> = (&'a [u8], &'a [u8]);
 
 /// A sample as a source shows it.
 #[derive(Debug, Clone, Copy)]
@@ -59,10 +59,10 @@ pub(crate) struct Rows<'a> {
     /// Metrics of functions with a line that names no function, one bit each.
     incomplete_of_functions: u16,
     functions: Vec<FunctionRow<'a>>,
-    function_index: HashMap<Key<'a>, usize>,
+    function_index: HashMap<WorkloadKey<'a>, usize>,
     last_function: usize,
     replicas: Vec<ReplicaRow<'a>>,
-    replica_index: HashMap<Key<'a>, usize>,
+    replica_index: HashMap<WorkloadKey<'a>, usize>,
     last_replica: usize,
     /// Places of the containers within their replicas.
     container_index: HashMap<(usize, Container<'a>), usize>,
@@ -98,7 +98,7 @@ struct NodeSlot {
 /// Samples of one function.
 #[derive(Default)]
 struct FunctionRow<'a> {
-    key: Key<'a>,
+    key: WorkloadKey<'a>,
     slots: [Option<Slot>; FunctionMetric::COUNT],
     /// Requests queued, of which the slot has the sum whatever their age.
     queued: Vec<Slot>,
@@ -123,7 +123,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Place of a function.
-    pub(crate) fn function(&mut self, key: Key<'a>) -> usize {
+    pub(crate) fn function(&mut self, key: WorkloadKey<'a>) -> usize {
         let functions = &mut self.functions;
         if functions.get(self.last_function).is_none_or(|row| row.key != key) {
             self.last_function = *self.function_index.entry(key).or_insert_with(|| {
@@ -135,7 +135,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Place of a replica, which belongs to the function at `owner`, if that is known.
-    pub(crate) fn replica(&mut self, key: Key<'a>, owner: Option<usize>) -> usize {
+    pub(crate) fn replica(&mut self, key: WorkloadKey<'a>, owner: Option<usize>) -> usize {
         let replicas = &mut self.replicas;
         if replicas.get(self.last_replica).is_none_or(|row| row.key != key) {
             self.last_replica = *self.replica_index.entry(key).or_insert_with(|| {
@@ -272,7 +272,7 @@ impl<'a> Rows<'a> {
     }
 
     /// The value of `sample`, NaN if it could not be read or cannot be true.
-    fn possible(&mut self, metric: Metric, SourceSample { number, at_ms }: SourceSample, of: Key<'a>) -> Slot {
+    fn possible(&mut self, metric: Metric, SourceSample { number, at_ms }: SourceSample, of: WorkloadKey<'a>) -> Slot {
         let Some(number) = number else { return UNKNOWN };
         match metric.check(number, at_ms) {
             Ok(()) => {
@@ -442,10 +442,10 @@ fn whole(number: f64) -> u64 {
 }
 
 /// The name for a reader, whatever bytes it has.
-fn text((namespace, name): Key<'_>) -> String {
+fn text((namespace, name): WorkloadKey<'_>) -> String {
     format!("{}/{}", String::from_utf8_lossy(namespace), String::from_utf8_lossy(name))
 }
 
-fn path((namespace, name): Key<'_>) -> Option<String> {
+fn path((namespace, name): WorkloadKey<'_>) -> Option<String> {
     Some(format!("{}/{}", std::str::from_utf8(namespace).ok()?, std::str::from_utf8(name).ok()?))
 }

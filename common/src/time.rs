@@ -150,8 +150,8 @@ pub struct Span(pub Duration);
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Written;
-        impl serde::de::Visitor<'_> for Written {
+        struct SpanVisitor;
+        impl serde::de::Visitor<'_> for SpanVisitor {
             type Value = Span;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a duration with its unit, such as 5s, 100ms or 1m 30s")
@@ -160,7 +160,7 @@ impl<'de> Deserialize<'de> for Span {
                 text.parse().map_err(E::custom)
             }
         }
-        deserializer.deserialize_str(Written)
+        deserializer.deserialize_str(SpanVisitor)
     }
 }
 

@@ -53,7 +53,7 @@ pub struct FunctionWindows {
     open: OpenTick,
     ring: Ring,
     replicas: KnownReplicas,
-    ingress: Tracked<Arrivals>,
+    ingress: Tracked<IngressCounters>,
     platform: Option<PlatformReading>,
     crashes: Tracked<u64>,
     oom_kills: Tracked<u64>,
@@ -66,7 +66,7 @@ pub struct FunctionWindows {
     requests_at: Option<Timestamp>,
     cpu_at: Option<Timestamp>,
     memory_at: Option<Timestamp>,
-    startup: Startup,
+    startup: StartupTracker,
     tracker: Tracker,
     closed: Option<ClosedTick>,
 }
@@ -102,7 +102,7 @@ pub struct ClosedTick {
 
 /// Counters of the ingress, by gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Arrivals {
+struct IngressCounters {
     arrived: Parts<Count>,
     failed: Parts<Count>,
 }
@@ -134,7 +134,7 @@ impl FunctionWindows {
             requests_at: None,
             cpu_at: None,
             memory_at: None,
-            startup: Startup::default(),
+            startup: StartupTracker::default(),
             tracker: Tracker::default(),
             closed: None,
         }
@@ -297,13 +297,13 @@ impl FunctionWindows {
 
 /// Starts and the mean time to readiness, weighted towards recent starts.
 #[derive(Debug, Clone, Default)]
-struct Startup {
+struct StartupTracker {
     /// Starts that reached readiness, and their total time, milliseconds.
     counters: Tracked<(u64, u64)>,
     mean_ms: Option<f64>,
 }
 
-impl Startup {
+impl StartupTracker {
     /// Weight of all earlier starts, in starts.
     const EARLIER_STARTS: f64 = 3.0;
 

@@ -29,7 +29,7 @@ struct Rig {
     policy: ScalingPolicy,
     controls: BTreeMap<String, Arc<Control>>,
     platform: Platform,
-    records: Entries,
+    records: StoredRecords,
     outcomes: Vec<Outcome>,
     orders: Vec<ApplyRequest>,
     /// Requests that the platform has not answered yet, if it delays answers.

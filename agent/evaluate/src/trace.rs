@@ -22,7 +22,7 @@ use crate::suite::{PerturbationEntry, Suite, TraceEntry};
 
 pub use activity::ActivityClass;
 
-use activity::Activity;
+use activity::FunctionActivity;
 
 /// Hash of the content of a trace, hexadecimal: FNV-1a.
 fn digest(trace: &Trace) -> String {
@@ -139,8 +139,8 @@ pub fn cells(suite: &Suite, trace: &Trace, name: &str) -> Result<([Vec<Evaluatio
     if invocations == 0 || entry.scale.rate == 0.0 {
         return Err(nothing_to_judge(trace, entry, test_from, minutes));
     }
-    let activities: Vec<Activity> = (0..trace.functions()).map(|number| Activity::of(trace, number, from)).collect();
-    let source = Source { suite, entry, trace, name, activities: &activities };
+    let activities: Vec<FunctionActivity> = (0..trace.functions()).map(|number| FunctionActivity::of(trace, number, from)).collect();
+    let source = TraceSource { suite, entry, trace, name, activities: &activities };
     let (kept, left_out) = source.attainable(test);
     if kept.is_empty() {
         return Err(format!(
@@ -188,15 +188,15 @@ fn measurement(suite: &Suite, entry: &TraceEntry, part: TraceSpan) -> Measuremen
 }
 
 /// A trace with the activity of its functions in the training part.
-struct Source<'a> {
+struct TraceSource<'a> {
     suite: &'a Suite,
     entry: &'a TraceEntry,
     trace: &'a Trace,
     name: &'a str,
-    activities: &'a [Activity],
+    activities: &'a [FunctionActivity],
 }
 
-impl Source<'_> {
+impl TraceSource<'_> {
     /// Numbers of the functions that can meet their objective in `part`, and of the others. A function without load can.
     fn attainable(&self, part: TraceSpan) -> (Vec<usize>, Vec<usize>) {
         let numbers = 0..self.trace.functions();

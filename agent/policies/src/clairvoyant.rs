@@ -155,7 +155,7 @@ impl Policy for Clairvoyant {
 
 /// Load at a peak.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct Peak {
+struct PeakLoad {
     /// CPU, cores.
     cores: f64,
     /// Requests a second.
@@ -164,7 +164,7 @@ struct Peak {
     waiting: f64,
 }
 
-impl Peak {
+impl PeakLoad {
     fn highest(self, other: Self) -> Self {
         Self { cores: self.cores.max(other.cores), rate: self.rate.max(other.rate), waiting: self.waiting.max(other.waiting) }
     }
@@ -220,16 +220,16 @@ impl Clairvoyant {
     }
 
     /// Greatest means over a window, among windows that begin within `ahead` of `now`.
-    fn peak(&self, now: Timestamp, ahead: Duration) -> Peak {
+    fn peak(&self, now: Timestamp, ahead: Duration) -> PeakLoad {
         let last = self.sums.len() - 1;
         let place = |ms: u64| usize::try_from(ms).unwrap_or(usize::MAX).min(last);
         let (from, to) = (now.0.saturating_sub(self.begin.0), now.plus(ahead).0.saturating_sub(self.begin.0));
         let (first, end) = (place(from / self.interval_ms), place(to.div_ceil(self.interval_ms)));
         let width = place(millis(self.params.window.0).div_ceil(self.interval_ms)).max(1);
         let seconds = width as f64 * self.interval_ms as f64 / 1000.0;
-        (first..end).fold(Peak::default(), |peak, begin| {
+        (first..end).fold(PeakLoad::default(), |peak, begin| {
             let (before, after) = (self.sums[begin], self.sums[(begin + width).min(last)]);
-            peak.highest(Peak {
+            peak.highest(PeakLoad {
                 cores: (after.cpu_seconds - before.cpu_seconds) / seconds,
                 rate: (after.arrivals - before.arrivals) / seconds,
                 waiting: (after.waiting_seconds - before.waiting_seconds) / seconds,
@@ -238,11 +238,11 @@ impl Clairvoyant {
     }
 
     /// Queued requests, spread over a tick, each with the mean demand.
-    fn backlog(&self, state: &State, tick: Duration) -> Peak {
+    fn backlog(&self, state: &State, tick: Duration) -> PeakLoad {
         let queued = measured(state.windows.tick.queued).unwrap_or(0.0);
         let all = self.sums[self.sums.len() - 1];
         let (rate, count) = (queued / tick.as_secs_f64().max(0.001), all.arrivals.max(1.0));
-        Peak { cores: rate * all.cpu_seconds / count, rate, waiting: rate * all.waiting_seconds / count }
+        PeakLoad { cores: rate * all.cpu_seconds / count, rate, waiting: rate * all.waiting_seconds / count }
     }
 
     /// Range of allowed allocations.
@@ -282,7 +282,7 @@ impl Clairvoyant {
     /// The cheapest allocation whose replicas carry the load `later` if each then gets all CPU that it can use, and the
     /// load `soon` with the CPU of the ready replicas now. Few large replicas cost no more than many small ones, need
     /// less memory and answer sooner; more are kept only if CPU cannot grow as fast.
-    fn cheapest(&self, within: &AllowedRange, state: &State, current: Allocation, soon: Peak, later: Peak) -> Allocation {
+    fn cheapest(&self, within: &AllowedRange, state: &State, current: Allocation, soon: PeakLoad, later: PeakLoad) -> Allocation {
         let give = |replicas: u32, cpu: Millicores| {
             state.bounds.clamp(Allocation { replicas: Replicas(replicas), cpu_millicores: cpu, memory_mib: within.memory })
         };
@@ -299,7 +299,15 @@ impl Clairvoyant {
     }
 
     /// Whether `current` carries the load and costs little more than `wanted`.
-    fn stays(&self, within: &AllowedRange, state: &State, current: Allocation, wanted: Allocation, soon: Peak, later: Peak) -> bool {
+    fn stays(
+        &self,
+        within: &AllowedRange,
+        state: &State,
+        current: Allocation,
+        wanted: Allocation,
+        soon: PeakLoad,
+        later: PeakLoad,
+    ) -> bool {
         let Allocation { replicas, cpu_millicores: cpu, memory_mib } = current;
         let ready = inputs::counts(state).map_or(0, |counts| counts.ready.0).min(replicas.0);
         let carries = self.replicas(soon, cpu) <= ready && self.replicas(later, within.most_cpu) <= replicas.0;
@@ -309,7 +317,7 @@ impl Clairvoyant {
     }
 
     /// Replicas with `cpu` each that carry `load`.
-    fn replicas(&self, load: Peak, cpu: Millicores) -> u32 {
+    fn replicas(&self, load: PeakLoad, cpu: Millicores) -> u32 {
         let Facts { workers, parallelism, .. } = self.function;
         let cores = cpu.cores().min(f64::from(parallelism)).max(0.001);
         let by_cpu = load.cores * self.params.headroom / cores;
@@ -320,7 +328,7 @@ impl Clairvoyant {
     }
 
     /// CPU of each of `replicas` that carry `load`.
-    fn cpu(&self, load: Peak, replicas: u32) -> Millicores {
+    fn cpu(&self, load: PeakLoad, replicas: u32) -> Millicores {
         let (headroom, count) = (self.params.headroom, f64::from(replicas.max(1)));
         let by_cpu = load.cores * headroom / count;
         let free = count * f64::from(self.function.workers) / headroom - load.waiting;

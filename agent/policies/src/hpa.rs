@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::inputs::{self, Cadence, Meter, check_range, check_span};
 use crate::{Decision, HoldReason, Memory, Policy, Rule, Timing};
 use behavior::{Behavior, ReplicaBounds, ScalingHistory};
-use replica_calculator::{Calculator, CalculatorError, Kind, Pod, PodMetric, PodPhase, Proposal, Ready, Tolerance};
+use replica_calculator::{Calculator, CalculatorError, HpaMetricKind, Pod, PodMetric, PodPhase, Proposal, Ready, Tolerance};
 
 /// Parameters of the HPA. Without any target it aims at 80 % of the requested CPU, as the API defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -292,15 +292,15 @@ impl Hpa {
         match target {
             MetricTarget::Cpu(percent) => {
                 let pods = pods(counts, counts.without_cpu, metric(1.0), i64::from(current_allocation.cpu_millicores.0), now);
-                calculator.utilization(current, percent, Kind::Cpu, &pods, now)
+                calculator.utilization(current, percent, HpaMetricKind::Cpu, &pods, now)
             }
             MetricTarget::Memory(percent) => {
                 let pods = pods(counts, counts.without_memory, metric(1000.0), i64::from(current_allocation.memory_mib.0) * 1000, now);
-                calculator.utilization(current, percent, Kind::Other, &pods, now)
+                calculator.utilization(current, percent, HpaMetricKind::Other, &pods, now)
             }
             MetricTarget::Concurrency(value) => {
                 let pods = pods(counts, Replicas(0), metric(1000.0), 0, now);
-                calculator.average(current, (value * 1000.0) as i64, Kind::Other, &pods, now)
+                calculator.average(current, (value * 1000.0) as i64, HpaMetricKind::Other, &pods, now)
             }
             MetricTarget::Rate(value) => {
                 let usage = metric(1000.0).ok_or(CalculatorError::NoMetrics)?.value;

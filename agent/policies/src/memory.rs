@@ -9,13 +9,13 @@ use std::fmt::Debug;
 
 /// Data that a policy keeps about one function between two decisions; empty at first.
 #[derive(Debug, Default)]
-pub struct Memory(Option<Box<dyn Stored>>);
+pub struct Memory(Option<Box<dyn MemoryType>>);
 
 impl Memory {
     /// The memory as a `T`; reset to the default of `T` where it is empty or belongs to another policy.
     #[expect(private_bounds, reason = "every type with the bounds of its only implementation will do")]
-    pub fn of<T: Stored + Default>(&mut self) -> &mut T {
-        let is_own = |stored: &dyn Stored| (stored as &dyn Any).is::<T>();
+    pub fn of<T: MemoryType + Default>(&mut self) -> &mut T {
+        let is_own = |stored: &dyn MemoryType| (stored as &dyn Any).is::<T>();
         if !self.0.as_deref().is_some_and(is_own) {
             self.0 = Some(Box::new(T::default()));
         }
@@ -39,7 +39,7 @@ impl Memory {
 
 impl Clone for Memory {
     fn clone(&self) -> Self {
-        Self(self.0.as_deref().map(Stored::duplicate))
+        Self(self.0.as_deref().map(MemoryType::duplicate))
     }
 }
 
@@ -53,17 +53,17 @@ impl PartialEq for Memory {
 }
 
 /// A type that can be a memory.
-trait Stored: Any + Debug + Send + Sync {
-    fn duplicate(&self) -> Box<dyn Stored>;
-    fn equals(&self, other: &dyn Stored) -> bool;
+trait MemoryType: Any + Debug + Send + Sync {
+    fn duplicate(&self) -> Box<dyn MemoryType>;
+    fn equals(&self, other: &dyn MemoryType) -> bool;
 }
 
-impl<T: Any + Debug + Clone + PartialEq + Send + Sync> Stored for T {
-    fn duplicate(&self) -> Box<dyn Stored> {
+impl<T: Any + Debug + Clone + PartialEq + Send + Sync> MemoryType for T {
+    fn duplicate(&self) -> Box<dyn MemoryType> {
         Box::new(self.clone())
     }
 
-    fn equals(&self, other: &dyn Stored) -> bool {
+    fn equals(&self, other: &dyn MemoryType) -> bool {
         (other as &dyn Any).downcast_ref() == Some(self)
     }
 }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::PromoterConfig;
 use crate::metrics::PromoterMetrics;
 use crate::record;
-use crate::worker::{Entries, Worker};
+use crate::worker::{PromotionEntries, Worker};
 
 /// Time for messages that are under way when the service stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -54,7 +54,7 @@ pub async fn run(config: PromoterConfig, token: CancellationToken) -> anyhow::Re
     let address = health::serve(config.health, health.clone(), registry, token.clone()).await?;
     tracing::info!(instance, %address, "promoter started");
 
-    let mut entries: Entries = bus.watch_bucket(FINETUNE_BUCKET, record::parse, token.clone());
+    let mut entries: PromotionEntries = bus.watch_bucket(FINETUNE_BUCKET, record::parse, token.clone());
     tokio::select! {
         () = token.cancelled() => return Ok(()),
         _ = entries.wait_for(Option::is_some) => health.set("requests", true),
@@ -86,7 +86,7 @@ fn seed() -> u64 {
 struct Promoter {
     bus: Bus,
     platform: Option<PlatformClient>,
-    entries: Entries,
+    entries: PromotionEntries,
     metrics: PromoterMetrics,
     handle: LeaseHandle,
     author: Author,

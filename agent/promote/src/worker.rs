@@ -48,7 +48,7 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 const MAX_ROUND_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// Entries of the promotion bucket, by key.
-pub(crate) type Entries = Bucket<(Name, Entry)>;
+pub(crate) type PromotionEntries = Bucket<(Name, Entry)>;
 
 /// Promotes one model until `token` is cancelled.
 pub(crate) struct Worker {
@@ -56,7 +56,7 @@ pub(crate) struct Worker {
     pub author: Author,
     pub trust: TrustConfig,
     pub model: Name,
-    pub entries: Entries,
+    pub entries: PromotionEntries,
     pub platform: Option<PlatformClient>,
     pub metrics: PromoterMetrics,
     pub token: CancellationToken,

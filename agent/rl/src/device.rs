@@ -50,13 +50,13 @@ impl Default for Device {
 /// One core of the CPU: always available, and fastest for networks of a few hundred units a layer.
 #[must_use]
 pub fn cpu() -> Device {
-    Device::new(Cpu)
+    Device::new(CpuBackend)
 }
 
 #[derive(Debug)]
-struct Cpu;
+struct CpuBackend;
 
-impl NetworkBackend for Cpu {
+impl NetworkBackend for CpuBackend {
     fn network(&self, weights: &Weights) -> Box<dyn Network> {
         Box::new(CpuNetwork::new(weights))
     }

@@ -77,7 +77,7 @@ impl EpsilonGreedy {
         }
         let values = self.network.values(observations)?;
         let selected = masks.iter().zip(values.chunks_exact(values.len() / masks.len())).enumerate().map(|(row, (mask, values))| {
-            let mut rng = stream(self.seed, Purpose::Exploration, self.actions_taken + (first + row) as u64);
+            let mut rng = stream(self.seed, RandomPurpose::Exploration, self.actions_taken + (first + row) as u64);
             epsilon_greedy(values, *mask, self.epsilon, &mut rng)
         });
         Ok(selected.collect())
@@ -135,7 +135,7 @@ impl Learner {
     pub fn new(parameters: Hyperparameters, inputs: usize, actions: usize, seed: u64, device: &Device) -> Result<Self, LearnerError> {
         let Hyperparameters { hidden, dueling, layer_norm, quantiles, branches, .. } = parameters.clone();
         let architecture = Architecture { inputs, hidden, actions, dueling, layer_norm, quantiles, branches };
-        let weights = Weights::initialise(architecture, &mut stream(seed, Purpose::Weights, 0)).map_err(LearnerError::Invalid)?;
+        let weights = Weights::initialise(architecture, &mut stream(seed, RandomPurpose::Weights, 0)).map_err(LearnerError::Invalid)?;
         let normaliser = parameters.normalise.then(|| Normaliser::new(inputs));
         Self::assemble(parameters, &weights, None, normaliser, seed, device)
     }
@@ -254,7 +254,7 @@ impl Learner {
             let (shift, scale) = normaliser.shift_and_scale();
             self.networks.normalise(&shift, &scale);
         }
-        let mut rng = stream(self.seed, Purpose::Replay, self.updates);
+        let mut rng = stream(self.seed, RandomPurpose::Replay, self.updates);
         let batch = match self.parameters.rollouts {
             Some(rollouts) => self.next_of_rollout(rollouts, &mut rng)?,
             None => {
@@ -382,14 +382,14 @@ impl Learner {
 
 /// Purpose of a random stream.
 #[derive(Debug, Clone, Copy)]
-enum Purpose {
+enum RandomPurpose {
     Weights = 1,
     Exploration = 2,
     Replay = 3,
 }
 
 /// The random stream for the `number`-th use for `purpose`: a round of splitmix64 between each (Steele, Lea and Flood, OOPSLA 2014).
-fn stream(seed: u64, purpose: Purpose, number: u64) -> SmallRng {
+fn stream(seed: u64, purpose: RandomPurpose, number: u64) -> SmallRng {
     let mixed = |number: u64| {
         let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -184,7 +184,8 @@ impl Function {
             self.totals.cold += 1;
             return self.start_for(request, now);
         }
-        self.totals.cold += u64::from(!self.replicas().any(|replica| replica.phase == Phase::Ready));
+        let any_ready = self.replicas().any(|replica| replica.phase == Phase::Ready);
+        self.totals.cold += u64::from(!any_ready);
         self.expire(now);
         if self.queue.len() >= self.queue_bound {
             self.totals.refused += 1;

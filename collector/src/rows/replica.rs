@@ -5,7 +5,7 @@ use qscale_common::scrape::{Count, CpuCounters, CpuPeriods, Parts, RequestCounte
 use qscale_common::time::Timestamp;
 
 use super::histogram::CumulativeHistogram;
-use super::{Container, Key, Slot, bit, sum_of_current, whole};
+use super::{Container, Slot, WorkloadKey, bit, sum_of_current, whole};
 use crate::metric::ReplicaMetric;
 
 /// Difference between the clocks of a node and of the collector up to which a start in the future is taken as now.
@@ -14,7 +14,7 @@ const CLOCK_DIFFERENCE_MS: u64 = 60_000;
 /// Samples of one replica.
 #[derive(Default)]
 pub(super) struct ReplicaRow<'a> {
-    pub(super) key: Key<'a>,
+    pub(super) key: WorkloadKey<'a>,
     /// Place of the replica's function among the rows.
     pub(super) owner: Option<usize>,
     pub(super) containers: Vec<ContainerRow<'a>>,

@@ -61,7 +61,7 @@ pub enum ImportError {
 pub fn import(documents: &[Value]) -> Result<Vec<ImportedPolicy>, ImportError> {
     let mut workloads: BTreeMap<WorkloadId, Autoscalers> = BTreeMap::new();
     for object in documents.iter().flat_map(objects) {
-        let Some(kind) = Kind::of(object) else { continue };
+        let Some(kind) = ManifestKind::of(object) else { continue };
         let named = describe(object);
         let read = |reason| ImportError::Object { object: named.clone(), reason };
         let workload = target(object, kind).map_err(read)?;
@@ -84,13 +84,13 @@ fn objects(document: &Value) -> &[Value] {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ManifestKind {
     Hpa,
     Vpa,
     ScaledObject,
 }
 
-impl Kind {
+impl ManifestKind {
     fn of(object: &Value) -> Option<Self> {
         match object["kind"].as_str()? {
             "HorizontalPodAutoscaler" => Some(Self::Hpa),
@@ -112,8 +112,8 @@ fn describe(object: &Value) -> String {
 }
 
 /// The workload that `object` scales.
-fn target(object: &Value, kind: Kind) -> Result<WorkloadId, String> {
-    let field = if kind == Kind::Vpa { "targetRef" } else { "scaleTargetRef" };
+fn target(object: &Value, kind: ManifestKind) -> Result<WorkloadId, String> {
+    let field = if kind == ManifestKind::Vpa { "targetRef" } else { "scaleTargetRef" };
     let target = &object["spec"][field];
     let name = text(target, "name").ok_or_else(|| format!("spec.{field}.name is missing"))?;
     let kind = match text(target, "kind").unwrap_or("Deployment") {
@@ -139,7 +139,7 @@ struct Autoscalers {
 }
 
 impl Autoscalers {
-    fn add(&mut self, object: &Value, kind: Kind) -> Result<(), String> {
+    fn add(&mut self, object: &Value, kind: ManifestKind) -> Result<(), String> {
         let spec = &object["spec"];
         for (annotation, value) in object["metadata"]["annotations"].as_object().into_iter().flatten() {
             if ANNOTATIONS.iter().any(|beginning| annotation.starts_with(beginning)) {
@@ -147,9 +147,9 @@ impl Autoscalers {
             }
         }
         match kind {
-            Kind::Hpa => self.add_hpa(spec),
-            Kind::ScaledObject => self.add_scaled_object(spec),
-            Kind::Vpa => self.add_vpa(spec),
+            ManifestKind::Hpa => self.add_hpa(spec),
+            ManifestKind::ScaledObject => self.add_scaled_object(spec),
+            ManifestKind::Vpa => self.add_vpa(spec),
         }
     }
 

@@ -6,7 +6,7 @@ use super::counts::{Counts, Field};
 use super::replica::{KnownReplica, cpu_between, events_between, find, requests_between};
 use super::ring::LONG;
 use super::tracked::{AfterRestart, Continuity, CounterProgress, Growth, counter_between};
-use super::{ArrivalGrowth, Arrivals, FunctionWindows, Tracked};
+use super::{ArrivalGrowth, FunctionWindows, IngressCounters, Tracked};
 use crate::scrape::{Count, CpuCounters, CpuPeriods, FunctionScrape, IngressReading, Parts, PlatformReading, RequestCounters, Scrape};
 use crate::time::Timestamp;
 use crate::units::Millicores;
@@ -88,7 +88,7 @@ impl FunctionWindows {
             shortest_gap: self.shortest_gap(),
             longest_gap: self.longest_gap(),
         };
-        let arrivals = Arrivals { arrived: now.arrived.clone(), failed: now.failed.clone() };
+        let arrivals = IngressCounters { arrived: now.arrived.clone(), failed: now.failed.clone() };
         match self.ingress.read(now.at, &arrivals, None, &limits) {
             CounterProgress::Grown { by, ms, .. } => {
                 let counts = &mut self.open.counts;
@@ -361,7 +361,7 @@ fn restarted_since(reading: &Scrape, last: Option<Timestamp>) -> Option<bool> {
 
 /// Requests that arrived between two readings, at all gateways, and those of them that failed before they reached a replica. If the
 /// arrivals at a gateway fell, all its counters were reset.
-fn arrivals_between(before: &Arrivals, now: &Arrivals, restart: AfterRestart) -> (ArrivalGrowth, Continuity) {
+fn arrivals_between(before: &IngressCounters, now: &IngressCounters, restart: AfterRestart) -> (ArrivalGrowth, Continuity) {
     let same =
         before.arrived.len() == now.arrived.len() && before.arrived.iter().zip(&*now.arrived).all(|(before, now)| before.of == now.of);
     let mut grown = ArrivalGrowth::default();

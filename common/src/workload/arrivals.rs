@@ -83,10 +83,10 @@ impl Scale {
 
 /// Arrivals of a workload in time order.
 #[derive(Debug, Clone)]
-pub struct Arrivals(Stream);
+pub struct Arrivals(ArrivalStream);
 
 #[derive(Debug, Clone)]
-enum Stream {
+enum ArrivalStream {
     Pattern(Box<PatternStream>),
     Minutes(Merge<MinuteStream>),
     Rows(Box<RowStream>),
@@ -97,7 +97,16 @@ impl Arrivals {
     #[must_use]
     pub fn pattern(arrivals: PatternArrivals, spread: Spread, functions: u32, demand: Demand, rng: WorkloadRng) -> Self {
         let functions = functions.max(1);
-        Self(Stream::Pattern(Box::new(PatternStream { arrivals, spread, functions, demand, rng, at: Duration::ZERO, next: 0, to_all: 0 })))
+        Self(ArrivalStream::Pattern(Box::new(PatternStream {
+            arrivals,
+            spread,
+            functions,
+            demand,
+            rng,
+            at: Duration::ZERO,
+            next: 0,
+            to_all: 0,
+        })))
     }
 
     /// A constant, Poisson or uniform stream of one pattern to one function: the short way for the common case.
@@ -118,14 +127,23 @@ impl Arrivals {
             seconds_a_bin: 60.0 / scale.time,
             until,
         });
-        Self(Stream::Minutes(Merge::new(streams)))
+        Self(ArrivalStream::Minutes(Merge::new(streams)))
     }
 
     /// Invocations of a trace of single ones, those that come before `until`; each asks for `memory_mib`. Where the rate is
     /// scaled up, the further ones fall between an invocation and the next.
     #[must_use]
     pub fn rows(trace: &RowTrace, memory_mib: u32, scale: Scale, until: Duration, rng: WorkloadRng) -> Self {
-        Self(Stream::Rows(Box::new(RowStream { rows: trace.rows.clone(), next: 0, copies: 0, at_us: 0.0, memory_mib, scale, until, rng })))
+        Self(ArrivalStream::Rows(Box::new(RowStream {
+            rows: trace.rows.clone(),
+            next: 0,
+            copies: 0,
+            at_us: 0.0,
+            memory_mib,
+            scale,
+            until,
+            rng,
+        })))
     }
 }
 
@@ -134,9 +152,9 @@ impl Iterator for Arrivals {
 
     fn next(&mut self) -> Option<Arrival> {
         match &mut self.0 {
-            Stream::Pattern(stream) => stream.next(),
-            Stream::Minutes(stream) => stream.next(),
-            Stream::Rows(stream) => stream.next(),
+            ArrivalStream::Pattern(stream) => stream.next(),
+            ArrivalStream::Minutes(stream) => stream.next(),
+            ArrivalStream::Rows(stream) => stream.next(),
         }
     }
 }

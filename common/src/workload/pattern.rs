@@ -1,6 +1,6 @@
 //! Rates as functions of time. Owns the patterns, their syntax, and the inversion of their integral; must not draw random numbers.
 //!
-//! A pattern is a file of this folder that implements [`Shape`], and a line in `shapes!` below.
+//! A pattern is a file of this folder that implements [`PatternShape`], and a line in `shapes!` below.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ mod spike;
 mod step;
 mod text;
 
-use curve::{Curve, Piece};
+use curve::{Piece, RateCurve};
 
 /// Syntax of a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct PatternSyntax {
 }
 
 /// One kind of pattern. Displayed as its values, without the kind.
-trait Shape: fmt::Display + Sized {
+trait PatternShape: fmt::Display + Sized {
     /// Its syntax.
     const FORM: PatternSyntax;
 
@@ -211,9 +211,9 @@ impl Pattern {
         }
         let Piece { start, end, curve } = self.0.piece(at);
         let (begin, length) = match curve {
-            Curve::Flat(rate) => return Some(Segment { end, least: rate, most: rate }),
-            Curve::Line { .. } => (start, end - start),
-            Curve::Wave { period, .. } => ((at / period).floor() * period, period),
+            RateCurve::Flat(rate) => return Some(Segment { end, least: rate, most: rate }),
+            RateCurve::Line { .. } => (start, end - start),
+            RateCurve::Wave { period, .. } => ((at / period).floor() * period, period),
         };
         // A wave turns at multiples of half its period, so that these parts of it rise or fall throughout.
         let part = length / PARTS;

@@ -16,7 +16,7 @@ use qscale_functions::serve::{self, ServeArgs};
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
-    function: Function,
+    function: FunctionCommand,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -28,7 +28,7 @@ const EXAMPLES: &str = "Examples:
       a slow start, then four concurrent requests; try  curl 'http://127.0.0.1:50051/?runtimeInMilliSec=100'";
 
 #[derive(Debug, Subcommand)]
-enum Function {
+enum FunctionCommand {
     /// Computes Fibonacci numbers: CPU work that grows with the square of n.
     Fibonacci {
         #[command(flatten)]
@@ -54,9 +54,9 @@ enum Function {
 
 fn main() -> anyhow::Result<()> {
     let (name, routes, serve) = match Arguments::parse().function {
-        Function::Fibonacci { function, serve } => ("fibonacci", fibonacci::routes(&function, &serve.workers())?, serve),
-        Function::Aes { function, serve } => ("aes", aes::routes(&function, &serve.workers())?, serve),
-        Function::Faas { function, serve } => ("faas", faas::routes(&function, &serve.workers())?, serve),
+        FunctionCommand::Fibonacci { function, serve } => ("fibonacci", fibonacci::routes(&function, &serve.workers())?, serve),
+        FunctionCommand::Aes { function, serve } => ("aes", aes::routes(&function, &serve.workers())?, serve),
+        FunctionCommand::Faas { function, serve } => ("faas", faas::routes(&function, &serve.workers())?, serve),
     };
     // One thread for the network, and the workers' threads for computing: a replica often has less than one core.
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -59,9 +59,9 @@ fn histogram() -> Histogram {
 }
 
 /// A request in flight; one whose client goes away ends, too.
-struct InFlight<'a>(&'a Gauge<i64, AtomicI64>);
+struct RequestInFlight<'a>(&'a Gauge<i64, AtomicI64>);
 
-impl Drop for InFlight<'_> {
+impl Drop for RequestInFlight<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -71,7 +71,7 @@ impl Drop for InFlight<'_> {
 async fn count(State(metrics): State<Arc<RequestMetrics>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     metrics.in_flight.inc();
-    let in_flight = InFlight(&metrics.in_flight);
+    let in_flight = RequestInFlight(&metrics.in_flight);
     let response = next.run(request).await;
     // A failed method has no message, so its status is in the head.
     let grpc = response.headers().get("grpc-status").and_then(|status| status.to_str().ok()).map(str::to_owned);

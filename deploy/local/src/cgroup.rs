@@ -37,14 +37,14 @@ pub struct Cgroup {
 /// Folders of a cgroup in the hierarchy of each controller; all the same on v2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Folders {
-    version: Version,
+    version: CgroupVersion,
     cpu: PathBuf,
     cpuacct: PathBuf,
     memory: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+enum CgroupVersion {
     V1,
     V2,
 }
@@ -92,7 +92,7 @@ impl Cgroups {
     #[cfg(test)]
     pub(crate) fn in_folder(folder: &Path) -> Self {
         let folder = folder.to_path_buf();
-        Self { base: Folders { version: Version::V2, cpu: folder.clone(), cpuacct: folder.clone(), memory: folder } }
+        Self { base: Folders { version: CgroupVersion::V2, cpu: folder.clone(), cpuacct: folder.clone(), memory: folder } }
     }
 
     /// Moves a process into a new group: permission to create one does not imply permission to enter it.
@@ -123,7 +123,7 @@ impl Cgroups {
         for folder in folders.distinct() {
             files::make_folder(folder)?;
         }
-        if folders.version == Version::V2 {
+        if folders.version == CgroupVersion::V2 {
             v2::prepare(&folders.memory);
         } else {
             v1::prepare(&folders.memory);
@@ -140,7 +140,7 @@ impl Cgroups {
                 drop(fs::remove_dir(shared));
             }
         }
-        if self.base.version == Version::V2 {
+        if self.base.version == CgroupVersion::V2 {
             v2::leave(&self.base.memory);
         }
     }
@@ -164,11 +164,11 @@ impl Cgroup {
         let quota = u64::from(limit.0) * 100;
         let period = CPU_PERIOD.as_micros();
         match self.folders.version {
-            Version::V1 => {
+            CgroupVersion::V1 => {
                 files::write(&self.folders.cpu, "cpu.cfs_period_us", period)?;
                 files::write(&self.folders.cpu, "cpu.cfs_quota_us", quota)?;
             }
-            Version::V2 => files::write(&self.folders.cpu, "cpu.max", format_args!("{quota} {period}"))?,
+            CgroupVersion::V2 => files::write(&self.folders.cpu, "cpu.max", format_args!("{quota} {period}"))?,
         }
         Ok(())
     }
@@ -179,8 +179,8 @@ impl Cgroup {
     /// [`LimitError::InUse`] when more is in use; the limit stays unchanged.
     pub fn set_memory(&self, limit: Mebibytes) -> Result<(), LimitError> {
         match self.folders.version {
-            Version::V1 => v1::set_memory(&self.folders.memory, limit),
-            Version::V2 => v2::set_memory(&self.folders.memory, limit),
+            CgroupVersion::V1 => v1::set_memory(&self.folders.memory, limit),
+            CgroupVersion::V2 => v2::set_memory(&self.folders.memory, limit),
         }
     }
 
@@ -190,8 +190,8 @@ impl Cgroup {
     /// When a file cannot be read, for example after the cgroup was removed.
     pub fn usage(&self) -> io::Result<ResourceUsage> {
         match self.folders.version {
-            Version::V1 => v1::usage(&self.folders),
-            Version::V2 => v2::usage(&self.folders.memory),
+            CgroupVersion::V1 => v1::usage(&self.folders),
+            CgroupVersion::V2 => v2::usage(&self.folders.memory),
         }
     }
 
@@ -199,8 +199,8 @@ impl Cgroup {
     #[must_use]
     pub fn oom_kills(&self) -> u64 {
         match self.folders.version {
-            Version::V1 => v1::oom_kills(&self.folders.memory),
-            Version::V2 => v2::oom_kills(&self.folders.memory),
+            CgroupVersion::V1 => v1::oom_kills(&self.folders.memory),
+            CgroupVersion::V2 => v2::oom_kills(&self.folders.memory),
         }
     }
 
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn folders(version: Version, folder: &Path) -> Cgroup {
+    fn folders(version: CgroupVersion, folder: &Path) -> Cgroup {
         let folder = folder.to_path_buf();
         Cgroup { folders: Folders { version, cpu: folder.clone(), cpuacct: folder.clone(), memory: folder } }
     }
@@ -299,7 +299,7 @@ mod tests {
                 ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
             ],
         );
-        let usage = folders(Version::V1, &folder).usage().expect("readable");
+        let usage = folders(CgroupVersion::V1, &folder).usage().expect("readable");
         let expected =
             ResourceUsage { cpu_seconds: 1.5, periods: 10, throttled_periods: 3, throttled_seconds: 0.25, working_set: 4000, oom_kills: 2 };
         assert_eq!(usage, expected);
@@ -319,7 +319,7 @@ mod tests {
                 ("memory.events", "oom 4\noom_kill 2\n"),
             ],
         );
-        let cgroup = folders(Version::V2, &folder);
+        let cgroup = folders(CgroupVersion::V2, &folder);
         let usage = cgroup.usage().expect("readable");
         assert_eq!((usage.cpu_seconds, usage.throttled_seconds, usage.working_set, usage.oom_kills), (1.5, 0.25, 9 << 20, 2));
         cgroup.set_cpu(Millicores(250)).expect("written");

@@ -35,7 +35,7 @@ pub struct ManagedFunction {
     pub gateway_latency: LatencyHistograms,
     /// Cancelled when the function is deleted or the platform stops.
     pub stop: CancellationToken,
-    counters: Counters,
+    counters: AtomicCounters,
     inner: Mutex<Inner>,
     changed: Notify,
     /// Version of the desired state that was last reconciled.
@@ -45,7 +45,7 @@ pub struct ManagedFunction {
 }
 
 #[derive(Debug, Default)]
-struct Counters {
+struct AtomicCounters {
     arrived: AtomicU64,
     oom_kills: AtomicU64,
     crashes: AtomicU64,
@@ -91,7 +91,7 @@ impl ManagedFunction {
             logs: Logs::default(),
             gateway_latency: LatencyHistograms::default(),
             stop: CancellationToken::new(),
-            counters: Counters::default(),
+            counters: AtomicCounters::default(),
             inner: Mutex::new(Inner {
                 spec: Arc::new(spec),
                 generation: 0,

@@ -160,7 +160,7 @@ async fn handle(function: Option<Arc<ManagedFunction>>, request: Request<Incomin
     function.count_arrival();
     let mut measure = RequestMeasurement::start(Arc::clone(&function), grpc);
     match relay(&function, request, &mut measure).await {
-        Ok(Reply { response, deadline, connection, permit }) => {
+        Ok(ReplicaReply { response, deadline, connection, permit }) => {
             let (mut head, body) = response.into_parts();
             measure.head(head.status.as_u16(), &head.headers);
             head.version = Version::HTTP_11;
@@ -176,7 +176,7 @@ async fn handle(function: Option<Arc<ManagedFunction>>, request: Request<Incomin
 }
 
 /// Head of a replica's reply, with the resources that its body needs.
-struct Reply {
+struct ReplicaReply {
     response: Response<Incoming>,
     deadline: Pin<Box<Sleep>>,
     connection: UpstreamConnection,
@@ -185,7 +185,11 @@ struct Reply {
 
 type Refused = (GatewayRefusal, String);
 
-async fn relay(function: &Arc<ManagedFunction>, request: Request<Incoming>, measure: &mut RequestMeasurement) -> Result<Reply, Refused> {
+async fn relay(
+    function: &Arc<ManagedFunction>,
+    request: Request<Incoming>,
+    measure: &mut RequestMeasurement,
+) -> Result<ReplicaReply, Refused> {
     let spec = function.spec();
     let mut deadline = Box::pin(sleep(spec.timeout.0));
     let timed_out = |stage: &str| (GatewayRefusal::Timeout, format!("no reply within {} ({stage})", spec.timeout));
@@ -209,7 +213,7 @@ async fn relay(function: &Arc<ManagedFunction>, request: Request<Incoming>, meas
             Ok((mut response, connection)) => {
                 let checked = head::check_reply(response.status(), response.headers_mut());
                 checked.map_err(|reason| (GatewayRefusal::ReplicaFailed, reason))?;
-                return Ok(Reply { response, deadline, connection, permit });
+                return Ok(ReplicaReply { response, deadline, connection, permit });
             }
             Err(_) if replay.is_broken() => return Err((GatewayRefusal::BadRequest, "the request body is incomplete or malformed".into())),
             Err(error @ SendError::Unreachable(_)) => {

@@ -16,10 +16,10 @@ const LINE_BYTES: usize = 4_096;
 
 /// Recent lines of a function.
 #[derive(Debug, Default)]
-pub struct Logs(Mutex<Ring>);
+pub struct Logs(Mutex<LogRing>);
 
 #[derive(Debug, Default)]
-struct Ring {
+struct LogRing {
     lines: VecDeque<LogLine>,
     bytes: usize,
 }

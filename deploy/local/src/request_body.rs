@@ -14,10 +14,10 @@ const KEPT_BYTES: usize = 64 << 10;
 
 /// A request body that can be sent again while at most 64 KiB of it were read.
 #[derive(Debug, Clone)]
-pub struct ReplayableBody(Arc<Mutex<Recording>>);
+pub struct ReplayableBody(Arc<Mutex<RecordedBody>>);
 
 #[derive(Debug)]
-struct Recording {
+struct RecordedBody {
     rest: Incoming,
     kept: KeptBody,
     ended: bool,
@@ -45,7 +45,7 @@ struct SentPart {
 /// Body of one attempt.
 #[derive(Debug)]
 pub struct RequestBody {
-    recording: Arc<Mutex<Recording>>,
+    recording: Arc<Mutex<RecordedBody>>,
     /// Kept part already sent in this attempt.
     sent: SentPart,
     empty: bool,
@@ -56,7 +56,7 @@ impl ReplayableBody {
     #[must_use]
     pub fn new(body: Incoming) -> Self {
         let ended = body.is_end_stream();
-        Self(Arc::new(Mutex::new(Recording { rest: body, kept: KeptBody::default(), ended, broken: false })))
+        Self(Arc::new(Mutex::new(RecordedBody { rest: body, kept: KeptBody::default(), ended, broken: false })))
     }
 
     /// Body for an attempt, from the beginning.

@@ -46,11 +46,11 @@ pub struct Upstream {
     address: SocketAddr,
     protocol: Protocol,
     http1: Mutex<Vec<(Http1, Instant)>>,
-    http2: Mutex<Vec<Arc<Shared>>>,
+    http2: Mutex<Vec<Arc<SharedConnection>>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SharedConnection {
     sender: Http2,
     streams: AtomicU32,
 }
@@ -66,7 +66,7 @@ pub enum UpstreamConnection {
 
 /// A stream of a connection, counted until dropped.
 #[derive(Debug)]
-pub struct Stream(Arc<Shared>);
+pub struct Stream(Arc<SharedConnection>);
 
 /// Reason why there is no reply.
 #[derive(Debug, Error)]
@@ -195,14 +195,14 @@ impl Upstream {
         Ok(sender)
     }
 
-    async fn connect_http2(&self) -> Result<Arc<Shared>, SendError> {
+    async fn connect_http2(&self) -> Result<Arc<SharedConnection>, SendError> {
         let io = self.connect().await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).initial_stream_window_size(WINDOWS.0).initial_connection_window_size(WINDOWS.1);
         builder.max_concurrent_reset_streams(1_000).max_header_list_size(MAX_HEAD);
         let (sender, connection) = builder.handshake(io).await.map_err(SendError::NotProcessed)?;
         tokio::spawn(async move { drop(connection.await) });
-        let shared = Arc::new(Shared { sender, streams: AtomicU32::new(0) });
+        let shared = Arc::new(SharedConnection { sender, streams: AtomicU32::new(0) });
         let mut connections = lock(&self.http2);
         if connections.len() < HTTP2_KEPT {
             connections.push(Arc::clone(&shared));
@@ -210,7 +210,7 @@ impl Upstream {
         Ok(shared)
     }
 
-    fn forget(&self, shared: &Arc<Shared>) {
+    fn forget(&self, shared: &Arc<SharedConnection>) {
         if shared.sender.is_closed() {
             lock(&self.http2).retain(|other| !Arc::ptr_eq(other, shared));
         }
@@ -253,7 +253,7 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 impl Stream {
-    fn on(shared: Arc<Shared>) -> Self {
+    fn on(shared: Arc<SharedConnection>) -> Self {
         shared.streams.fetch_add(1, Ordering::Relaxed);
         Self(shared)
     }

@@ -18,7 +18,7 @@ use qscale_common::runtime::private;
 use qscale_common::runtime::provision;
 use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::time::Timestamp;
-use qscale_up::pending::{self, PendingChange};
+use qscale_up::pending::{self, UnrecordedChange};
 use qscale_up::storage::Storage;
 use serde_json::json;
 
@@ -106,7 +106,7 @@ async fn add(state: &StateDir, agent: &Name, json: bool) -> anyhow::Result<()> {
         (false, false) => "added; its credential becomes active with the next `qscale up`",
         (false, true) => "already has a credential; no system runs in this state folder",
     };
-    let connection = Connection::new(agent, &config);
+    let connection = AgentConnection::new(agent, &config);
     if json { output::json(&connection.as_json()) } else { output::line(connection.text(status)) }
 }
 
@@ -116,7 +116,7 @@ async fn record(state: &StateDir, running: bool, kind: ChangeKind, agent: &Name)
     if running && append(state, kind, agent, at_ms).await.unwrap_or(false) {
         return;
     }
-    let change = PendingChange { kind, agent: agent.clone(), by: author::user_name(), at_ms };
+    let change = UnrecordedChange { kind, agent: agent.clone(), by: author::user_name(), at_ms };
     if let Err(error) = pending::keep(state, change) {
         output::warn(format_args!("the change is made but will not be recorded: {error:#}"));
     }
@@ -153,12 +153,12 @@ async fn activate(state: &StateDir, config: &BusConfig, agent: &Name) -> anyhow:
 }
 
 /// Connection settings of an agent.
-struct Connection<'a> {
+struct AgentConnection<'a> {
     agent: &'a Name,
     url: String,
 }
 
-impl<'a> Connection<'a> {
+impl<'a> AgentConnection<'a> {
     fn new(agent: &'a Name, config: &BusConfig) -> Self {
         let (scheme, host) = config.url.split_once("://").unwrap_or(("nats", &config.url));
         let url = format!("{scheme}://{}:{}@{host}", config.user, config.password);
@@ -302,7 +302,7 @@ mod tests {
         let agent: Name = "mine".parse().expect("valid");
         let config =
             BusConfig { url: "nats://127.0.0.1:4222".into(), user: "agent-mine".into(), password: "secret".into(), ..BusConfig::default() };
-        let connection = Connection::new(&agent, &config);
+        let connection = AgentConnection::new(&agent, &config);
         let text = connection.text("added");
         assert!(text.lines().all(|line| line.starts_with("# ") || line.starts_with("export ")), "{text}");
         for part in [

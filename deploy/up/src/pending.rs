@@ -19,7 +19,7 @@ const FILE: &str = "changes.json";
 
 /// A change of an agent that is not recorded yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PendingChange {
+pub struct UnrecordedChange {
     /// Its kind.
     pub kind: ChangeKind,
     /// The agent.
@@ -34,7 +34,7 @@ pub struct PendingChange {
 ///
 /// # Errors
 /// When the file cannot be read or written.
-pub fn keep(state: &StateDir, change: PendingChange) -> anyhow::Result<()> {
+pub fn keep(state: &StateDir, change: UnrecordedChange) -> anyhow::Result<()> {
     let mut changes = read(state)?;
     changes.push(change);
     private::write(&state.join(FILE), &serde_json::to_vec_pretty(&changes)?)
@@ -63,7 +63,7 @@ pub async fn record(state: &StateDir, bus: &Bus) -> anyhow::Result<()> {
     private::write(&state.join(FILE), &serde_json::to_vec_pretty(&left)?)
 }
 
-fn read(state: &StateDir) -> anyhow::Result<Vec<PendingChange>> {
+fn read(state: &StateDir) -> anyhow::Result<Vec<UnrecordedChange>> {
     let path = state.join(FILE);
     let Some(text) = private::read(&path)? else { return Ok(Vec::new()) };
     let invalid = || format!("{} is invalid; delete it to go on without the changes of agents that it holds", path.display());
@@ -85,7 +85,7 @@ mod tests {
         provision::ensure(&async_nats::jetstream::new(setup), &[]).await.expect("created");
         let operator = server.config("operator").connect_once("test", TIMEOUT).await.expect("it answers");
         let (bus, state) = (Bus::of_client(operator, "/qscale/operator"), StateDir::new(folder.path()).expect("a folder"));
-        let made = |kind, at| PendingChange { kind, agent: "mine".parse().expect("valid"), by: "ann".into(), at_ms: Timestamp(at) };
+        let made = |kind, at| UnrecordedChange { kind, agent: "mine".parse().expect("valid"), by: "ann".into(), at_ms: Timestamp(at) };
         record(&state, &bus).await.expect("nothing to record");
         keep(&state, made(ChangeKind::AgentAdded, 1_000)).expect("kept");
         keep(&state, made(ChangeKind::AgentRemoved, 2_000)).expect("kept");

@@ -101,7 +101,7 @@ pub struct ServiceStatus {
 /// Services by name.
 pub type Statuses = BTreeMap<String, ServiceStatus>;
 
-enum Request {
+enum SupervisorRequest {
     Start(Box<Service>, Option<Unanswered>, oneshot::Sender<anyhow::Result<()>>),
     StopAll(oneshot::Sender<()>),
 }
@@ -109,7 +109,7 @@ enum Request {
 /// Keeps services running. One thread starts all of them, because the kernel ends a child together with the thread that created it.
 #[derive(Debug)]
 pub struct Supervisor {
-    requests: SyncSender<Request>,
+    requests: SyncSender<SupervisorRequest>,
     statuses: Arc<Mutex<Statuses>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -133,14 +133,14 @@ impl Supervisor {
     pub async fn start(&self, service: Service) -> anyhow::Result<()> {
         let (reply, answer) = oneshot::channel();
         let unanswered = service.health.clone().map(HealthCheck::start);
-        self.send(Request::Start(Box::new(service), unanswered, reply));
+        self.send(SupervisorRequest::Start(Box::new(service), unanswered, reply));
         answer.await.context("the supervisor ended")?
     }
 
     /// Stops all services, the last started first. Blocks for up to the sum of their stop timeouts; call it outside of the runtime's threads.
     pub fn stop_all(&mut self) {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::StopAll(reply));
+        self.send(SupervisorRequest::StopAll(reply));
         // An error means that the supervisor ended, and its children with it.
         let _ended = answer.blocking_recv();
         if let Some(thread) = self.thread.take() {
@@ -159,7 +159,7 @@ impl Supervisor {
         self.statuses.lock().unwrap_or_else(PoisonError::into_inner).get(service).map(|status| status.status)
     }
 
-    fn send(&self, request: Request) {
+    fn send(&self, request: SupervisorRequest) {
         // An error means that the supervisor ended; the caller then gets no answer.
         let _ended = self.requests.send(request);
     }
@@ -184,7 +184,7 @@ impl Drop for Supervisor {
     }
 }
 
-struct Process {
+struct SupervisedProcess {
     service: Service,
     child: Option<Child>,
     started: Instant,
@@ -197,34 +197,34 @@ struct Process {
 }
 
 struct SupervisorThread {
-    processes: Vec<Process>,
+    processes: Vec<SupervisedProcess>,
     rounds: u32,
     statuses: Arc<Mutex<Statuses>>,
 }
 
 impl SupervisorThread {
-    fn run(mut self, inbox: &Receiver<Request>) {
+    fn run(mut self, inbox: &Receiver<SupervisorRequest>) {
         loop {
             match inbox.recv_timeout(CHECK_INTERVAL) {
-                Ok(Request::Start(service, unanswered, reply)) => {
+                Ok(SupervisorRequest::Start(service, unanswered, reply)) => {
                     let result = self.start(*service, unanswered);
                     self.report();
                     // A caller that no longer waits does not need the answer; the service is kept.
                     let _gone = reply.send(result);
                 }
-                Ok(Request::StopAll(reply)) => {
-                    self.processes.iter_mut().rev().for_each(Process::stop);
+                Ok(SupervisorRequest::StopAll(reply)) => {
+                    self.processes.iter_mut().rev().for_each(SupervisedProcess::stop);
                     self.report();
                     let _gone = reply.send(());
                     return;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.processes.iter_mut().rev().for_each(Process::stop);
+                    self.processes.iter_mut().rev().for_each(SupervisedProcess::stop);
                     return;
                 }
             }
-            self.processes.iter_mut().for_each(Process::check);
+            self.processes.iter_mut().for_each(SupervisedProcess::check);
             self.rounds += 1;
             if self.rounds >= LOG_ROUNDS {
                 self.rounds = 0;
@@ -237,7 +237,7 @@ impl SupervisorThread {
     fn start(&mut self, service: Service, unanswered: Option<Unanswered>) -> anyhow::Result<()> {
         let child = spawn(&service)?;
         let now = clock::instant();
-        self.processes.push(Process {
+        self.processes.push(SupervisedProcess {
             service,
             child: Some(child),
             started: now,
@@ -257,7 +257,7 @@ impl SupervisorThread {
     }
 }
 
-impl Process {
+impl SupervisedProcess {
     fn status(&self) -> ServiceStatus {
         let status = match (&self.child, self.ended) {
             (Some(child), _) => Status::Running { pid: child.id() },

@@ -54,7 +54,7 @@ impl Grpc {
         let (response, mut stream) = requests.send_request(template.request.clone(), false).ok()?;
         // A failure shows in the response.
         let _ = stream.send_data(body, true);
-        let guard = InFlight::enter(connection);
+        let guard = StreamInFlight::enter(connection);
         Some(Box::pin(async move {
             let answer = read(response).await;
             drop(guard);
@@ -64,16 +64,16 @@ impl Grpc {
 }
 
 /// Counts a stream while its reply is awaited.
-struct InFlight(Rc<Grpc>);
+struct StreamInFlight(Rc<Grpc>);
 
-impl InFlight {
+impl StreamInFlight {
     fn enter(connection: &Rc<Grpc>) -> Self {
         connection.in_flight.set(connection.in_flight.get() + 1);
         Self(Rc::clone(connection))
     }
 }
 
-impl Drop for InFlight {
+impl Drop for StreamInFlight {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
     }

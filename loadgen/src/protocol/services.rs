@@ -14,12 +14,12 @@ pub struct VswarmMethod {
     pub name: &'static str,
     /// Method path.
     pub path: &'static str,
-    fields: &'static [Field],
+    fields: &'static [MessageField],
     reply: ReplyCheck,
 }
 
 #[derive(Debug, PartialEq)]
-struct Field {
+struct MessageField {
     number: u32,
     name: &'static str,
     kind: FieldKind,
@@ -47,19 +47,19 @@ enum ReplyCheck {
     Any,
 }
 
-const fn text(number: u32, name: &'static str, default: &'static str) -> Field {
-    Field { number, name, kind: FieldKind::Text, default }
+const fn text(number: u32, name: &'static str, default: &'static str) -> MessageField {
+    MessageField { number, name, kind: FieldKind::Text, default }
 }
 
-const fn field(number: u32, name: &'static str, kind: FieldKind, default: &'static str) -> Field {
-    Field { number, name, kind, default }
+const fn field(number: u32, name: &'static str, kind: FieldKind, default: &'static str) -> MessageField {
+    MessageField { number, name, kind, default }
 }
 
-const fn service(name: &'static str, path: &'static str, fields: &'static [Field], reply: ReplyCheck) -> VswarmMethod {
+const fn service(name: &'static str, path: &'static str, fields: &'static [MessageField], reply: ReplyCheck) -> VswarmMethod {
     VswarmMethod { name, path, fields, reply }
 }
 
-const NAME: &[Field] = &[text(1, "name", "world")];
+const NAME: &[MessageField] = &[text(1, "name", "world")];
 
 /// All supported services, in vSwarm's order. The online shop is not supported: its requests nest messages.
 pub static SERVICES: [VswarmMethod; 20] = [
@@ -125,7 +125,7 @@ pub static SERVICES: [VswarmMethod; 20] = [
     ),
 ];
 
-const RESERVATION: &[Field] = &[
+const RESERVATION: &[MessageField] = &[
     text(1, "customerName", "Cornell_1"),
     field(2, "hotelId", FieldKind::Texts, "2"),
     text(3, "inDate", "2015-04-09"),
@@ -182,11 +182,11 @@ pub struct Inputs(Vec<Input>);
 #[derive(Debug, Clone, PartialEq)]
 struct Input {
     number: u32,
-    value: Value,
+    value: FieldValue,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Value {
+enum FieldValue {
     Text(String),
     /// A whole number as text, drawn for each request.
     Range(u64, u64),
@@ -212,7 +212,7 @@ impl Inputs {
             values[index] = value;
         }
         let inputs = service.fields.iter().zip(values).map(|(field, text)| {
-            let value = Value::parse(field.kind, text).map_err(|what| format!("input `{}={text}`: {what}", field.name))?;
+            let value = FieldValue::parse(field.kind, text).map_err(|what| format!("input `{}={text}`: {what}", field.name))?;
             Ok(Input { number: field.number, value })
         });
         inputs.collect::<Result<_, String>>().map(Self)
@@ -220,14 +220,14 @@ impl Inputs {
 
     /// Whether requests differ from each other.
     pub(super) fn vary(&self) -> bool {
-        self.0.iter().any(|input| matches!(input.value, Value::Range(..)))
+        self.0.iter().any(|input| matches!(input.value, FieldValue::Range(..)))
     }
 
     /// Number in the first field of request `sequence`, if it is one.
     fn number(&self, sequence: u64) -> Option<u64> {
         match &self.0.first()?.value {
-            Value::Range(low, high) => Some(drawn(*low, *high, sequence)),
-            Value::Text(text) => text.parse().ok(),
+            FieldValue::Range(low, high) => Some(drawn(*low, *high, sequence)),
+            FieldValue::Text(text) => text.parse().ok(),
             _ => None,
         }
     }
@@ -242,29 +242,29 @@ impl Inputs {
     }
 }
 
-impl Value {
+impl FieldValue {
     fn parse(kind: FieldKind, text: &str) -> Result<Self, String> {
         match kind {
             FieldKind::Text => Ok(match range(text) {
-                Some((low, high)) if low <= high => Value::Range(low, high),
+                Some((low, high)) if low <= high => FieldValue::Range(low, high),
                 Some((low, high)) => return Err(format!("the range {low}..{high} is empty")),
-                None => Value::Text(text.to_owned()),
+                None => FieldValue::Text(text.to_owned()),
             }),
-            FieldKind::Texts => Ok(Value::Texts(text.split(',').map(str::to_owned).collect())),
-            FieldKind::Int => text.parse().map(Value::Int).map_err(|_| "must be a whole number".to_owned()),
-            FieldKind::Float => text.parse().map(Value::Float).map_err(|_| "must be a number".to_owned()),
-            FieldKind::Double => text.parse().map(Value::Double).map_err(|_| "must be a number".to_owned()),
+            FieldKind::Texts => Ok(FieldValue::Texts(text.split(',').map(str::to_owned).collect())),
+            FieldKind::Int => text.parse().map(FieldValue::Int).map_err(|_| "must be a whole number".to_owned()),
+            FieldKind::Float => text.parse().map(FieldValue::Float).map_err(|_| "must be a number".to_owned()),
+            FieldKind::Double => text.parse().map(FieldValue::Double).map_err(|_| "must be a number".to_owned()),
         }
     }
 
     fn encode(&self, number: u32, sequence: u64, message: &mut impl BufMut) {
         match self {
-            Value::Text(text) => encoding::string::encode(number, text, message),
-            Value::Range(low, high) => encoding::string::encode(number, &drawn(*low, *high, sequence).to_string(), message),
-            Value::Texts(texts) => encoding::string::encode_repeated(number, texts, message),
-            Value::Int(value) => encoding::int32::encode(number, value, message),
-            Value::Float(value) => encoding::float::encode(number, value, message),
-            Value::Double(value) => encoding::double::encode(number, value, message),
+            FieldValue::Text(text) => encoding::string::encode(number, text, message),
+            FieldValue::Range(low, high) => encoding::string::encode(number, &drawn(*low, *high, sequence).to_string(), message),
+            FieldValue::Texts(texts) => encoding::string::encode_repeated(number, texts, message),
+            FieldValue::Int(value) => encoding::int32::encode(number, value, message),
+            FieldValue::Float(value) => encoding::float::encode(number, value, message),
+            FieldValue::Double(value) => encoding::double::encode(number, value, message),
         }
     }
 }

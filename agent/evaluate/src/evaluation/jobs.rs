@@ -139,7 +139,7 @@ pub fn chunks<'a>(cell: &EvaluationCell, seeds: &'a [u64]) -> impl Iterator<Item
     seeds.chunks(runs).enumerate().map(move |(index, seeds)| (index * runs, seeds))
 }
 
-enum Message {
+enum JobMessage {
     /// A function was simulated.
     Simulated,
     Done(usize, Result<Box<JobOutcome>, RunError>),
@@ -184,8 +184,8 @@ pub fn run(
         let mut failed = None;
         for message in receiver {
             match message {
-                Message::Simulated => progress.done += 1,
-                Message::Done(index, Ok(outcome)) => {
+                JobMessage::Simulated => progress.done += 1,
+                JobMessage::Done(index, Ok(outcome)) => {
                     let job = &jobs[index];
                     if let Err(error) = ledger.record(&job.key, &outcome) {
                         failed.get_or_insert(EvaluateError::Ledger(error));
@@ -193,7 +193,7 @@ pub fn run(
                     }
                     accept(job, *outcome);
                 }
-                Message::Done(index, Err(error)) => {
+                JobMessage::Done(index, Err(error)) => {
                     options.stop.store(true, Ordering::Relaxed);
                     let name = jobs[index].spec.name.clone();
                     failed.get_or_insert(match error {
@@ -214,19 +214,24 @@ fn work(
     next: &AtomicUsize,
     cells: &[EvaluationCell],
     conditions: &Conditions<'_>,
-    sender: &SyncSender<Message>,
+    sender: &SyncSender<JobMessage>,
 ) {
     while let Some(&index) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
         let outcome = do_job(&jobs[index], cells, conditions, sender);
         let ended = outcome.is_err();
         // A closed channel means that the collecting thread has ended.
-        if sender.send(Message::Done(index, outcome.map(Box::new))).is_err() || ended {
+        if sender.send(JobMessage::Done(index, outcome.map(Box::new))).is_err() || ended {
             return;
         }
     }
 }
 
-fn do_job(job: &Job, cells: &[EvaluationCell], conditions: &Conditions<'_>, sender: &SyncSender<Message>) -> Result<JobOutcome, RunError> {
+fn do_job(
+    job: &Job,
+    cells: &[EvaluationCell],
+    conditions: &Conditions<'_>,
+    sender: &SyncSender<JobMessage>,
+) -> Result<JobOutcome, RunError> {
     let mut runner = Runner::new(conditions, &cells[job.cell], &job.spec);
     let mut outcome = JobOutcome::default();
     let mut latencies = std::collections::BTreeMap::new();
@@ -234,7 +239,7 @@ fn do_job(job: &Job, cells: &[EvaluationCell], conditions: &Conditions<'_>, send
         let with_series = job.series_of == Some(seed);
         let simulated = || {
             // Progress is irrelevant once the channel is closed.
-            let _uncounted = sender.send(Message::Simulated);
+            let _uncounted = sender.send(JobMessage::Simulated);
         };
         let result = match job.plan {
             None => runner.run(seed, with_series, simulated)?,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::escape::escape;
-use super::plot::{Frame, Scale};
+use super::plot::{AxisScale, Frame};
 
 /// A curve.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,14 +44,14 @@ pub fn chart(title: &str, x_label: &str, panels: &[Panel]) -> String {
         panel.curves.iter().flat_map(|curve| curve.points.clone()).filter(|(x, y)| x.is_finite() && y.is_finite()).collect::<Vec<_>>()
     };
     let all: Vec<(f64, f64)> = panels.iter().flat_map(finite).collect();
-    let x = Scale::linear(all.iter().map(|(x, _)| *x));
+    let x = AxisScale::linear(all.iter().map(|(x, _)| *x));
     for (row, panel) in panels.iter().enumerate() {
         let top = LEGEND + row as f64 * (HEIGHT + LEGEND);
         let frame = Frame {
             width: WIDTH,
             height: HEIGHT,
             x,
-            y: Scale::around(finite(panel).iter().map(|(_, y)| *y)),
+            y: AxisScale::around(finite(panel).iter().map(|(_, y)| *y)),
             x_label: x_label.into(),
             y_label: panel.label.clone(),
         };

@@ -7,8 +7,8 @@ use csv::Writer;
 use super::chart::STYLE;
 use super::escape::escape;
 use super::number::{NOTHING, short};
-use super::plot::{Frame, Scale};
-use super::table::{Column, TableEntry, Tone, clean, lay_out, wrapped};
+use super::plot::{AxisScale, Frame};
+use super::table::{Column, EntryTone, TableEntry, clean, lay_out, wrapped};
 use crate::curve::{CostCurve, CurvePoint};
 
 /// Violated intervals, percent, for which the table has the least cost.
@@ -43,7 +43,7 @@ pub fn curve_table(curves: &[CostCurve], currency: &str, width: usize, colour: b
         let cost = |curve: &CostCurve| curve.cheapest_within(level / 100.0).map(|point| point.cost_per_hour * HOURS);
         let least = curves.iter().filter(|curve| !curve.is_bound).filter_map(cost).fold(f64::INFINITY, f64::min);
         let entry = |curve: &CostCurve| {
-            let tone = if !curve.is_bound && cost(curve) == Some(least) { Tone::Good } else { Tone::Plain };
+            let tone = if !curve.is_bound && cost(curve) == Some(least) { EntryTone::Good } else { EntryTone::Plain };
             TableEntry { text: cost(curve).map_or_else(|| NOTHING.to_owned(), short), tone }
         };
         columns.push(Column { heading: format!("{level} %"), entries: curves.iter().map(entry).collect(), dispensable: 0 });
@@ -89,8 +89,8 @@ pub fn curve_svg(title: &str, curves: &[CostCurve], currency: &str) -> String {
     let frame = Frame {
         width: 860.0,
         height: 460.0,
-        x: Scale::linear(std::iter::once(most)),
-        y: Scale::linear(std::iter::once(MOST_VIOLATED * 100.0)),
+        x: AxisScale::linear(std::iter::once(most)),
+        y: AxisScale::linear(std::iter::once(MOST_VIOLATED * 100.0)),
         x_label: format!("cost, {currency} for {HOURS} hours"),
         y_label: "violated intervals, %".to_owned(),
     };

@@ -7,13 +7,13 @@ use super::number::digits;
 
 /// Mapping of values to positions on an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::report) struct Scale {
+pub(in crate::report) struct AxisScale {
     pub from: f64,
     pub to: f64,
     pub logarithmic: bool,
 }
 
-impl Scale {
+impl AxisScale {
     /// From zero to slightly above the greatest of `values`.
     pub(in crate::report) fn linear(values: impl Iterator<Item = f64>) -> Self {
         let most = values.fold(0.0, f64::max);
@@ -64,8 +64,8 @@ impl Scale {
 pub(in crate::report) struct Frame {
     pub width: f64,
     pub height: f64,
-    pub x: Scale,
-    pub y: Scale,
+    pub x: AxisScale,
+    pub y: AxisScale,
     pub x_label: String,
     pub y_label: String,
 }
@@ -139,10 +139,10 @@ mod tests {
 
     #[test]
     fn ticks_are_round() {
-        let scale = |to: f64| Scale { from: 0.0, to, logarithmic: false };
+        let scale = |to: f64| AxisScale { from: 0.0, to, logarithmic: false };
         assert_eq!(scale(10.0).ticks(5.0), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(scale(0.034).ticks(4.0).len(), 4);
-        let decades = Scale::decades([3.0, 450.0].into_iter());
+        let decades = AxisScale::decades([3.0, 450.0].into_iter());
         assert_eq!((decades.from, decades.to, decades.ticks(5.0)), (1.0, 1000.0, vec![1.0, 10.0, 100.0, 1000.0]));
         assert_eq!([1.0, 10.0, 1000.0, 1e9].map(|value| (decades.share(value) * 3.0).round()), [0.0, 1.0, 3.0, 3.0]);
         assert_eq!([0.02, 5.0, 1000.0, 0.0].map(label), ["0.02", "5", "1000", "0"]);
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn nothing_to_show_still_has_axes() {
-        assert_eq!(Scale::linear(std::iter::empty()).to, 1.0);
-        assert_eq!(Scale::decades(std::iter::empty()).to, 10.0);
+        assert_eq!(AxisScale::linear(std::iter::empty()).to, 1.0);
+        assert_eq!(AxisScale::decades(std::iter::empty()).to, 10.0);
     }
 }

@@ -7,7 +7,7 @@ use qscale_common::text::acts_on_terminal;
 
 /// Colour of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tone {
+pub(super) enum EntryTone {
     Plain,
     Good,
     Bad,
@@ -16,7 +16,7 @@ pub(super) enum Tone {
     Strong,
 }
 
-impl Tone {
+impl EntryTone {
     /// The colour's number in ECMA-48.
     fn code(self) -> Option<u8> {
         match self {
@@ -42,12 +42,12 @@ impl Tone {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TableEntry {
     pub text: String,
-    pub tone: Tone,
+    pub tone: EntryTone,
 }
 
 impl From<String> for TableEntry {
     fn from(text: String) -> Self {
-        Self { text, tone: Tone::Plain }
+        Self { text, tone: EntryTone::Plain }
     }
 }
 
@@ -82,7 +82,8 @@ pub(super) fn lay_out(mut columns: Vec<Column>, width: usize, colour: bool) -> S
         columns.remove(place);
     }
     let rows = columns.iter().map(|column| column.entries.len()).max().unwrap_or(0);
-    let heads: Vec<TableEntry> = columns.iter().map(|column| TableEntry { text: column.heading.clone(), tone: Tone::Strong }).collect();
+    let heads: Vec<TableEntry> =
+        columns.iter().map(|column| TableEntry { text: column.heading.clone(), tone: EntryTone::Strong }).collect();
     let body = (0..rows).map(|row| columns.iter().map(|column| column.entries[row].clone()).collect());
     let widths: Vec<usize> = columns.iter().map(Column::width).collect();
     std::iter::once(heads).chain(body).map(|row| line(&row, &widths, colour)).collect()
@@ -156,7 +157,7 @@ mod tests {
     #[test]
     fn colours_take_no_width() {
         let mut tinted = column("n", &["1"], 0);
-        tinted.entries[0].tone = Tone::Good;
+        tinted.entries[0].tone = EntryTone::Good;
         assert_eq!(lay_out(vec![column("a", &["b"], 0), tinted], 80, true), "\x1b[1ma\x1b[0m  \x1b[1mn\x1b[0m\nb  \x1b[32m1\x1b[0m\n");
     }
 

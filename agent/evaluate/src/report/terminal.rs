@@ -2,7 +2,7 @@
 
 use super::number::{NOTHING, range, short, shown, tenths};
 use super::sentences::{self, headline};
-use super::table::{Column, TableEntry, Tone, clean, lay_out, wrapped};
+use super::table::{Column, EntryTone, TableEntry, clean, lay_out, wrapped};
 use crate::results::{Measure, Results};
 use crate::statistics::{ComparisonVerdict, Summary, SummaryLine, SummaryPart, SummaryScope};
 
@@ -40,7 +40,7 @@ pub fn terminal(results: &Results, summary: &Summary, width: usize, colour: bool
         if !parts.is_empty() {
             let legend = format!("{title}: violations % / cost {}; + better, - worse, = tie", price.unit);
             out.push('\n');
-            out.push_str(&wrapped(&Tone::Strong.paint(&clean(&legend, usize::MAX), colour), width));
+            out.push_str(&wrapped(&EntryTone::Strong.paint(&clean(&legend, usize::MAX), colour), width));
             out.push_str(&matrix(results, &parts, &price, width, colour));
         }
     }
@@ -108,11 +108,11 @@ fn overall_columns(results: &Results, summary: &Summary, part: &SummaryPart) -> 
 fn name(results: &Results, summary: &Summary, line: &SummaryLine) -> TableEntry {
     let competitor = &results.competitors[line.competitor];
     let tone = if summary.reference == Some(line.competitor) {
-        Tone::Strong
+        EntryTone::Strong
     } else if !competitor.variant.competes() {
-        Tone::Faint
+        EntryTone::Faint
     } else {
-        Tone::Plain
+        EntryTone::Plain
     };
     TableEntry { text: clean(&competitor.label(), NAME), tone }
 }
@@ -123,14 +123,14 @@ fn verdict(results: &Results, summary: &Summary, line: &SummaryLine) -> TableEnt
         "bound" => "bound",
         other => other,
     };
-    TableEntry { text: text.into(), tone: line.against.map_or(Tone::Faint, |against| tone(against.comparison.verdict)) }
+    TableEntry { text: text.into(), tone: line.against.map_or(EntryTone::Faint, |against| tone(against.comparison.verdict)) }
 }
 
-fn tone(verdict: ComparisonVerdict) -> Tone {
+fn tone(verdict: ComparisonVerdict) -> EntryTone {
     match verdict {
-        ComparisonVerdict::Better => Tone::Good,
-        ComparisonVerdict::Worse => Tone::Bad,
-        ComparisonVerdict::Tie => Tone::Even,
+        ComparisonVerdict::Better => EntryTone::Good,
+        ComparisonVerdict::Worse => EntryTone::Bad,
+        ComparisonVerdict::Tie => EntryTone::Even,
     }
 }
 
@@ -165,7 +165,7 @@ fn part_column(part: &SummaryPart, price: &Price) -> Column {
             None => ' ',
         };
         let text = format!("{}/{} {mark}", shown(Measure::ViolatedShare, violated.iqm), short(cost.iqm * price.hours));
-        TableEntry { text, tone: line.against.map_or(Tone::Plain, |against| tone(against.comparison.verdict)) }
+        TableEntry { text, tone: line.against.map_or(EntryTone::Plain, |against| tone(against.comparison.verdict)) }
     };
     Column { heading: clean(part.scope.name(), PART), entries: part.lines.iter().map(entry).collect(), dispensable: 0 }
 }

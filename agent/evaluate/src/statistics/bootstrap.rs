@@ -67,7 +67,7 @@ impl Bootstrap {
     /// `None` without strata.
     #[must_use]
     pub fn estimate(&self, strata: &[Sample], name: &str) -> Option<Estimate> {
-        let pool = Pool::new(strata)?;
+        let pool = RankedValues::new(strata)?;
         let mut draws = self.draws(name);
         let mut counts = vec![0; pool.values.len()];
         let (mut middles, mut means) = (Vec::with_capacity(self.resamples as usize), Vec::with_capacity(self.resamples as usize));
@@ -125,7 +125,7 @@ fn below(draws: &mut Xoshiro256PlusPlus, end: usize) -> usize {
 }
 
 /// All values by rank: a resample is the count of each rank, and needs no sorting.
-struct Pool {
+struct RankedValues {
     /// Distinct values, rising.
     values: Vec<f64>,
     /// For each stratum the ranks of its values.
@@ -134,7 +134,7 @@ struct Pool {
     total: usize,
 }
 
-impl Pool {
+impl RankedValues {
     fn new(strata: &[Sample]) -> Option<Self> {
         let all = strata.iter().flat_map(Sample::values);
         let mut values: Vec<f64> = all.clone().copied().collect();

@@ -48,8 +48,8 @@ impl Serialize for Profile {
 
 impl<'de> Deserialize<'de> for Profile {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Written;
-        impl<'de> serde::de::Visitor<'de> for Written {
+        struct ProfileVisitor;
+        impl<'de> serde::de::Visitor<'de> for ProfileVisitor {
             type Value = Profile;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("the name of a profile, or a profile")
@@ -61,6 +61,6 @@ impl<'de> Deserialize<'de> for Profile {
                 FunctionProfile::deserialize(MapAccessDeserializer::new(map)).map(|profile| Profile(Arc::new(profile)))
             }
         }
-        deserializer.deserialize_any(Written)
+        deserializer.deserialize_any(ProfileVisitor)
     }
 }

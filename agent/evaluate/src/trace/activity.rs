@@ -31,13 +31,13 @@ const PERIODIC_GAPS: usize = 3;
 
 /// Invocations of one function in the training part.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Activity {
+pub(super) struct FunctionActivity {
     minutes: u32,
     /// Invocations and their total duration in seconds, by minute.
     active: BTreeMap<u32, (u64, f64)>,
 }
 
-impl Activity {
+impl FunctionActivity {
     /// Activity of function `number` in the first `minutes`.
     pub(super) fn of(trace: &Trace, number: usize, minutes: u32) -> Self {
         let mut active: BTreeMap<u32, (u64, f64)> = BTreeMap::new();
@@ -104,10 +104,10 @@ mod tests {
     use super::*;
 
     /// One function invoked at these minutes for this time each.
-    fn activity(minutes: &[u32], duration_ms: u32, of: u32) -> Activity {
+    fn activity(minutes: &[u32], duration_ms: u32, of: u32) -> FunctionActivity {
         let row = |minute: &u32| TracedInvocation { start_us: u64::from(*minute) * 60_000_000, function: 0, duration_ms };
         let rows: Arc<[TracedInvocation]> = minutes.iter().map(row).collect();
-        Activity::of(&Trace::Rows(RowTrace { functions: vec!["f".into()], rows }), 0, of)
+        FunctionActivity::of(&Trace::Rows(RowTrace { functions: vec!["f".into()], rows }), 0, of)
     }
 
     #[test]

@@ -49,12 +49,12 @@ impl Default for ExternalParams {
 
 /// The external policies of an evaluation.
 #[derive(Debug, Default, Clone)]
-pub struct ExternalPolicies(Arc<Shared>);
+pub struct ExternalPolicies(Arc<SharedPrograms>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedPrograms {
     /// Running programs that no run uses, by command.
-    idle: Mutex<BTreeMap<String, Vec<Program>>>,
+    idle: Mutex<BTreeMap<String, Vec<RunningProgram>>>,
     /// The first failure of a program.
     failure: Mutex<Option<String>>,
 }
@@ -83,12 +83,12 @@ impl ExternalPolicies {
         locked(&self.0.failure).clone()
     }
 
-    fn begin(&self, params: &ExternalParams, seed: u64) -> Result<Program, String> {
+    fn begin(&self, params: &ExternalParams, seed: u64) -> Result<RunningProgram, String> {
         if let Some(failure) = self.failure() {
             return Err(failure);
         }
         let idle = locked(&self.0.idle).get_mut(&params.command).and_then(Vec::pop);
-        let mut program = idle.map_or_else(|| Program::start(&params.command), Ok)?;
+        let mut program = idle.map_or_else(|| RunningProgram::start(&params.command), Ok)?;
         program.send(&json!({ "begin": { "seed": seed } }))?;
         Ok(program)
     }
@@ -107,7 +107,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct External {
     params: ExternalParams,
     /// Its program; `None` if it failed, or if the policy was only made to check its parameters.
-    program: Mutex<Option<Program>>,
+    program: Mutex<Option<RunningProgram>>,
     shared: ExternalPolicies,
 }
 
@@ -147,7 +147,7 @@ impl Drop for External {
 
 /// A running program.
 #[derive(Debug)]
-struct Program {
+struct RunningProgram {
     child: Child,
     input: Option<ChildStdin>,
     replies: Receiver<String>,
@@ -155,7 +155,7 @@ struct Program {
 
 /// A reply of a program.
 #[derive(Deserialize)]
-struct Reply {
+struct ProgramReply {
     #[serde(default, deserialize_with = "present")]
     allocation: Option<Option<Allocation>>,
     #[serde(default)]
@@ -169,7 +169,7 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<O
     Option::deserialize(deserializer).map(Some)
 }
 
-impl Program {
+impl RunningProgram {
     fn start(command: &str) -> Result<Self, String> {
         // The shell is replaced by the program, so that a kill reaches it.
         let mut shell = Command::new("sh");
@@ -199,11 +199,12 @@ impl Program {
             Err(RecvTimeoutError::Disconnected) => return Err(self.ended("its output ended")),
         };
         let shown = || line.trim_end().chars().take(SHOWN).collect::<String>();
-        let reply: Reply = serde_json::from_str(&line).map_err(|error| format!("replied `{}`, which is not valid: {error}", shown()))?;
+        let reply: ProgramReply =
+            serde_json::from_str(&line).map_err(|error| format!("replied `{}`, which is not valid: {error}", shown()))?;
         match reply {
-            Reply { error: Some(error), .. } => Err(format!("reported an error: {error}")),
-            Reply { allocation: Some(allocation), reason, .. } => Ok(allocation.map(|allocation| (allocation, reason))),
-            Reply { .. } => Err(format!("replied `{}`, which has neither an allocation nor an error", shown())),
+            ProgramReply { error: Some(error), .. } => Err(format!("reported an error: {error}")),
+            ProgramReply { allocation: Some(allocation), reason, .. } => Ok(allocation.map(|allocation| (allocation, reason))),
+            ProgramReply { .. } => Err(format!("replied `{}`, which has neither an allocation nor an error", shown())),
         }
     }
 
@@ -226,7 +227,7 @@ impl Program {
     }
 }
 
-impl Drop for Program {
+impl Drop for RunningProgram {
     fn drop(&mut self) {
         self.input = None;
         if self.wait(END_TIMEOUT).is_none() {

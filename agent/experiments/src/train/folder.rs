@@ -23,7 +23,7 @@ use super::rules::{self, BaselineRule};
 pub struct TrainingFolder {
     path: PathBuf,
     _lock: File,
-    rows: Vec<CurvePoint>,
+    rows: Vec<TrainingPoint>,
     kept: Option<u64>,
     /// Checkpoint to resume from.
     pub last: Option<Checkpoint>,
@@ -42,7 +42,7 @@ struct Identity {
 
 /// One point of the training curves.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct CurvePoint {
+struct TrainingPoint {
     ticks: u64,
     seconds: f64,
     updates: u64,
@@ -109,7 +109,7 @@ impl TrainingFolder {
         self.last = self.checkpoint("last.dqn")?;
         let Some(last) = &self.last else { return Ok(()) };
         let ticks = last.header.actions_taken;
-        let rows: Option<Vec<CurvePoint>> = self.read("curves.json")?;
+        let rows: Option<Vec<TrainingPoint>> = self.read("curves.json")?;
         // Points after the last checkpoint are computed again.
         self.rows = rows.unwrap_or_default().into_iter().filter(|row| row.ticks <= ticks).collect();
         self.seconds = self.rows.last().map_or(0.0, |row| row.seconds);
@@ -157,7 +157,7 @@ impl TrainingFolder {
     /// Adds a validation to the curves.
     pub fn add_validation(&mut self, validation: &TrainingProgress, rule: &BaselineRule) -> anyhow::Result<()> {
         let mean = &validation.score.mean;
-        self.rows.push(CurvePoint {
+        self.rows.push(TrainingPoint {
             ticks: validation.ticks,
             seconds: self.seconds,
             updates: validation.updates,
@@ -196,11 +196,24 @@ impl TrainingFolder {
     }
 }
 
-fn csv(rows: &[CurvePoint]) -> String {
+fn csv(rows: &[TrainingPoint]) -> String {
     let mut text = "ticks,seconds,updates,epsilon,loss,value,exploring_reward,reward,violation,cost,reversal,kills,best\n".to_owned();
     for row in rows {
-        let CurvePoint { ticks, seconds, updates, epsilon, loss, value, exploring_reward, reward, violation, cost, reversal, kills, best } =
-            row;
+        let TrainingPoint {
+            ticks,
+            seconds,
+            updates,
+            epsilon,
+            loss,
+            value,
+            exploring_reward,
+            reward,
+            violation,
+            cost,
+            reversal,
+            kills,
+            best,
+        } = row;
         text += &format!(
             "{ticks},{seconds:.1},{updates},{epsilon},{loss},{value},{exploring_reward},{reward},{violation},{cost},{reversal},{kills},{best}\n"
         );
@@ -208,8 +221,8 @@ fn csv(rows: &[CurvePoint]) -> String {
     text
 }
 
-fn plot(rows: &[CurvePoint], rule: &BaselineRule) -> String {
-    let curve = |name: &str, of: &dyn Fn(&CurvePoint) -> f64| Curve {
+fn plot(rows: &[TrainingPoint], rule: &BaselineRule) -> String {
+    let curve = |name: &str, of: &dyn Fn(&TrainingPoint) -> f64| Curve {
         name: name.to_owned(),
         points: rows.iter().map(|row| (row.ticks as f64 / 1e6, of(row))).collect(),
     };

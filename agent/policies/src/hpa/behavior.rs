@@ -105,13 +105,13 @@ pub struct ReplicaBounds {
 /// Past recommendations and scaling events, as far back as the windows need.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ScalingHistory {
-    recommendations: Vec<Entry>,
-    ups: Vec<Entry>,
-    downs: Vec<Entry>,
+    recommendations: Vec<ScaleEvent>,
+    ups: Vec<ScaleEvent>,
+    downs: Vec<ScaleEvent>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
+struct ScaleEvent {
     at: Timestamp,
     replicas: u32,
 }
@@ -216,7 +216,7 @@ impl Behavior {
         let longest =
             self.scale_up.policies.iter().chain(&self.scale_down.policies).map(|policy| policy.period.0).max().unwrap_or_default();
         if from != to {
-            ScalingHistory::push(events, Entry { at: now, replicas: from.abs_diff(to) }, longest);
+            ScalingHistory::push(events, ScaleEvent { at: now, replicas: from.abs_diff(to) }, longest);
         }
     }
 }
@@ -270,15 +270,15 @@ impl ScalingHistory {
     /// Records `replicas` as recommended if the history is empty, so that a restarted HPA does not scale down at once.
     pub fn begin(&mut self, replicas: u32, now: Timestamp) {
         if self.recommendations.is_empty() {
-            self.recommendations.push(Entry { at: now, replicas });
+            self.recommendations.push(ScaleEvent { at: now, replicas });
         }
     }
 
     fn recommend(&mut self, replicas: u32, now: Timestamp, keep: Duration) {
-        Self::push(&mut self.recommendations, Entry { at: now, replicas }, keep);
+        Self::push(&mut self.recommendations, ScaleEvent { at: now, replicas }, keep);
     }
 
-    fn push(entries: &mut Vec<Entry>, entry: Entry, keep: Duration) {
+    fn push(entries: &mut Vec<ScaleEvent>, entry: ScaleEvent, keep: Duration) {
         entries.retain(|known| entry.at.0.saturating_sub(known.at.0) <= millis(keep));
         if entries.len() >= Self::MAX_VALUE {
             entries.remove(0);
@@ -294,7 +294,7 @@ impl ScalingHistory {
     /// Replicas removed less replicas added within `period` before `now`.
     #[must_use]
     pub fn changed_within(&self, period: Duration, now: Timestamp) -> i64 {
-        let sum = |events: &[Entry]| -> i64 {
+        let sum = |events: &[ScaleEvent]| -> i64 {
             events.iter().filter(|event| now.since(event.at) < period).map(|event| i64::from(event.replicas)).sum()
         };
         sum(&self.downs) - sum(&self.ups)
@@ -309,7 +309,7 @@ impl ScalingHistory {
     /// A history of given recommendations, additions and removals with their times, for tests.
     #[must_use]
     pub fn of(recommendations: &[(Timestamp, u32)], ups: &[(Timestamp, u32)], downs: &[(Timestamp, u32)]) -> Self {
-        let entries = |list: &[(Timestamp, u32)]| list.iter().map(|(at, replicas)| Entry { at: *at, replicas: *replicas }).collect();
+        let entries = |list: &[(Timestamp, u32)]| list.iter().map(|(at, replicas)| ScaleEvent { at: *at, replicas: *replicas }).collect();
         Self { recommendations: entries(recommendations), ups: entries(ups), downs: entries(downs) }
     }
 }

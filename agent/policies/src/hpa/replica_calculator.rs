@@ -96,7 +96,7 @@ pub struct PodMetric {
 
 /// Kind of metric; CPU of a starting pod is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum HpaMetricKind {
     /// CPU.
     Cpu,
     /// Anything else.
@@ -150,7 +150,14 @@ impl Calculator {
     ///
     /// # Errors
     /// If no pod that counts has a measurement.
-    pub fn utilization(&self, current: u32, target: u32, kind: Kind, pods: &[Pod], now: Timestamp) -> Result<Proposal, CalculatorError> {
+    pub fn utilization(
+        &self,
+        current: u32,
+        target: u32,
+        kind: HpaMetricKind,
+        pods: &[Pod],
+        now: Timestamp,
+    ) -> Result<Proposal, CalculatorError> {
         if pods.iter().all(|pod| pod.metric.is_none()) {
             return Err(if pods.is_empty() { CalculatorError::NoPods } else { CalculatorError::NoMetrics });
         }
@@ -172,7 +179,14 @@ impl Calculator {
     ///
     /// # Errors
     /// If no pod that counts has a measurement.
-    pub fn average(&self, current: u32, target: i64, kind: Kind, pods: &[Pod], now: Timestamp) -> Result<Proposal, CalculatorError> {
+    pub fn average(
+        &self,
+        current: u32,
+        target: i64,
+        kind: HpaMetricKind,
+        pods: &[Pod],
+        now: Timestamp,
+    ) -> Result<Proposal, CalculatorError> {
         if pods.is_empty() {
             return Err(CalculatorError::NoPods);
         }
@@ -188,7 +202,7 @@ impl Calculator {
     fn propose(
         &self,
         current: u32,
-        kind: Kind,
+        kind: HpaMetricKind,
         pods: &[Pod],
         now: Timestamp,
         fallback: impl Fn(usize) -> i64,
@@ -229,7 +243,7 @@ impl Calculator {
 
     /// Classifies the pods.
     #[must_use]
-    pub fn group(&self, pods: &[Pod], kind: Kind, now: Timestamp) -> Groups {
+    pub fn group(&self, pods: &[Pod], kind: HpaMetricKind, now: Timestamp) -> Groups {
         let mut groups = Groups::default();
         for (index, pod) in pods.iter().enumerate() {
             if pod.deleted || pod.phase == PodPhase::Failed {
@@ -237,7 +251,7 @@ impl Calculator {
             } else if pod.phase == PodPhase::Pending {
                 groups.unready.push(index);
             } else if let Some(metric) = pod.metric {
-                if kind == Kind::Cpu && self.is_unready(pod, metric, now) { groups.unready.push(index) } else { groups.ready += 1 }
+                if kind == HpaMetricKind::Cpu && self.is_unready(pod, metric, now) { groups.unready.push(index) } else { groups.ready += 1 }
             } else {
                 groups.missing.push(index);
             }

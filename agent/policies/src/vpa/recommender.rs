@@ -90,12 +90,12 @@ pub struct Aggregate {
     last: Timestamp,
     /// Number of CPU samples, with which confidence grows.
     samples: u64,
-    peaks: Peaks,
+    peaks: MemoryPeak,
 }
 
 /// Memory peak of the current window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Peaks {
+struct MemoryPeak {
     window_end: Option<Timestamp>,
     last: Timestamp,
     used: i64,
@@ -173,7 +173,7 @@ impl Aggregate {
             let window = millis(recommender.memory_window).max(1);
             let windows = (at.0 - end.0) / window + 1;
             end = Timestamp(end.0.saturating_add(windows.saturating_mul(window)));
-            self.peaks = Peaks { window_end: Some(end), used: 0, oom: 0, ..self.peaks };
+            self.peaks = MemoryPeak { window_end: Some(end), used: 0, oom: 0, ..self.peaks };
         }
         self.memory.add(&buckets, half_life, bytes as f64, 1.0, end);
         if oom {

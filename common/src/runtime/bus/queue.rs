@@ -41,12 +41,12 @@ pub(super) struct Queue<T> {
 
 #[derive(Debug)]
 struct QueueState<T> {
-    entries: Entries<T>,
+    entries: QueuedEntries<T>,
     closed: bool,
 }
 
 #[derive(Debug)]
-enum Entries<T> {
+enum QueuedEntries<T> {
     All {
         senders: BTreeMap<Option<Name>, Backlog<T>>,
         /// Senders with entries, the next one first.
@@ -68,8 +68,8 @@ struct Backlog<T> {
 impl<T> Queue<T> {
     pub(super) fn new(retention: Retention) -> Self {
         let entries = match retention {
-            Retention::All { capacity } => Entries::All { senders: BTreeMap::new(), turns: VecDeque::new(), size: 0, capacity },
-            Retention::LatestPerFunction => Entries::Latest { order: VecDeque::new(), entries: HashMap::new() },
+            Retention::All { capacity } => QueuedEntries::All { senders: BTreeMap::new(), turns: VecDeque::new(), size: 0, capacity },
+            Retention::LatestPerFunction => QueuedEntries::Latest { order: VecDeque::new(), entries: HashMap::new() },
         };
         Self { state: Mutex::new(QueueState { entries, closed: false }), changed: Notify::new() }
     }
@@ -112,8 +112,8 @@ impl<T> Queue<T> {
     /// Number of entries.
     pub(super) fn len(&self) -> usize {
         match &self.lock().entries {
-            Entries::All { senders, .. } => senders.values().map(|backlog| backlog.entries.len()).sum(),
-            Entries::Latest { order, .. } => order.len(),
+            QueuedEntries::All { senders, .. } => senders.values().map(|backlog| backlog.entries.len()).sum(),
+            QueuedEntries::Latest { order, .. } => order.len(),
         }
     }
 
@@ -122,7 +122,7 @@ impl<T> Queue<T> {
     }
 }
 
-impl<T> Entries<T> {
+impl<T> QueuedEntries<T> {
     fn push(&mut self, entry: T, added: usize, sender: Option<Name>, function: impl FnOnce(&T) -> FunctionId) -> Pushed {
         match self {
             Self::All { senders, turns, size, capacity } => {

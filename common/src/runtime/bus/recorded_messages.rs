@@ -26,7 +26,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Messages of several streams since a time.
 pub struct RecordedMessages {
-    sources: Vec<Source>,
+    sources: Vec<StreamReader>,
     /// Subjects with the kind of their messages.
     subjects: Vec<(EventType, String)>,
     /// Wall-clock time from which on messages are read.
@@ -44,8 +44,8 @@ pub struct RecordedMessage {
     pub message: Message,
 }
 
-impl From<Stored> for RecordedMessage {
-    fn from(stored: Stored) -> Self {
+impl From<StoredMessage> for RecordedMessage {
+    fn from(stored: StoredMessage) -> Self {
         Self { at: clock::of_wall(stored.at), message: stored.message }
     }
 }
@@ -62,7 +62,7 @@ impl RecordedMessages {
             .map_err(|error| anyhow::anyhow!("start at {} ms: {error}", since.0))?;
         let mut sources = Vec::new();
         for (stream, subjects) in by_stream(bus, &subjects).await? {
-            sources.push(Source::open(bus, stream, subjects, since, DeliverPolicy::ByStartTime { start_time }).await?);
+            sources.push(StreamReader::open(bus, stream, subjects, since, DeliverPolicy::ByStartTime { start_time }).await?);
         }
         Ok(Self { sources, subjects, since, until })
     }
@@ -90,7 +90,7 @@ impl RecordedMessages {
     /// # Errors
     /// Those of `show`.
     pub async fn follow(self, bus: &Bus, mut show: impl FnMut(&RecordedMessage) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let next = async |source: &mut Source| source.next(bus).await;
+        let next = async |source: &mut StreamReader| source.next(bus).await;
         let mut followed: BTreeSet<String> = self.sources.iter().map(|source| source.stream.clone()).collect();
         let mut live = stream::select_all(self.sources.into_iter().map(|source| items(source, next)));
         let mut check = tokio::time::interval(CHECK_INTERVAL);
@@ -102,7 +102,7 @@ impl RecordedMessages {
                     // Without an answer the next check finds them.
                     let streams = by_stream(bus, &self.subjects).await.unwrap_or_default();
                     for (stream, subjects) in streams.into_iter().filter(|(stream, _)| !followed.contains(stream)).collect::<Vec<_>>() {
-                        if let Ok(source) = Source::open(bus, stream.clone(), subjects, self.since, DeliverPolicy::All).await {
+                        if let Ok(source) = StreamReader::open(bus, stream.clone(), subjects, self.since, DeliverPolicy::All).await {
                             followed.insert(stream);
                             live.push(items(source, next));
                         }
@@ -135,7 +135,7 @@ fn items<'a, S: 'a, T: 'a>(source: S, next: impl AsyncFn(&mut S) -> T + Copy + '
 }
 
 /// A message of a stream with its wall-clock time.
-struct Stored {
+struct StoredMessage {
     at: Timestamp,
     /// The same instant in nanoseconds: an Action and its Outcome may share a millisecond.
     nanos: i128,
@@ -143,7 +143,7 @@ struct Stored {
 }
 
 /// One stream, read in order.
-struct Source {
+struct StreamReader {
     stream: String,
     subjects: Vec<String>,
     messages: pull::Ordered,
@@ -155,7 +155,7 @@ struct Source {
     since: Timestamp,
 }
 
-impl Source {
+impl StreamReader {
     async fn open(
         bus: &Bus,
         stream: String,
@@ -173,7 +173,7 @@ impl Source {
     }
 
     /// The next message stored before `until`; `None` after the last.
-    async fn recorded(&mut self, until: Timestamp) -> anyhow::Result<Option<Stored>> {
+    async fn recorded(&mut self, until: Timestamp) -> anyhow::Result<Option<StoredMessage>> {
         if !self.remaining {
             return Ok(None);
         }
@@ -185,7 +185,7 @@ impl Source {
     }
 
     /// The next message; waits, and survives interruptions.
-    async fn next(&mut self, bus: &Bus) -> Stored {
+    async fn next(&mut self, bus: &Bus) -> StoredMessage {
         loop {
             if let Some(Ok(message)) = self.messages.next().await
                 && let Ok((stored, _)) = self.take(message)
@@ -204,13 +204,13 @@ impl Source {
         }
     }
 
-    fn take(&mut self, message: Message) -> anyhow::Result<(Stored, u64)> {
+    fn take(&mut self, message: Message) -> anyhow::Result<(StoredMessage, u64)> {
         let info = message.info().map_err(|error| anyhow::anyhow!("stream {}: {error}", self.stream))?;
         let nanos = info.published.unix_timestamp_nanos();
         self.last = info.stream_sequence;
         let pending = info.pending;
         let at = Timestamp(u64::try_from(nanos / 1_000_000).unwrap_or(0));
-        Ok((Stored { at, nanos, message }, pending))
+        Ok((StoredMessage { at, nanos, message }, pending))
     }
 }
 

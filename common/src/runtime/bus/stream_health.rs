@@ -31,15 +31,15 @@ pub struct StreamFault {
 
 /// Reply of the server.
 #[derive(Debug, Deserialize)]
-struct Reply {
+struct HealthReply {
     #[serde(default)]
     data: ServerHealth,
     /// Set if the server refuses the request.
-    error: Option<Refusal>,
+    error: Option<ServerError>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Refusal {
+struct ServerError {
     #[serde(default)]
     description: String,
 }
@@ -83,8 +83,8 @@ impl Bus {
 }
 
 fn parse(reply: &[u8]) -> anyhow::Result<Vec<StreamFault>> {
-    let Reply { data, error } = serde_json::from_slice(reply)?;
-    if let Some(Refusal { description }) = error {
+    let HealthReply { data, error } = serde_json::from_slice(reply)?;
+    if let Some(ServerError { description }) = error {
         anyhow::bail!("the server refuses the request: {description}");
     }
     let mut faults = data.errors;

@@ -15,12 +15,12 @@ const KEPT: usize = 4_096;
 /// The ring of events.
 #[derive(Debug)]
 pub struct Events {
-    ring: Mutex<Ring>,
+    ring: Mutex<EventRing>,
     newest: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
-struct Ring {
+struct EventRing {
     events: VecDeque<PlatformEvent>,
     next: u64,
 }
@@ -31,7 +31,7 @@ impl Events {
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         let first = now.0 / 1_000 * 1_000_000;
-        Self { ring: Mutex::new(Ring { events: VecDeque::new(), next: first }), newest: watch::Sender::new(first.saturating_sub(1)) }
+        Self { ring: Mutex::new(EventRing { events: VecDeque::new(), next: first }), newest: watch::Sender::new(first.saturating_sub(1)) }
     }
 
     /// Records that `kind` happened to `function`.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::text::{cut, positive, range};
-use super::{PatternSyntax, Piece, Shape, larger};
+use super::{PatternShape, PatternSyntax, Piece, larger};
 use crate::hash::{GOLDEN_RATIO, splitmix64};
 use crate::time::Span;
 use crate::workload::Rate;
@@ -18,7 +18,7 @@ pub struct Bursty {
     length: Duration,
 }
 
-impl Shape for Bursty {
+impl PatternShape for Bursty {
     const FORM: PatternSyntax = PatternSyntax {
         kind: "bursty",
         grammar: "bursty:BASE..BURST/PERIOD/LENGTH",

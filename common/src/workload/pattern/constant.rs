@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use super::{PatternSyntax, Piece, Shape};
+use super::{PatternShape, PatternSyntax, Piece};
 use crate::workload::Rate;
 
 /// The same rate throughout.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Constant(pub Rate);
 
-impl Shape for Constant {
+impl PatternShape for Constant {
     const FORM: PatternSyntax =
         PatternSyntax { kind: "constant", grammar: "constant:RATE", example: "constant:50", meaning: "the same rate throughout" };
 

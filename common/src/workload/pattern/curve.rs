@@ -6,54 +6,54 @@ pub(in crate::workload) struct Piece {
     pub start: f64,
     /// End; infinite if the formula holds for ever.
     pub end: f64,
-    pub curve: Curve,
+    pub curve: RateCurve,
 }
 
 impl Piece {
     /// `rate` requests/s from `start` to `end`.
     pub fn flat(start: f64, end: f64, rate: f64) -> Self {
-        Self { start, end, curve: Curve::Flat(rate) }
+        Self { start, end, curve: RateCurve::Flat(rate) }
     }
 }
 
 /// Rate as a formula of time.
-pub(in crate::workload) enum Curve {
+pub(in crate::workload) enum RateCurve {
     Flat(f64),
     Line { from: f64, slope: f64 },
     Wave { low: f64, high: f64, period: f64 },
 }
 
-impl Curve {
+impl RateCurve {
     /// Rate at `at` in a piece that starts at `start`.
     pub fn rate(&self, at: f64, start: f64) -> f64 {
         match *self {
-            Curve::Flat(rate) => rate,
-            Curve::Line { from, slope } => from + slope * (at - start),
-            Curve::Wave { low, high, period } => low + (high - low) * (1.0 - (std::f64::consts::TAU * (at / period)).cos()) / 2.0,
+            RateCurve::Flat(rate) => rate,
+            RateCurve::Line { from, slope } => from + slope * (at - start),
+            RateCurve::Wave { low, high, period } => low + (high - low) * (1.0 - (std::f64::consts::TAU * (at / period)).cos()) / 2.0,
         }
     }
 
     /// The integral of the rate from `from` to `to`.
     pub fn area(&self, from: f64, to: f64, start: f64) -> f64 {
         match *self {
-            Curve::Flat(0.0) => 0.0,
-            Curve::Flat(rate) => rate * (to - from),
-            Curve::Line { .. } => (self.rate(from, start) + self.rate(to, start)) / 2.0 * (to - from),
+            RateCurve::Flat(0.0) => 0.0,
+            RateCurve::Flat(rate) => rate * (to - from),
+            RateCurve::Line { .. } => (self.rate(from, start) + self.rate(to, start)) / 2.0 * (to - from),
             // A wave has no end, and its rate is not zero throughout.
-            Curve::Wave { .. } => f64::INFINITY,
+            RateCurve::Wave { .. } => f64::INFINITY,
         }
     }
 
     /// Time at which the integral from `from` reaches `area`, which must be within the piece.
     pub fn invert(&self, from: f64, area: f64, start: f64) -> f64 {
         match *self {
-            Curve::Flat(rate) => from + area / rate.max(f64::MIN_POSITIVE),
-            Curve::Line { slope, .. } => {
+            RateCurve::Flat(rate) => from + area / rate.max(f64::MIN_POSITIVE),
+            RateCurve::Line { slope, .. } => {
                 let rate = self.rate(from, start);
                 let root = (rate * rate + 2.0 * slope * area).max(0.0).sqrt();
                 if rate + root > 0.0 { from + 2.0 * area / (rate + root) } else { from }
             }
-            Curve::Wave { low, high, period } => invert_wave(from, area, low, high, period),
+            RateCurve::Wave { low, high, period } => invert_wave(from, area, low, high, period),
         }
     }
 }

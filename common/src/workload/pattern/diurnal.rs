@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::text::{cut, positive, range};
-use super::{Curve, PatternSyntax, Piece, Shape, larger};
+use super::{PatternShape, PatternSyntax, Piece, RateCurve, larger};
 use crate::time::Span;
 use crate::workload::Rate;
 
@@ -16,7 +16,7 @@ pub struct Diurnal {
     period: Duration,
 }
 
-impl Shape for Diurnal {
+impl PatternShape for Diurnal {
     const FORM: PatternSyntax = PatternSyntax {
         kind: "diurnal",
         grammar: "diurnal:LOW..HIGH/PERIOD",
@@ -42,7 +42,7 @@ impl Shape for Diurnal {
     }
 
     fn piece(&self, _at: f64) -> Piece {
-        let curve = Curve::Wave { low: self.low.0, high: self.high.0, period: self.period.as_secs_f64() };
+        let curve = RateCurve::Wave { low: self.low.0, high: self.high.0, period: self.period.as_secs_f64() };
         Piece { start: 0.0, end: f64::INFINITY, curve }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::text::{cut, positive, range};
-use super::{Curve, PatternSyntax, Piece, Shape, larger};
+use super::{PatternShape, PatternSyntax, Piece, RateCurve, larger};
 use crate::time::Span;
 use crate::workload::Rate;
 
@@ -16,7 +16,7 @@ pub struct Ramp {
     over: Duration,
 }
 
-impl Shape for Ramp {
+impl PatternShape for Ramp {
     const FORM: PatternSyntax = PatternSyntax {
         kind: "ramp",
         grammar: "ramp:FROM..TO/TIME",
@@ -41,7 +41,7 @@ impl Shape for Ramp {
     fn piece(&self, at: f64) -> Piece {
         let over = self.over.as_secs_f64();
         if at < over {
-            Piece { start: 0.0, end: over, curve: Curve::Line { from: self.from.0, slope: (self.to.0 - self.from.0) / over } }
+            Piece { start: 0.0, end: over, curve: RateCurve::Line { from: self.from.0, slope: (self.to.0 - self.from.0) / over } }
         } else {
             Piece::flat(over, f64::INFINITY, self.to.0)
         }

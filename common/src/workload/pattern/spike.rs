@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::text::{cut, positive, range, time};
-use super::{PatternSyntax, Piece, Shape, larger};
+use super::{PatternShape, PatternSyntax, Piece, larger};
 use crate::time::Span;
 use crate::workload::Rate;
 
@@ -17,7 +17,7 @@ pub struct Spike {
     length: Duration,
 }
 
-impl Shape for Spike {
+impl PatternShape for Spike {
     const FORM: PatternSyntax = PatternSyntax {
         kind: "spike",
         grammar: "spike:BASE..PEAK@TIME/LENGTH",

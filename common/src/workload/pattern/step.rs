@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::text::{cut, time};
-use super::{PatternSyntax, Piece, Shape, larger};
+use super::{PatternShape, PatternSyntax, Piece, larger};
 use crate::time::Span;
 use crate::workload::Rate;
 
@@ -12,7 +12,7 @@ use crate::workload::Rate;
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepPattern(Vec<(Rate, Duration)>);
 
-impl Shape for StepPattern {
+impl PatternShape for StepPattern {
     const FORM: PatternSyntax = PatternSyntax {
         kind: "step",
         grammar: "step:RATE@TIME,RATE@TIME,...",

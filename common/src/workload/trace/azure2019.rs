@@ -80,7 +80,7 @@ enum MeasuredRow<T> {
 
 /// Durations and memory of all functions.
 struct DemandTables {
-    durations: HashMap<Key, MeasuredRow<DurationQuantiles>>,
+    durations: HashMap<FunctionKey, MeasuredRow<DurationQuantiles>>,
     memory: Option<MemoryTable>,
     /// Memory without a memory file, MiB.
     memory_mib: u32,
@@ -88,13 +88,13 @@ struct DemandTables {
 
 /// Memory of each function, or of each app; it then holds for all functions of the app.
 struct MemoryTable {
-    of: HashMap<Key, MeasuredRow<MemoryQuantiles>>,
+    of: HashMap<FunctionKey, MeasuredRow<MemoryQuantiles>>,
     by_function: bool,
 }
 
 impl DemandTables {
     /// The demand of a function; `None`, and counted, if it cannot be used.
-    fn of(&self, key: &Key, omissions: &mut Omissions) -> Option<Demand> {
+    fn of(&self, key: &FunctionKey, omissions: &mut Omissions) -> Option<Demand> {
         let duration = match self.durations.get(key) {
             Some(MeasuredRow::Values(duration)) => *duration,
             Some(MeasuredRow::Invalid(error)) => {
@@ -109,7 +109,7 @@ impl DemandTables {
         let Some(MemoryTable { of, by_function }) = &self.memory else {
             return Some(Demand::QuantilesOfDuration { duration, memory_mib: self.memory_mib });
         };
-        let of_app = (!by_function).then(|| Key { function: String::new(), ..key.clone() });
+        let of_app = (!by_function).then(|| FunctionKey { function: String::new(), ..key.clone() });
         match of.get(of_app.as_ref().unwrap_or(key)) {
             Some(MeasuredRow::Values(memory)) => Some(Demand::Quantiles { duration, memory: *memory }),
             Some(MeasuredRow::Invalid(error)) => {
@@ -126,7 +126,7 @@ impl DemandTables {
 
 /// A function as the three files identify it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
+struct FunctionKey {
     owner: String,
     app: String,
     function: String,
@@ -140,10 +140,13 @@ impl KeyColumns {
         Ok(Self([table.column(OWNER)?, table.column(APP)?, table.column(FUNCTION)?]))
     }
 
-    fn read<R: Read>(&self, table: &CsvTable<R>) -> Result<Key, TraceError> {
+    fn read<R: Read>(&self, table: &CsvTable<R>) -> Result<FunctionKey, TraceError> {
         let [owner, app, function] = self.0;
-        let key =
-            Key { owner: table.text(owner)?.to_owned(), app: table.text(app)?.to_owned(), function: table.text(function)?.to_owned() };
+        let key = FunctionKey {
+            owner: table.text(owner)?.to_owned(),
+            app: table.text(app)?.to_owned(),
+            function: table.text(function)?.to_owned(),
+        };
         if key.function.is_empty() {
             return Err(table.at_row(Some(function), "the cell is empty".to_owned()));
         }
@@ -169,7 +172,7 @@ fn read_invocations<R: Read>(
         return Err(table.at_header(format!("no minute is left after leaving out {}", keep.skip_minutes)));
     };
     omissions.missing_minutes = u64::from(minutes).saturating_sub(kept.len() as u64);
-    let mut seen: HashSet<Key> = HashSet::new();
+    let mut seen: HashSet<FunctionKey> = HashSet::new();
     let mut functions = Vec::new();
     let mut total = 0;
     while functions.len() < keep.functions && table.advance()? {
@@ -245,7 +248,7 @@ fn minute_columns<R: Read>(table: &CsvTable<R>) -> Result<Vec<(u32, usize)>, Tra
 fn read_durations<R: Read>(
     mut table: CsvTable<R>,
     omissions: &mut Omissions,
-) -> Result<HashMap<Key, MeasuredRow<DurationQuantiles>>, TraceError> {
+) -> Result<HashMap<FunctionKey, MeasuredRow<DurationQuantiles>>, TraceError> {
     let key = KeyColumns::of(&table)?;
     let columns = columns(&table, DURATIONS)?;
     let mut durations = HashMap::new();
@@ -263,13 +266,13 @@ fn read_memory<R: Read>(mut table: CsvTable<R>, omissions: &mut Omissions) -> Re
     let mut of = HashMap::new();
     while table.advance()? {
         let function = function.map_or(Ok(""), |column| table.text(column))?.to_owned();
-        let key = Key { owner: table.text(owner)?.to_owned(), app: table.text(app)?.to_owned(), function };
+        let key = FunctionKey { owner: table.text(owner)?.to_owned(), app: table.text(app)?.to_owned(), function };
         first_stands(&mut of, key, measured(&table, columns, MemoryQuantiles::new)?, omissions);
     }
     Ok(MemoryTable { of, by_function: function.is_some() })
 }
 
-fn first_stands<T>(rows: &mut HashMap<Key, T>, key: Key, row: T, omissions: &mut Omissions) {
+fn first_stands<T>(rows: &mut HashMap<FunctionKey, T>, key: FunctionKey, row: T, omissions: &mut Omissions) {
     match rows.entry(key) {
         Entry::Occupied(_) => omissions.repeated_rows += 1,
         Entry::Vacant(place) => {

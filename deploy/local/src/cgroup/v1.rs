@@ -1,4 +1,4 @@
-//! Version 1: a hierarchy for each controller.
+//! CgroupVersion 1: a hierarchy for each controller.
 
 use std::fs;
 use std::io;
@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use qscale_common::units::Mebibytes;
 
 use super::files::Mount;
-use super::{Folders, LimitError, ResourceUsage, Version, files, remove_tree};
+use super::{CgroupVersion, Folders, LimitError, ResourceUsage, files, remove_tree};
 
 /// Creates the folder `name` below the platform's own cgroup in each hierarchy and checks that limits can be written there.
 pub fn make_base(mounts: &[Mount], name: &Path) -> Result<Folders, String> {
     let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("cannot read /proc/self/cgroup: {error}"))?;
     let place = |controller| own_folder(mounts, &own, controller).map(|folder| folder.join(name));
-    let folders = Folders { version: Version::V1, cpu: place("cpu")?, cpuacct: place("cpuacct")?, memory: place("memory")? };
+    let folders = Folders { version: CgroupVersion::V1, cpu: place("cpu")?, cpuacct: place("cpuacct")?, memory: place("memory")? };
     let made = folders.distinct().into_iter().try_for_each(|folder| files::make_folder(folder)).and_then(|()| try_limits(&folders));
     made.map_err(|error| {
         for folder in folders.distinct() {

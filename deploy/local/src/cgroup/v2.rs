@@ -1,4 +1,4 @@
-//! Version 2: one hierarchy. A group that enables controllers for its children must not hold processes itself.
+//! CgroupVersion 2: one hierarchy. A group that enables controllers for its children must not hold processes itself.
 
 use std::fs;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use qscale_common::units::Mebibytes;
 
-use super::{Folders, LimitError, ResourceUsage, Version, files, remove_tree};
+use super::{CgroupVersion, Folders, LimitError, ResourceUsage, files, remove_tree};
 
 /// Group for processes that would prevent their own group from enabling controllers for its children.
 const LEAF: &str = "qscale-host";
@@ -20,7 +20,7 @@ pub fn make_base(mount: &Path, name: &Path) -> Result<Folders, String> {
     let mut reason = String::from("no cgroup is above the platform's own");
     for parent in mount.join(own).ancestors().take_while(|folder| folder.starts_with(mount)) {
         match make_below(parent, name, parent == mount) {
-            Ok(folder) => return Ok(Folders { version: Version::V2, cpu: folder.clone(), cpuacct: folder.clone(), memory: folder }),
+            Ok(folder) => return Ok(Folders { version: CgroupVersion::V2, cpu: folder.clone(), cpuacct: folder.clone(), memory: folder }),
             Err(error) => reason = format!("{}: {error}", parent.display()),
         }
     }

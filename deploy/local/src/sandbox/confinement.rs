@@ -83,13 +83,13 @@ impl Confinement {
 /// Gives up every capability of the calling process, as an unprivileged platform may have some.
 fn drop_capabilities() -> io::Result<()> {
     #[repr(C)]
-    struct Header {
+    struct CapabilityHeader {
         version: u32,
         pid: libc::c_int,
     }
     /// `_LINUX_CAPABILITY_VERSION_3`, with two sets of three masks of 32 bits.
     const VERSION: u32 = 0x2008_0522;
-    let (header, none) = (Header { version: VERSION, pid: 0 }, [0_u32; 6]);
+    let (header, none) = (CapabilityHeader { version: VERSION, pid: 0 }, [0_u32; 6]);
     // SAFETY: the pointers are to locals of the size that this version has, and outlive the call.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) })
 }

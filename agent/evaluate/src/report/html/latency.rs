@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::report::escape::escape;
-use crate::report::plot::{Frame, Scale};
+use crate::report::plot::{AxisScale, Frame};
 use crate::results::{Latencies, Results};
 
 /// Distribution over all cells, for each of `featured`.
@@ -20,8 +20,8 @@ pub(super) fn figure(results: &Results, featured: &[usize]) -> String {
     let frame = Frame {
         width: 900.0,
         height: 380.0,
-        x: Scale::decades(bounds().collect::<Vec<_>>().into_iter()),
-        y: Scale { from: 0.0, to: 100.0, logarithmic: false },
+        x: AxisScale::decades(bounds().collect::<Vec<_>>().into_iter()),
+        y: AxisScale { from: 0.0, to: 100.0, logarithmic: false },
         x_label: "latency, ms (logarithmic)".into(),
         y_label: "requests completed within it, %".into(),
     };

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::super::number::{range, shown};
 use crate::report::escape::escape;
-use crate::report::plot::{Frame, Scale};
+use crate::report::plot::{AxisScale, Frame};
 use crate::results::{CompetitorVariant, Measure, Results};
 use crate::statistics::{Estimate, Summary, SummaryLine, SummaryPart};
 
@@ -18,7 +18,7 @@ const HOURS: f64 = 1000.0;
 pub(super) fn figure(results: &Results, summary: &Summary, part: &SummaryPart, title: &str, note: &str) -> String {
     let frame = frame(results, part, 900.0, 460.0);
     let mut within = tried(results, &frame);
-    within.push_str(&marks(results, summary, part, &frame, Labelled::Front));
+    within.push_str(&marks(results, summary, part, &frame, LabelledMarks::Front));
     let svg = frame.svg(title, &format!("{} The table above holds the numbers.", described(results, part)), &within);
     format!(
         "<figure><div class=\"wide plot\">{svg}</div>\n<p class=\"legend\"><span>\u{25cf} tuned</span> <span>\u{25cb} default</span> <span>\u{25c6} bound</span> \
@@ -34,7 +34,7 @@ pub(super) fn panel(results: &Results, summary: &Summary, part: &SummaryPart) ->
     let svg = frame.svg(
         &format!("Cost against violations, {}", part.scope),
         &described(results, part),
-        &marks(results, summary, part, &frame, Labelled::Numbers),
+        &marks(results, summary, part, &frame, LabelledMarks::Numbers),
     );
     format!("<figure><figcaption>{}</figcaption>{svg}</figure>\n", escape(part.scope.name()))
 }
@@ -53,13 +53,13 @@ pub(super) fn file(results: &Results, summary: &Summary, part: &SummaryPart) -> 
     part.lines.retain(|line| !any_tuned || results.competitors[line.competitor].variant != CompetitorVariant::Default);
     let frame = frame(results, &part, 900.0, 420.0);
     let title = if any_tuned { "Cost against violations of the tuned policies" } else { "Cost against violations" };
-    let svg = frame.svg(title, &described(results, &part), &marks(results, summary, &part, &frame, Labelled::All));
+    let svg = frame.svg(title, &described(results, &part), &marks(results, summary, &part, &frame, LabelledMarks::All));
     svg.replacen("<svg ", "<svg xmlns=\"http://www.w3.org/2000/svg\" ", 1).replacen("<title>", &format!("<style>{STYLE}</style><title>"), 1)
 }
 
 /// Marks that have a name next to them; the others have the number of their policy.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Labelled {
+enum LabelledMarks {
     All,
     Front,
     Numbers,
@@ -73,8 +73,8 @@ fn frame(results: &Results, part: &SummaryPart, width: f64, height: f64) -> Fram
     Frame {
         width,
         height,
-        x: Scale::linear(points(part).map(|(_, cost, _)| cost.iqm_interval.high * HOURS)),
-        y: Scale::linear(points(part).map(|(_, _, violated)| violated.iqm_interval.high * 100.0)),
+        x: AxisScale::linear(points(part).map(|(_, cost, _)| cost.iqm_interval.high * HOURS)),
+        y: AxisScale::linear(points(part).map(|(_, _, violated)| violated.iqm_interval.high * 100.0)),
         x_label: format!("cost, {} per {HOURS} hours", results.settings.currency),
         y_label: "violated intervals, %".into(),
     }
@@ -109,10 +109,10 @@ fn tried(results: &Results, frame: &Frame) -> String {
     out
 }
 
-fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame, labelled: Labelled) -> String {
+fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame, labelled: LabelledMarks) -> String {
     let place = |cost: f64, violated: f64| (frame.at_x(cost * HOURS), frame.at_y(violated * 100.0));
     let mut out = front(part, &place);
-    let mut labels = Labels { taken: Vec::new(), right: frame.width, bottom: frame.at_y(frame.y.from), out: String::new() };
+    let mut labels = PlacedLabels { taken: Vec::new(), right: frame.width, bottom: frame.at_y(frame.y.from), out: String::new() };
     for (_, cost, violated) in points(part) {
         let (x, y) = place(cost.iqm, violated.iqm);
         labels.taken.push((x - 5.0, y - 5.0, x + 5.0, y + 5.0));
@@ -140,7 +140,7 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
         let shape = if !competitor.variant.competes() {
             format!("<path d=\"M{x:.1} {:.1}l5 5l-5 5l-5 -5z\"/>", y - 5.0)
         } else {
-            format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{}\"/>", if labelled == Labelled::Numbers { 3.5 } else { 4.5 })
+            format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{}\"/>", if labelled == LabelledMarks::Numbers { 3.5 } else { 4.5 })
         };
         let _ = writeln!(
             out,
@@ -149,11 +149,11 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
         );
         let number = (line.competitor + 1).to_string();
         match labelled {
-            Labelled::All => labels.add(x, y, &competitor.name, true),
-            Labelled::Front if line.pareto || reference || !competitor.variant.competes() => {
+            LabelledMarks::All => labels.add(x, y, &competitor.name, true),
+            LabelledMarks::Front if line.pareto || reference || !competitor.variant.competes() => {
                 labels.add(x, y, &format!("{number} {}", competitor.label()), true);
             }
-            Labelled::Front | Labelled::Numbers => labels.add(x, y, &number, false),
+            LabelledMarks::Front | LabelledMarks::Numbers => labels.add(x, y, &number, false),
         }
     }
     out + &labels.out
@@ -171,14 +171,14 @@ fn front(part: &SummaryPart, place: &dyn Fn(f64, f64) -> (f64, f64)) -> String {
 }
 
 /// Labels placed clear of marks and of each other, if possible.
-struct Labels {
+struct PlacedLabels {
     taken: Vec<(f64, f64, f64, f64)>,
     right: f64,
     bottom: f64,
     out: String,
 }
 
-impl Labels {
+impl PlacedLabels {
     fn add(&mut self, x: f64, y: f64, text: &str, named: bool) {
         let width = text.chars().count() as f64 * if named { 6.8 } else { 6.2 };
         let places = [

@@ -85,7 +85,7 @@ proptest! {
     #[test]
     fn a_resample_of_counts_is_a_resample_of_values(values in prop::collection::vec(-5i32..5, 1..30), seed in any::<u64>()) {
         let sample = sample(&values.iter().map(|value| f64::from(*value)).collect::<Vec<_>>());
-        let pool = Pool::new(std::slice::from_ref(&sample)).expect("values");
+        let pool = RankedValues::new(std::slice::from_ref(&sample)).expect("values");
         let mut counts = vec![0; pool.values.len()];
         pool.resample(&mut counts, &mut Xoshiro256PlusPlus::seed_from_u64(seed));
         let mut draws = Xoshiro256PlusPlus::seed_from_u64(seed);

@@ -60,13 +60,13 @@ fn pending(pod: Pod) -> Pod {
 
 #[track_caller]
 fn cpu(name: &str, current: u32, target: u32, pods: &[Pod], expected: Result<(u32, i64), CalculatorError>) {
-    let got = calculator().utilization(current, target, Kind::Cpu, pods, NOW);
+    let got = calculator().utilization(current, target, HpaMetricKind::Cpu, pods, NOW);
     assert_eq!(got.map(|proposal| (proposal.replicas, proposal.measured)), expected, "{name}");
 }
 
 #[track_caller]
 fn average(name: &str, current: u32, target: i64, pods: &[Pod], expected: (u32, i64)) {
-    let got = calculator().average(current, target, Kind::Other, pods, NOW).expect(name);
+    let got = calculator().average(current, target, HpaMetricKind::Other, pods, NOW).expect(name);
     assert_eq!((got.replicas, got.measured), expected, "{name}");
 }
 
@@ -132,7 +132,7 @@ fn resource_tolerance() {
     };
     cpu("within", 3, 100, &with([1010, 1030, 1020]), Ok((3, 102)));
     let check = |name: &str, tolerance, pods: &[Pod], expected| {
-        let got = Calculator { tolerance, ..calculator() }.utilization(3, 100, Kind::Cpu, pods, NOW).expect(name);
+        let got = Calculator { tolerance, ..calculator() }.utilization(3, 100, HpaMetricKind::Cpu, pods, NOW).expect(name);
         assert_eq!((got.replicas, got.measured), expected, "{name}");
     };
     check("above the one for up", Tolerance { up: 0.08, down: 0.1 }, &with([1100, 1080, 1090]), (4, 109));
@@ -161,8 +161,8 @@ fn pod_metric() {
     average("one pod", 1, 4400, &of(&[8600]), (2, 8600));
     average("missing, scale down", 4, 10_000, &[pod(1000), pod(1000), missing(), missing()], (3, 1000));
     average("missing, scale up", 2, 10_000, &[pod(19_000), missing()], (2, 19_000));
-    assert_eq!(calculator().average(1, 1, Kind::Other, &[], NOW), Err(CalculatorError::NoPods));
-    assert_eq!(calculator().average(1, 1, Kind::Other, &[missing()], NOW), Err(CalculatorError::NoReadyMetrics));
+    assert_eq!(calculator().average(1, 1, HpaMetricKind::Other, &[], NOW), Err(CalculatorError::NoPods));
+    assert_eq!(calculator().average(1, 1, HpaMetricKind::Other, &[missing()], NOW), Err(CalculatorError::NoReadyMetrics));
 }
 
 #[test]
@@ -220,22 +220,27 @@ fn group_pods() {
         ..pod(1)
     };
     let (second, zero) = (Duration::from_secs(1), Duration::ZERO);
-    check("memory of a pod that succeeded", Pod { phase: PodPhase::Succeeded, ready: None, ..pod(1) }, Kind::Other, "ready");
-    check("no ready condition", Pod { ready: None, ..pod(1) }, Kind::Cpu, "unready");
-    check("no start", Pod { started: None, ..pod(1) }, Kind::Cpu, "unready");
-    check("fresh metrics during initialization", aged(MINUTE, true, 30 * second, zero, 30 * second), Kind::Cpu, "ready");
-    check("metrics from before it was ready", aged(MINUTE, true, 30 * second, zero, MINUTE), Kind::Cpu, "unready");
-    check("unready during initialization", aged(MINUTE, false, 30 * second, zero, 30 * second), Kind::Cpu, "unready");
-    check("unready after initialization, once ready", aged(10 * MINUTE, false, 9 * MINUTE, zero, second), Kind::Cpu, "ready");
-    check("unready after initialization, never ready", aged(10 * MINUTE, false, 10 * MINUTE - second, zero, second), Kind::Cpu, "unready");
-    check("memory of a pod that starts", aged(MINUTE, false, 30 * second, zero, MINUTE), Kind::Other, "ready");
-    check("missing", missing(), Kind::Cpu, "missing");
-    check("pending", pending(pod(1)), Kind::Cpu, "unready");
-    check("pending without metrics", Pod { metric: None, ..pending(pod(1)) }, Kind::Other, "unready");
-    check("failed", failed(pod(1)), Kind::Cpu, "ignored");
-    check("deleted", deleted(pod(1)), Kind::Cpu, "ignored");
-    check("deleted while pending", Pod { deleted: true, ..pending(pod(1)) }, Kind::Cpu, "ignored");
-    assert_eq!(calculator().group(&[], Kind::Cpu, NOW), Groups::default());
+    check("memory of a pod that succeeded", Pod { phase: PodPhase::Succeeded, ready: None, ..pod(1) }, HpaMetricKind::Other, "ready");
+    check("no ready condition", Pod { ready: None, ..pod(1) }, HpaMetricKind::Cpu, "unready");
+    check("no start", Pod { started: None, ..pod(1) }, HpaMetricKind::Cpu, "unready");
+    check("fresh metrics during initialization", aged(MINUTE, true, 30 * second, zero, 30 * second), HpaMetricKind::Cpu, "ready");
+    check("metrics from before it was ready", aged(MINUTE, true, 30 * second, zero, MINUTE), HpaMetricKind::Cpu, "unready");
+    check("unready during initialization", aged(MINUTE, false, 30 * second, zero, 30 * second), HpaMetricKind::Cpu, "unready");
+    check("unready after initialization, once ready", aged(10 * MINUTE, false, 9 * MINUTE, zero, second), HpaMetricKind::Cpu, "ready");
+    check(
+        "unready after initialization, never ready",
+        aged(10 * MINUTE, false, 10 * MINUTE - second, zero, second),
+        HpaMetricKind::Cpu,
+        "unready",
+    );
+    check("memory of a pod that starts", aged(MINUTE, false, 30 * second, zero, MINUTE), HpaMetricKind::Other, "ready");
+    check("missing", missing(), HpaMetricKind::Cpu, "missing");
+    check("pending", pending(pod(1)), HpaMetricKind::Cpu, "unready");
+    check("pending without metrics", Pod { metric: None, ..pending(pod(1)) }, HpaMetricKind::Other, "unready");
+    check("failed", failed(pod(1)), HpaMetricKind::Cpu, "ignored");
+    check("deleted", deleted(pod(1)), HpaMetricKind::Cpu, "ignored");
+    check("deleted while pending", Pod { deleted: true, ..pending(pod(1)) }, HpaMetricKind::Cpu, "ignored");
+    assert_eq!(calculator().group(&[], HpaMetricKind::Cpu, NOW), Groups::default());
 }
 
 #[test]
