@@ -5,9 +5,9 @@
     tests/faults.py --functions 200 --fault killed --fault disk  only faults whose name contains "killed" or "disk"
 
 The system has recovered when its agent decides for all functions again and does so for three ticks, by the outcomes that the
-actuator counts. The table shows how long this took from the end of the fault, and which checks of readiness failed meanwhile. Fails if the system does not recover within three
-minutes, or if an allocation leaves the bounds of its policy. A full disk needs root: the state folder is then a small tmpfs.
-`make build` builds what this runs.
+actuator counts. The table shows how long this took from the end of the fault, 0 if no tick was missed, and which checks of
+readiness failed meanwhile. Fails if the system does not recover within three minutes, or if an allocation leaves the bounds
+of its policy. A full disk needs root: the state folder is then a small tmpfs. `make build` builds what this runs.
 """
 
 import argparse
