@@ -46,6 +46,8 @@ pub struct EvaluationRequest {
     pub command: String,
     /// Whether tuned policies are reported in addition to the defaults.
     pub tune: bool,
+    /// Whether the defaults of tuned policies are left out.
+    pub tuned_alone: bool,
     /// Whether this is the suite's quick version.
     pub quick: bool,
 }
@@ -118,6 +120,14 @@ impl SuiteEvaluation {
         }
         let cells = every.evaluation_cells();
         Self::new(suite, [cells.clone(), cells], asked, None)
+    }
+
+    /// The evaluation of `cells` of the test part and of the validation part, which are equal in number and order.
+    ///
+    /// # Errors
+    /// If no cell is left.
+    pub fn of_cells(suite: Suite, cells: [Vec<EvaluationCell>; 2], asked: EvaluationRequest) -> Result<Self, EvaluateError> {
+        Self::new(suite, cells, asked, None)
     }
 
     /// The evaluation of a trace, with cells made from `suite`.

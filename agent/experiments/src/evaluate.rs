@@ -151,7 +151,7 @@ impl SuiteRun {
     /// When the trace cannot be read, or no cell is left.
     pub fn prepare(self, options: EvaluateOptions, note: impl FnOnce(&str)) -> anyhow::Result<PreparedEvaluation> {
         let Self { suite, trace, quick, policies, .. } = self;
-        let request = EvaluationRequest { command: options.command.clone(), tune: options.tune, quick };
+        let request = EvaluationRequest { command: options.command.clone(), tune: options.tune, quick, ..EvaluationRequest::default() };
         let evaluation = match trace {
             Some(selection) if suite.trace.is_some() => {
                 let trace = selection.read(&suite, note)?;

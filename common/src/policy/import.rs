@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::{Bounds, Range, ScalingPolicy, WorkloadId, WorkloadKind};
@@ -32,6 +32,8 @@ const BYTES_PER_MIB: f64 = 1_048_576.0;
 pub struct ImportedPolicy {
     /// The policy; its mode is `recommend`.
     pub policy: ScalingPolicy,
+    /// Parameters of its agent that have the meaning of fields of the objects; an agent gets them when it is started.
+    pub params: Value,
     /// The objects that it replaces, as `Kind namespace/name`.
     pub from: Vec<String>,
     /// Differences, for people.
@@ -135,6 +137,7 @@ struct Autoscalers {
     memory: Option<Range<Mebibytes>>,
     horizontal: Option<&'static str>,
     vertical: bool,
+    params: Map<String, Value>,
     notes: Vec<String>,
 }
 
@@ -161,6 +164,9 @@ impl Autoscalers {
         let cpu = metrics.iter().find(is_cpu).map(|metric| &metric["resource"]["target"]);
         let utilization = cpu.filter(|target| text(target, "type") == Some("Utilization")).map(|target| &target["averageUtilization"]);
         let utilization = spec["targetCPUUtilizationPercentage"].as_u64().or(utilization.and_then(Value::as_u64));
+        if let Some(target) = utilization {
+            self.params.insert("cpu_utilization".to_owned(), json!(target));
+        }
         let default = format!("the agent has one of {DEFAULT_CPU_TARGET} % of the CPU request");
         match (utilization, cpu) {
             (Some(DEFAULT_CPU_TARGET), _) => {}
@@ -176,6 +182,7 @@ impl Autoscalers {
             self.notes.push(format!("its metric of type {} is not imported", text(metric, "type").unwrap_or("?")));
         }
         if !spec["behavior"].is_null() {
+            self.params.insert("behavior".to_owned(), behavior(&spec["behavior"]));
             self.notes.push("its behavior is not imported; the agent hpa-behavior has a parameter of this name".to_owned());
         }
         self.note_other_fields(
@@ -194,6 +201,7 @@ impl Autoscalers {
         }
         for (field, parameter, unit) in KEDA_PARAMETERS {
             if let Some(value) = spec[field].as_u64() {
+                self.params.insert(parameter.to_owned(), if unit.is_empty() { json!(value) } else { json!(format!("{value}{unit}")) });
                 self.notes.push(format!("its {field} is {value}; start the agent with {parameter} = {value}{unit}"));
             }
         }
@@ -292,8 +300,33 @@ impl Autoscalers {
         for (field, _) in missing.iter().filter(|(_, missing)| *missing) {
             notes.push(format!("bounds.{field} is the default, which the present value must be in"));
         }
-        ImportedPolicy { policy, from: self.from, notes }
+        let params = if agent == "hpa-vpa" { json!({ "hpa": self.params }) } else { Value::Object(self.params) };
+        ImportedPolicy { policy, params, from: self.from, notes }
     }
+}
+
+/// The field `behavior` of a HorizontalPodAutoscaler as a parameter of the agents `hpa` and `hpa-behavior`. A field that is absent there is absent here.
+fn behavior(behavior: &Value) -> Value {
+    let seconds = |value: &Value| value.as_u64().map(|seconds| json!(format!("{seconds}s")));
+    let word = |value: &Value| value.as_str().map(|text| json!(text.to_ascii_lowercase()));
+    let fields = |fields: Vec<(&str, Option<Value>)>| -> Value {
+        fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect::<Map<_, _>>().into()
+    };
+    let limit = |policy: &Value| {
+        let value = policy["value"].as_u64().map(|value| json!(value));
+        fields(vec![("kind", word(&policy["type"])), ("value", value), ("period", seconds(&policy["periodSeconds"]))])
+    };
+    let rules = |name: &str| {
+        let rules = &behavior[name];
+        rules.is_object().then(|| {
+            fields(vec![
+                ("stabilization_window", seconds(&rules["stabilizationWindowSeconds"])),
+                ("select_policy", word(&rules["selectPolicy"])),
+                ("policies", rules["policies"].as_array().map(|policies| policies.iter().map(limit).collect())),
+            ])
+        })
+    };
+    fields(vec![("scale_up", rules("scaleUp")), ("scale_down", rules("scaleDown"))])
 }
 
 /// The quantity of `resource` in `bound` of a container policy, a number or text, in cores or bytes; `None` for 0, which is no bound.
@@ -356,8 +389,9 @@ mod tests {
         let list =
             json!({ "kind": "List", "items": [autoscaler("HorizontalPodAutoscaler", hpa), autoscaler("VerticalPodAutoscaler", vpa)] });
         let imported = import(&[list]).expect("valid");
-        let [ImportedPolicy { policy, from, notes }] = imported.as_slice() else { panic!("{imported:?}") };
+        let [ImportedPolicy { policy, params, from, notes }] = imported.as_slice() else { panic!("{imported:?}") };
         assert_eq!(policy.function().to_string(), "prod/fib");
+        assert_eq!(*params, json!({ "hpa": { "cpu_utilization": 60 } }));
         assert_eq!((policy.agent.as_str(), policy.workload.kind), ("hpa-vpa", WorkloadKind::Deployment));
         assert_eq!((policy.bounds.replicas.min(), policy.bounds.replicas.max()), (Replicas(2), Replicas(7)));
         assert_eq!((policy.bounds.cpu_millicores.min(), policy.bounds.cpu_millicores.max()), (Millicores(50), Millicores(2000)));
@@ -421,6 +455,18 @@ mod tests {
         let imported = import(&[paused]).expect("valid");
         assert_eq!(imported[0].notes[0], "its autoscaling.keda.sh/paused = \"true\" is not imported");
         assert!(!imported[0].notes.iter().any(|note| note.contains("owner")));
+    }
+
+    #[test]
+    fn fields_with_the_meaning_of_parameters_become_parameters() {
+        let down = json!({ "stabilizationWindowSeconds": 60, "selectPolicy": "Min", "policies": [{ "type": "Percent", "value": 50, "periodSeconds": 30 }] });
+        let spec = json!({ "scaleTargetRef": target("fib"), "maxReplicas": 7, "targetCPUUtilizationPercentage": 40, "behavior": { "scaleDown": down } });
+        let imported = import(&[autoscaler("HorizontalPodAutoscaler", spec)]).expect("valid");
+        let rules = json!({ "stabilization_window": "60s", "select_policy": "min", "policies": [{ "kind": "percent", "value": 50, "period": "30s" }] });
+        assert_eq!(imported[0].params, json!({ "cpu_utilization": 40, "behavior": { "scale_down": rules } }));
+        let spec = json!({ "scaleTargetRef": { "name": "fib" }, "cooldownPeriod": 60, "idleReplicaCount": 0 });
+        let imported = import(&[autoscaler("ScaledObject", spec)]).expect("valid");
+        assert_eq!(imported[0].params, json!({ "cooldown_period": "60s", "idle_replicas": 0 }));
     }
 
     #[test]

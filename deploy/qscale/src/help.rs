@@ -9,7 +9,7 @@ use clap::builder::styling::Styles;
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Run", &["up", "function", "platform", "agent", "bus"]),
     ("Operate", &["policy", "import", "model", "key", "finetune", "freeze", "unfreeze", "restore", "doctor"]),
-    ("Understand", &["watch", "changes", "why", "replay", "compare"]),
+    ("Understand", &["watch", "changes", "why", "replay", "compare", "assess"]),
     ("Experiment", &["evaluate", "train", "ablate", "reproduce", "profile", "validate"]),
     ("Other", &["completions", "help"]),
 ];

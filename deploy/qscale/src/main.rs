@@ -3,6 +3,7 @@
 #![deny(clippy::print_stderr)]
 
 mod agent;
+mod assess;
 mod author;
 mod bus;
 mod changes;
@@ -63,6 +64,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Estimate violations and cost of another policy by simulating it over recorded arrivals
     Compare(compare::CompareArgs),
+    /// Estimate from a history what Qscale and other autoscalers would have cost and violated, before anything is installed
+    Assess(Box<assess::AssessArgs>),
     /// Apply, show and delete ScalingPolicies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -153,6 +156,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Changes(arguments) => changes::run(locate, arguments).await?,
         Command::Why(arguments) => why::run(locate, arguments).await?,
         Command::Replay(arguments) => return replay::run(locate, arguments).await,
+        Command::Assess(arguments) => return assess::run(locate, *arguments).await,
         Command::Compare(arguments) => return compare::run(locate, arguments).await,
         Command::Policy(command) => policy::run(locate, command).await?,
         Command::Import(arguments) => import::run(&arguments)?,

@@ -5,6 +5,7 @@ mod documents;
 mod exposition;
 mod gateway;
 mod guard;
+mod histories;
 mod input;
 mod messages;
 mod models;
@@ -17,6 +18,7 @@ pub use documents::{functions, policies, profiles, suites};
 pub use exposition::exposition;
 pub use gateway::gateway;
 pub use guard::guard;
+pub use histories::histories;
 pub use messages::messages;
 pub use models::models;
 pub use protobuf::protobuf;
@@ -28,11 +30,12 @@ pub use workload::{patterns, traces};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("exposition", exposition),
     ("functions", functions),
     ("gateway", gateway),
     ("guard", guard),
+    ("histories", histories),
     ("messages", messages),
     ("models", models),
     ("patterns", patterns),

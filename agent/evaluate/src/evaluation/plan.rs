@@ -67,7 +67,9 @@ impl SuiteEvaluation {
                 add(CompetitorVariant::of(knowledge), if found.is_empty() { default } else { found })?;
                 continue;
             }
-            add(CompetitorVariant::Default, default)?;
+            if found.is_empty() || !self.asked.tuned_alone {
+                add(CompetitorVariant::Default, default)?;
+            }
             if !found.is_empty() {
                 add(CompetitorVariant::Tuned, found)?;
             }
