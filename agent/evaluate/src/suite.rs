@@ -9,8 +9,9 @@ mod trace;
 
 use qscale_common::document::{self, DocumentError, Format};
 use qscale_common::name::Name;
-use qscale_common::policy::{Guardrails, Prices, RewardWeights, Share};
+use qscale_common::policy::{Guardrails, Prices, Range, RewardWeights, Share};
 use qscale_common::time::{Span, TickLength};
+use qscale_common::units::{Mebibytes, Millicores};
 use qscale_common::workload::{Gaps, Pattern};
 use qscale_sim::Perturbation;
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,19 @@ pub struct PerturbationEntry {
     /// Share of the durations of a trace that is CPU time, instead of the suite's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_share: Option<Share>,
+    /// Whether the CPU and memory of the functions of a trace are scaled, too, and how far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vertical: Option<VerticalScaling>,
+}
+
+/// Vertical scaling of the functions of a trace, which otherwise keep their CPU and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerticalScaling {
+    /// Bounds of the CPU of a replica, instead of the suite's.
+    pub cpu_millicores: Range<Millicores>,
+    /// Least memory of a replica, MiB; the most is room for the greatest usage of the function.
+    pub least_memory_mib: Mebibytes,
 }
 
 /// Combinations of the named functions, workloads and perturbations; an empty list stands for all of its kind.
@@ -223,7 +237,7 @@ fn default_reversal() -> Span {
 
 fn default_perturbations() -> Vec<PerturbationEntry> {
     let name = Name::new(PerturbationEntry::NONE).expect("a DNS label");
-    vec![PerturbationEntry { name, perturbation: Perturbation::default(), cpu_share: None }]
+    vec![PerturbationEntry { name, perturbation: Perturbation::default(), cpu_share: None, vertical: None }]
 }
 
 impl PerturbationEntry {

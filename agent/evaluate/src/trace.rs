@@ -204,7 +204,8 @@ impl TraceSource<'_> {
         if most >= 1.0 {
             return (numbers.collect(), Vec::new());
         }
-        let calm = PerturbationEntry { name: self.suite.name.clone(), perturbation: Perturbation::default(), cpu_share: None };
+        let calm =
+            PerturbationEntry { name: self.suite.name.clone(), perturbation: Perturbation::default(), cpu_share: None, vertical: None };
         let span = measurement(self.suite, self.entry, part);
         numbers.partition(|number| attainable::least_violated(&self.function(*number, part, &calm), span).is_none_or(|share| share <= most))
     }
@@ -244,11 +245,14 @@ impl TraceSource<'_> {
         let latency = Span(longest + entry.slack.0.max(longest.mul_f64(entry.slack_share)));
         let latency = LatencyBound::try_from(latency.clamp(Span::millis(1), Span::seconds(3600))).expect("within its range");
         let objective = Objective { percentile: entry.percentile, latency, failure_share: entry.failure_share };
-        // Memory is not compared: each function has room for its greatest usage.
+        // Each function starts with room for its greatest usage.
         let margin = suite.guard.working_set_margin.get() * ROOM;
         let room = Mebibytes((f64::from(function.most_mib) * margin).ceil() as u32).max(entry.start.memory_mib);
         let start = entry.bounds.clamp(Allocation { memory_mib: room, ..entry.start });
-        let memory_mib = Range::new(start.memory_mib, start.memory_mib).unwrap_or(entry.bounds.memory_mib);
+        let least_mib = perturbation.vertical.map_or(start.memory_mib, |vertical| vertical.least_memory_mib.min(start.memory_mib));
+        let memory_mib = Range::new(least_mib, start.memory_mib).unwrap_or(entry.bounds.memory_mib);
+        let cpu_millicores = perturbation.vertical.map_or(entry.bounds.cpu_millicores, |vertical| vertical.cpu_millicores);
+        let start = Allocation { cpu_millicores: cpu_millicores.clamp(start.cpu_millicores), ..start };
         let busy = self.activities[number].peak_concurrency() * entry.scale.rate * entry.scale.time;
         let needed = (busy * entry.peak_factor / f64::from(entry.workers.max(1))).ceil();
         let most = Replicas((needed as u32).clamp(entry.bounds.replicas.max().0, Replicas::MAX.0));
@@ -263,7 +267,7 @@ impl TraceSource<'_> {
         let setup = Setup {
             profile: Arc::new(profile),
             gateway: entry.gateway,
-            policy: ScalingPolicy { objective, bounds: Bounds { memory_mib, replicas, ..entry.bounds }, ..suite.policy(name) },
+            policy: ScalingPolicy { objective, bounds: Bounds { memory_mib, replicas, cpu_millicores }, ..suite.policy(name) },
             allocation: start,
             load: function.load,
             perturbation: perturbation.perturbation,
@@ -279,8 +283,10 @@ const ROOM: f64 = 1.05;
 #[cfg(test)]
 mod tests {
     use qscale_common::document::Format;
+    use qscale_common::units::Millicores;
 
     use super::*;
+    use crate::suite::VerticalScaling;
 
     const SUITE: &str = r#"
 name = "traces"
@@ -392,6 +398,7 @@ policy = "static"
         let of_cpu = PerturbationEntry {
             name: "cpu-80".parse().expect("a name"),
             cpu_share: Share::try_from(0.8).ok(),
+            vertical: None,
             ..suite.perturbations[0].clone()
         };
         suite.perturbations.push(of_cpu);
@@ -404,6 +411,24 @@ policy = "static"
             _ => panic!("another load"),
         });
         assert_eq!(shares, [0.5, 0.8]);
+    }
+
+    #[test]
+    fn cpu_and_memory_are_scaled_where_a_perturbation_says_so() {
+        let mut suite = suite();
+        let cpu_millicores = Range::new(Millicores(100), Millicores(2000)).expect("ordered");
+        let vertical = Some(VerticalScaling { cpu_millicores, least_memory_mib: Mebibytes(32) });
+        suite.perturbations.push(PerturbationEntry {
+            name: "vertical".parse().expect("a name"),
+            vertical,
+            ..suite.perturbations[0].clone()
+        });
+        let ([test, _], _) = cells(&suite, &trace(), "t").expect("cells");
+        let [kept, scaled] = [0, 1].map(|cell: usize| &test[cell].functions[0].setup);
+        assert_eq!(kept.policy.bounds.memory_mib.min(), kept.policy.bounds.memory_mib.max());
+        assert_eq!(scaled.policy.bounds.memory_mib.min(), Mebibytes(32));
+        assert_eq!(scaled.policy.bounds.memory_mib.max(), kept.allocation.memory_mib);
+        assert_eq!((scaled.policy.bounds.cpu_millicores, scaled.allocation), (cpu_millicores, kept.allocation));
     }
 
     #[test]

@@ -127,6 +127,9 @@ impl Suite {
                 format!("{place}.cpu_share"),
                 format!("{}, is valid only with a [trace], which has durations; remove it", share.get()),
             ));
+        } else if entry.vertical.is_some() {
+            let reason = "is valid only with a [trace]; a function of the suite has bounds of its own".to_owned();
+            return Err(refused(format!("{place}.vertical"), reason));
         }
         Ok(())
     }
