@@ -117,7 +117,12 @@ impl WorkloadRuns<'_> {
     fn suite(&self, competitors: Vec<CompetitorEntry>, guard: Guardrails) -> Result<Suite, EvaluateError> {
         let names = std::iter::once(CENTRE.to_owned()).chain((0..DRAWS).map(draw_name));
         let perturbations: Vec<PerturbationEntry> = names
-            .map(|text| PerturbationEntry { name: name(&text), perturbation: qscale_sim::Perturbation::default(), cpu_share: None })
+            .map(|text| PerturbationEntry {
+                name: name(&text),
+                perturbation: qscale_sim::Perturbation::default(),
+                cpu_share: None,
+                vertical: None,
+            })
             .collect();
         let only = |names: Vec<Name>| vec![Selection { perturbations: names, ..Selection::default() }];
         let tick = self.policy.tick;
