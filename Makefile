@@ -2,7 +2,7 @@
 # Arguments for `make up`: make up ARGS="--for 60s --load step:5@0s,40@20s,5@40s"
 
 .DEFAULT_GOAL := help
-.PHONY: help up up-kubernetes cluster cluster-demo test test-gpu build tools format lint unit check-gpu python test-python test-kube kube-assets fuzz audit sbom schemas bench clean
+.PHONY: help up up-kubernetes cluster cluster-install cluster-demo test test-gpu build tools format lint unit check-gpu python test-python test-kube kube-assets fuzz audit sbom schemas bench clean
 ARGS ?=
 # Seconds for each target of `make fuzz`; 14 targets of 260 s take an hour. TARGETS selects some of them.
 SECONDS ?= 260
@@ -59,6 +59,11 @@ cluster: tools ## Run a Kubernetes cluster with real pods on this machine; needs
 	@deploy/cluster/assets.sh node
 	$(CARGO) build --locked --workspace $(FEATURES) --bins --example cluster
 	@target/debug/examples/cluster
+
+cluster-install: tools ## Run such a cluster with the chart installed in its pods, and a function that it scales
+	@deploy/cluster/assets.sh node
+	$(CARGO) build --locked --workspace $(FEATURES) --bins --example cluster
+	@NATS_SERVER_BIN="$(NATS)" target/debug/examples/cluster --install
 
 cluster-demo: tools ## Run Qscale beside the HorizontalPodAutoscaler in such a cluster (ARGS="LOAD DURATION")
 	@deploy/cluster/assets.sh node

@@ -157,7 +157,7 @@ async fn a_replaced_leader_writes_nothing_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_of_others_and_a_restart_of_the_api_server_delay_a_change_but_lose_nothing() {
-    let Some((mut cluster, backend)) = start() else { return };
+    let Some((cluster, backend)) = start() else { return };
     cluster.apply(&object("Deployment", "fib", 2, &json!([container("f", &resources("100m", "64Mi"), &resources("100m", "64Mi"))])));
     pods(&cluster, "fib", 2);
     let id = workload(WorkloadKind::Deployment, "fib");

@@ -49,7 +49,7 @@ fn counts(function: &FunctionScrape) -> Option<PlatformReplicas> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workloads_and_pods_are_measured_and_growth_of_cpu_is_that_of_the_pods() {
-    let Some(mut cluster) = Cluster::start() else { return };
+    let Some(cluster) = Cluster::start() else { return };
     cluster.apply(&Cluster::deployment(2, "300m"));
     let mut source = source(&cluster);
     let ready = PlatformReplicas { desired: Replicas(2), ready: Replicas(2), pending: Replicas(0) };

@@ -3,7 +3,8 @@
 # kube-controller-manager, kube-scheduler, kubectl, kwok and helm. Prints the folder that holds them, the value for KUBEBUILDER_ASSETS.
 #
 #   deploy/cluster/assets.sh             build what is missing: 25 CPU minutes from nothing
-#   deploy/cluster/assets.sh node        also those of a node with real pods: kubelet, containerd, runc, network plugins, metrics-server
+#   deploy/cluster/assets.sh node        also those of a node with real pods: kubelet, containerd, runc, network plugins, kube-proxy, CoreDNS,
+#                                        metrics-server
 #   deploy/cluster/assets.sh where       only print the folder
 #
 # The modules in `modules/` pin every dependency by version and hash. The folder is below QSCALE_CACHE (~/.cache/qscale), outside the
@@ -13,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/modules"
 tools=$(cd ../../.. && pwd)/.tools/go
 
-key=$(cat ./*/go.mod ./*/go.sum | sha256sum | cut -c1-12)
+key=$(cat ./*/go.mod ./*/go.sum ./*/*.go | sha256sum | cut -c1-12)
 folder=${QSCALE_CACHE:-$HOME/.cache/qscale}/cluster/$key
 if [ "${1:-}" = where ]; then
     printf '%s\n' "$folder"
@@ -24,7 +25,7 @@ say() { printf '%s\n' "$*" >&2; }
 go_version=1.26.6
 programs=" etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok helm"
 if [ "${1:-}" = node ]; then
-    programs="$programs kubelet containerd containerd-shim-runc-v2 ctr runc bridge host-local loopback metrics-server"
+    programs="$programs kubelet containerd containerd-shim-runc-v2 ctr runc bridge host-local loopback kube-proxy coredns metrics-server"
 fi
 missing=
 for program in $programs; do [ -x "$folder/$program" ] || missing="$missing $program"; done
@@ -73,6 +74,7 @@ for program in $missing; do
         etcd) module=etcd package=go.etcd.io/etcd/server/v3 ;;
         kwok) module=kwok package=sigs.k8s.io/kwok/cmd/kwok ;;
         helm) module=helm package=helm.sh/helm/v4/cmd/helm ;;
+        coredns) module=coredns package=qscale.dev/cluster/coredns ;;
         metrics-server) module=metrics-server package=sigs.k8s.io/metrics-server/cmd/metrics-server ;;
         containerd | containerd-shim-runc-v2 | ctr)
             module=containerd package=github.com/containerd/containerd/v2/cmd/$program

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes an image of a program of this machine, with the shared libraries that it needs, as an OCI archive. Needs no Docker and no registry.
+"""Writes an image of programs of this machine, with the shared libraries that they need, as an OCI archive. Needs no Docker and no registry.
 
     deploy/cluster/image.py qscale-function:dev target/cluster/function.tar target/debug/qscale-function
 
-A container of the image runs the program as user 65532. Nothing else is in it: no shell, no other file than /etc/passwd and an empty /tmp.
-The same files give the same image.
+The programs are in /usr/local/bin, without debug information if `strip` is there. A container of an image of one program runs it; one of several needs a
+command. It runs as user 65532. Nothing else is in it: no shell, no other file than /etc/passwd and an empty /tmp. The same files give the same image.
 """
 
 import gzip
@@ -13,11 +13,14 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 
 USER = 65532
+FOLDER = "/usr/local/bin"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -43,21 +46,31 @@ def read(path):
         return file.read()
 
 
-def layer(program):
+def stripped(program):
+    """Content of a program without debug information, if `strip` is there."""
+    if shutil.which("strip") is None:
+        return read(program)
+    with tempfile.NamedTemporaryFile() as copy:
+        subprocess.run(["strip", "--strip-debug", "-o", copy.name, program], check=True)
+        return read(copy.name)
+
+
+def layer(programs):
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         add(archive, "tmp", mode=0o1777, folder=True)
         add(archive, "etc/passwd", f"qscale:x:{USER}:{USER}::/tmp:/none\n".encode(), mode=0o644)
-        add(archive, os.path.basename(program), read(program))
-        for library in sorted(libraries(program)):
+        for program in programs:
+            add(archive, f"{FOLDER}/{os.path.basename(program)}".lstrip("/"), stripped(program))
+        for library in sorted({library for program in programs for library in libraries(program)}):
             add(archive, library.lstrip("/"), read(library))
     return data.getvalue()
 
 
 def main():
-    if len(sys.argv) != 4 or ":" not in sys.argv[1]:
+    if len(sys.argv) < 4 or ":" not in sys.argv[1]:
         sys.exit(__doc__.strip())
-    name, output, program = sys.argv[1:]
+    name, output, *programs = sys.argv[1:]
     blobs = {}
 
     def blob(content, kind):
@@ -68,11 +81,14 @@ def main():
     def document(value, kind):
         return blob(json.dumps(value, sort_keys=True).encode(), f"{kind}+json")
 
-    files = layer(program)
+    files = layer(programs)
+    container = {"User": f"{USER}:{USER}", "Env": [f"PATH={FOLDER}"], "WorkingDir": "/tmp"}
+    if len(programs) == 1:
+        container["Entrypoint"] = [f"{FOLDER}/{os.path.basename(programs[0])}"]
     config = {
         "architecture": ARCHITECTURES[os.uname().machine],
         "os": "linux",
-        "config": {"User": f"{USER}:{USER}", "Entrypoint": [f"/{os.path.basename(program)}"], "WorkingDir": "/tmp"},
+        "config": container,
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(files).hexdigest()}"]},
     }
     layers = [blob(gzip.compress(files, compresslevel=1, mtime=0), "layer.v1.tar+gzip")]

@@ -1,5 +1,5 @@
-//! Qscale beside the HorizontalPodAutoscaler: the same function and the same load, in real pods of one cluster, from the clients' view: `make cluster-demo`.
-//! Owns the experiment and its summary.
+//! Qscale, installed by its chart, beside the HorizontalPodAutoscaler: the same function and the same load, in real pods of one cluster, from the clients' view:
+//! `make cluster-demo`. Owns the experiment and its summary.
 //!
 //! Arguments: the load pattern and the duration of the load, such as `step:2@0s,10@60s 4m`.
 
@@ -13,13 +13,13 @@ use qscale_common::quantity;
 use qscale_common::runtime::clock;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_tests::process::binary;
-use qscale_tests::{Cluster, Program, RealNode, System, eventually, repository, signals, within};
+use qscale_tests::{Cluster, RealNode, repository, signals, within};
 use serde_json::{Value, json};
 
 const LOAD: &str = "step:2@0s,9@60s,3@180s";
 const DURATION: &str = "5m";
 /// The request: some 30 ms of CPU in a build of the profile `dev`.
-const REQUEST: &str = "?n=80000";
+const PATH: &str = "--path=/?n=80000";
 /// Objective of the policy in `deploy/cluster/fibonacci.yaml`.
 const OBJECTIVE_MS: f64 = 500.0;
 const NAMES: [&str; 2] = ["hpa", "qscale"];
@@ -36,17 +36,18 @@ fn main() {
         eprintln!("error: {obstacle}");
         std::process::exit(1);
     });
-    node.import("qscale-function:dev", &binary("qscale-function"));
+    node.import("qscale-function:dev", &[binary("qscale-function")]);
     let Some(_metrics) = cluster.start_metrics() else { std::process::exit(1) };
-    cluster.kubectl(&["create", "namespace", "qscale-system"]);
-    cluster.install_policies();
-    println!("[1/4] cluster with real pods, metrics-server and the custom resource of Qscale");
+    println!("[1/4] cluster with real pods and metrics-server");
+    if let Err(error) = node.install_chart(&[]) {
+        // Ends its pods.
+        drop(node);
+        eprintln!("error: {error}");
+        std::process::exit(1);
+    }
+    println!("[2/4] the chart of Qscale is installed, and its pods are ready");
 
     deploy(&cluster);
-    println!("[2/4] one pod of each function is ready");
-    let mut system = System::up_with(&["--backend", "kubernetes", "--insecure-kubelets"], None, |command| {
-        command.env("KUBECONFIG", cluster.kubeconfig());
-    });
     within(Duration::from_secs(120), "Qscale to act", || {
         let status = cluster.get(&["scp", "qscale"])["status"].clone();
         let acting =
@@ -55,11 +56,10 @@ fn main() {
     });
     println!("[3/4] Qscale acts on one function, the HorizontalPodAutoscaler on the other");
 
-    let (_proxy, port) = proxy(&cluster);
-    println!("[4/4] load {load} for {duration} on each, through the API server's proxy\n");
+    println!("[4/4] load {load} for {duration} on the Service of each\n");
     println!("{:>6}  {:<32}  {:<32}", "time", "HorizontalPodAutoscaler", "Qscale");
     let began = clock::instant();
-    let mut clients = NAMES.map(|name| client(name, port, &load, &duration));
+    let mut clients = NAMES.map(|name| client(&cluster, name, &load, &duration));
     let mut spent = NAMES.map(|_| Spent::default());
     let mut shown = 0;
     while clients.iter_mut().any(|client| client.try_wait().is_ok_and(|status| status.is_none())) {
@@ -83,7 +83,6 @@ fn main() {
     print_summary(&results, &spent);
     println!("\n{}", cluster.kubectl(&["get", "scalingpolicies,hpa"]));
     println!("{}", cluster.kubectl(&["get", "events", "--field-selector=involvedObject.kind=ScalingPolicy", "--sort-by=.lastTimestamp"]));
-    let _stopped = system.stop();
     drop(node);
 }
 
@@ -120,28 +119,12 @@ fn deploy(cluster: &Cluster) {
     }
 }
 
-/// `kubectl proxy`, by which clients reach the services of the cluster without credentials, and its port.
-fn proxy(cluster: &Cluster) -> (Program, u16) {
-    let log = std::env::temp_dir().join(format!("qscale-proxy-{}.log", std::process::id()));
-    let _absent = std::fs::remove_file(&log);
-    let mut command = Command::new(cluster.assets().join("kubectl"));
-    command.arg("--kubeconfig").arg(cluster.kubeconfig()).args(["proxy", "--port=0"]);
-    let program = Program::spawn(command, &log);
-    let port = eventually("the proxy", || {
-        let text = std::fs::read_to_string(&log).ok()?;
-        text.trim().rsplit_once(':')?.1.parse().ok()
-    });
-    let _removed = std::fs::remove_file(&log);
-    (program, port)
-}
-
-fn client(name: &str, port: u16, load: &str, duration: &str) -> Child {
-    let path = format!("--path=/api/v1/namespaces/default/services/{name}:8080/proxy/{REQUEST}");
-    let target = format!("--target=127.0.0.1:{port}");
+fn client(cluster: &Cluster, name: &str, load: &str, duration: &str) -> Child {
+    let address = cluster.get(&["service", name])["spec"]["clusterIP"].as_str().expect("an address").to_owned();
     let mut command = Command::new(binary("qscale-loadgen"));
-    command.args(["run", "--protocol=http", "--authority=localhost", "--json", "--quiet", "--no-real-time", "--max-lag=1s"]);
+    command.args(["run", "--protocol=http", "--json", "--quiet", "--no-real-time", "--max-lag=1s", PATH]);
     command
-        .args([&format!("--function={name}"), &path, &target, &format!("--rate={load}"), &format!("--for={duration}")])
+        .args([&format!("--function={name}"), &format!("--target={address}:8080"), &format!("--rate={load}"), &format!("--for={duration}")])
         .stdout(Stdio::piped());
     command.spawn().expect("the load generator runs")
 }

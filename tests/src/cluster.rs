@@ -1,12 +1,17 @@
 //! A real Kubernetes control plane on loopback, with simulated nodes: etcd, API server, controllers, scheduler and kwok. Owns their start, credentials and end.
 
+mod audit;
+mod installation;
 mod metrics;
+mod network;
 mod node;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 
+pub use audit::{AuditedRequests, Right};
 pub use node::RealNode;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
@@ -18,15 +23,22 @@ use crate::{Folder, Program, eventually, free_port, repository};
 const KWOK: &str = include_str!("cluster/kwok.yaml");
 /// Address range of simulated pods, for benchmarks (RFC 2544); nothing listens there.
 const PODS: &str = "198.18.0.0/16";
+/// Address range of Services, and the first address, that of the API server.
+const SERVICES: &str = "10.96.0.0/16";
+const API_ADDRESS: &str = "10.96.0.1";
+/// Names by which the API server is reached.
+const API_NAMES: [&str; 5] = ["localhost", "127.0.0.1", API_ADDRESS, "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
 /// Programs of a cluster.
 const PROGRAMS: [&str; 6] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok"];
 /// Users with a token: name and group.
-const USERS: [(&str, &str); 6] = [
+const USERS: [(&str, &str); 8] = [
     ("admin", "system:masters"),
     ("system:kube-controller-manager", "system:authenticated"),
     ("system:kube-scheduler", "system:authenticated"),
     ("kwok", "system:masters"),
     ("metrics-server", "system:masters"),
+    ("coredns", "system:masters"),
+    ("system:kube-proxy", "system:authenticated"),
     ("system:node:real", "system:nodes"),
 ];
 
@@ -35,7 +47,7 @@ const USERS: [(&str, &str); 6] = [
 pub struct Cluster {
     // Dropped first, the API server before etcd.
     controllers: Vec<Program>,
-    api_server: Option<Program>,
+    api_server: Mutex<Option<Program>>,
     _etcd: Program,
     assets: PathBuf,
     folder: Folder,
@@ -82,6 +94,7 @@ impl Cluster {
         let (folder, port, etcd_port) = (Folder::new("cluster"), free_port(), free_port());
         write_credentials(folder.path(), port);
         std::fs::write(folder.path().join("kwok.yaml"), KWOK).expect("written");
+        std::fs::write(folder.path().join("audit.json"), audit::policy().to_string()).expect("written");
         let (client, peer) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{}", free_port()));
         let arguments = [
             "--name=test".to_owned(),
@@ -94,7 +107,7 @@ impl Cluster {
             format!("--initial-cluster=test={peer}"),
         ];
         let etcd = Program::start(&assets.join("etcd"), arguments, &folder.path().join("etcd.log"));
-        let mut cluster = Self { controllers: Vec::new(), api_server: None, _etcd: etcd, assets, folder, port, etcd_port };
+        let mut cluster = Self { controllers: Vec::new(), api_server: Mutex::default(), _etcd: etcd, assets, folder, port, etcd_port };
         cluster.start_api_server();
         cluster.start_controllers();
         Some(cluster)
@@ -109,7 +122,7 @@ impl Cluster {
     }
 
     /// Starts the API server and waits until it is ready.
-    fn start_api_server(&mut self) {
+    fn start_api_server(&self) {
         let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
         let arguments = [
             "--bind-address=127.0.0.1".into(),
@@ -118,7 +131,9 @@ impl Cluster {
             "--endpoint-reconciler-type=none".into(),
             format!("--secure-port={}", self.port),
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
-            "--service-cluster-ip-range=10.96.0.0/16".into(),
+            format!("--service-cluster-ip-range={SERVICES}"),
+            file("audit-policy-file", "audit.json"),
+            file("audit-log-path", audit::LOG),
             "--authorization-mode=Node,RBAC".into(),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             file("service-account-key-file", "service-accounts.pub"),
@@ -129,6 +144,8 @@ impl Cluster {
             file("cert-dir", "."),
             file("kubelet-client-certificate", "client.pem"),
             file("kubelet-client-key", "client.key"),
+            // No name server knows the nodes.
+            "--kubelet-preferred-address-types=InternalIP".into(),
             // Of servers that add their API to this one.
             file("requestheader-client-ca-file", "authority.pem"),
             "--requestheader-allowed-names=api-server".into(),
@@ -144,7 +161,7 @@ impl Cluster {
             assert!(server.ended().is_none(), "the API server ended: {}", tail(&self.path("kube-apiserver.log")));
             self.run(&["get", "--raw", "/readyz"], "").ok()
         });
-        self.api_server = Some(server);
+        *self.api_server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
     }
 
     fn start_controllers(&mut self) {
@@ -154,7 +171,12 @@ impl Cluster {
             ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"].map(|flag| file(flag, &kubeconfig)).to_vec()
         };
         let fast = ["--leader-elect=false", "--secure-port=0", "--kube-api-qps=200", "--kube-api-burst=400"].map(str::to_owned);
-        let own = ["--use-service-account-credentials=true".into(), file("service-account-private-key-file", "service-accounts.pem")];
+        let own = [
+            "--use-service-account-credentials=true".into(),
+            file("service-account-private-key-file", "service-accounts.pem"),
+            // Pods check the API server by it.
+            file("root-ca-file", "authority.pem"),
+        ];
         let manager = [&shared("system:kube-controller-manager")[..], &fast, &own].concat();
         let scheduler = [&shared("system:kube-scheduler")[..], &fast].concat();
         for (program, arguments) in [("kube-controller-manager", &manager[..]), ("kube-scheduler", &scheduler)] {
@@ -210,8 +232,8 @@ impl Cluster {
     }
 
     /// Kills the API server and starts it again.
-    pub fn restart_api_server(&mut self) {
-        if let Some(mut server) = self.api_server.take() {
+    pub fn restart_api_server(&self) {
+        if let Some(mut server) = self.api_server.lock().unwrap_or_else(PoisonError::into_inner).take() {
             server.kill();
         }
         self.start_api_server();
@@ -347,7 +369,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         // It waits for open watches before it ends by itself.
-        self.api_server.iter().for_each(|server| server.signal(libc::SIGKILL));
+        self.api_server.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|server| server.signal(libc::SIGKILL));
     }
 }
 
@@ -361,7 +383,7 @@ fn write_credentials(folder: &Path, port: u16) {
     let authority_key = key();
     write("authority.pem", authority.self_signed(&authority_key).expect("signed").pem());
     let issuer = Issuer::new(authority, authority_key);
-    let (server, server_key) = (CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("valid"), key());
+    let (server, server_key) = (CertificateParams::new(API_NAMES.map(str::to_owned)).expect("valid"), key());
     write("server.pem", server.signed_by(&server_key, &issuer).expect("signed").pem());
     write("server.key", server_key.serialize_pem());
     let (mut client, client_key) = (CertificateParams::new(Vec::<String>::new()).expect("valid"), key());

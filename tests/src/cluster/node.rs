@@ -1,7 +1,6 @@
 //! A node with real pods in a [`Cluster`]: kubelet, containerd and runc on this machine. Owns their start, the images, and the end, which leaves nothing behind.
 //!
-//! Pods are on a bridge without a route to other machines. There is no kube-proxy and no name service: a pod is reached at its own address, or through the proxy of
-//! the API server.
+//! Pods are on a bridge without a route to other machines. They reach each other, Services, their names, and the API server.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,22 +10,25 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Cluster;
+use super::network::{self, Network};
+use super::{Cluster, SERVICES};
 use crate::process::tail;
 use crate::{Program, eventually, free_port, repository};
 
 /// Name of the node and of its user.
-const NAME: &str = "real";
-/// Bridge of the pods, and its network.
-const BRIDGE: &str = "qscale0";
-const NETWORK: &str = "10.213.0";
+pub(super) const NAME: &str = "real";
+/// Bridge of the pods, its own address, and its network.
+pub(super) const BRIDGE: &str = "qscale0";
+pub(super) const GATEWAY: &str = "10.213.0.1";
+const NETWORK: &str = "10.213.0.0/24";
 /// Settings of the kernel that a kubelet changes.
 const SETTINGS: [&str; 3] = ["vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops"];
 /// Image of the process that holds the network of a pod.
 const PAUSE: &str = "pause:1";
 const PAUSE_SOURCE: &[u8] = b"#include <unistd.h>\nint main(void) { for (;;) pause(); }\n";
 /// Programs of a node, besides those of a cluster.
-const PROGRAMS: [&str; 8] = ["kubelet", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "bridge", "host-local", "loopback"];
+const PROGRAMS: [&str; 10] =
+    ["kubelet", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "bridge", "host-local", "loopback", "kube-proxy", "coredns"];
 /// File with the [`Traces`] of the node.
 const TRACES: &str = "/run/qscale-node.json";
 /// Folders that a kubelet and containerd use outside their own. Another containerd, such as Docker's, may use them, too.
@@ -41,6 +43,7 @@ pub struct RealNode<'a> {
     cluster: &'a Cluster,
     containerd: Option<Program>,
     kubelet: Option<Program>,
+    network: Option<Network>,
     traces: Traces,
 }
 
@@ -71,6 +74,9 @@ fn obstacle(cluster: &Cluster) -> Option<String> {
         }
         Some(traces) => traces.remove(),
         None => {}
+    }
+    if !network::is_possible() {
+        return Some("a node with real pods needs nft; install it with: apt-get install nftables".into());
     }
     if let Some(folder) = cgroups().into_iter().find(|folder| folder.exists()) {
         return Some(format!("{} exists: this machine is a node of a cluster", folder.display()));
@@ -105,19 +111,22 @@ impl<'a> RealNode<'a> {
         let created = SHARED.iter().map(PathBuf::from).filter(|folder| !folder.exists()).collect();
         let traces = Traces { process: std::process::id(), folder, settings, created, networks: entries(Path::new(NETWORKS)) };
         std::fs::write(TRACES, serde_json::to_string(&traces).expect("JSON")).expect("written");
-        let mut node = Self { cluster, containerd: None, kubelet: None, traces };
+        let mut node = Self { cluster, containerd: None, kubelet: None, network: None, traces };
         ip(&["link", "add", BRIDGE, "type", "bridge"]);
-        ip(&["address", "add", &format!("{NETWORK}.1/24"), "dev", BRIDGE]);
+        ip(&["address", "add", &format!("{GATEWAY}/24"), "dev", BRIDGE]);
         ip(&["link", "set", BRIDGE, "up"]);
         node.start_containerd();
         node.start_kubelet();
+        // Once the node has its address: kube-proxy ends when that changes.
+        node.network = Some(Network::start(cluster, &node.traces.folder));
         Ok(node)
     }
 
     fn start_containerd(&mut self) {
         let path = |name: &str| self.traces.folder.join(name);
-        let ranges = json!([[{ "subnet": format!("{NETWORK}.0/24"), "gateway": format!("{NETWORK}.1") }]]);
-        let addresses = json!({ "type": "host-local", "dataDir": path("addresses"), "ranges": ranges });
+        let ranges = json!([[{ "subnet": NETWORK, "gateway": GATEWAY }]]);
+        let routes = json!([{ "dst": SERVICES, "gw": GATEWAY }]);
+        let addresses = json!({ "type": "host-local", "dataDir": path("addresses"), "ranges": ranges, "routes": routes });
         let plugin = json!({ "type": "bridge", "bridge": BRIDGE, "isGateway": false, "ipMasq": false, "ipam": addresses });
         let network = json!({ "cniVersion": "1.0.0", "name": "qscale", "plugins": [plugin] });
         std::fs::write(path("network/10-bridge.conflist"), network.to_string()).expect("written");
@@ -157,7 +166,7 @@ impl<'a> RealNode<'a> {
             .expect("cc runs");
         compiler.stdin.take().expect("piped").write_all(PAUSE_SOURCE).expect("written");
         assert!(compiler.wait().expect("it ends").success(), "cc failed");
-        self.import(PAUSE, &program);
+        self.import(PAUSE, &[program]);
     }
 
     fn start_kubelet(&mut self) {
@@ -166,7 +175,7 @@ impl<'a> RealNode<'a> {
         let config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            "address": format!("{NETWORK}.1"),
+            "address": GATEWAY,
             "port": port,
             "healthzPort": 0,
             "authentication": {
@@ -182,6 +191,7 @@ impl<'a> RealNode<'a> {
             "containerRuntimeEndpoint": format!("unix://{}", self.traces.socket()),
             "podLogsDir": path("logs"),
             "clusterDomain": "cluster.local",
+            "clusterDNS": [GATEWAY],
             "resolvConf": "",
             "enforceNodeAllocatable": ["pods"],
             "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%" },
@@ -196,7 +206,7 @@ impl<'a> RealNode<'a> {
             file("root-dir", path("kubelet")),
             file("cert-dir", path("certificates")),
             format!("--hostname-override={NAME}"),
-            format!("--node-ip={NETWORK}.1"),
+            format!("--node-ip={GATEWAY}"),
         ];
         let log = path("kubelet.log");
         let mut kubelet = Program::start(&self.cluster.assets.join("kubelet"), arguments, &log);
@@ -207,15 +217,26 @@ impl<'a> RealNode<'a> {
         self.kubelet = Some(kubelet);
     }
 
-    /// Makes `program`, with its libraries, the image `name` of the node, such as `function:dev`.
+    /// Makes `programs`, with their libraries, the image `name` of the node, such as `function:dev`.
     ///
     /// # Panics
     /// When that fails.
-    pub fn import(&self, name: &str, program: &Path) {
-        let archive = self.traces.folder.join("image.tar");
-        let packed = Command::new(repository().join("deploy/cluster/image.py")).arg(name).arg(&archive).arg(program).status();
+    pub fn import(&self, name: &str, programs: &[PathBuf]) {
+        let archive = self.folder().join("image.tar");
+        let packed = Command::new(repository().join("deploy/cluster/image.py")).arg(name).arg(&archive).args(programs).status();
         assert!(packed.is_ok_and(|status| status.success()), "image.py failed");
         self.ctr(&["images", "import", "--local", &archive.display().to_string()]).unwrap_or_else(|error| panic!("{name}: {error}"));
+        std::fs::remove_file(archive).expect("removed");
+    }
+
+    /// Its cluster.
+    pub(super) fn cluster(&self) -> &Cluster {
+        self.cluster
+    }
+
+    /// Folder of its files, removed with it.
+    pub(super) fn folder(&self) -> &Path {
+        &self.traces.folder
     }
 
     /// Runs containerd's client and returns what it prints.
@@ -242,6 +263,7 @@ impl Drop for RealNode<'_> {
             empty()
         });
         drop(self.kubelet.take());
+        drop(self.network.take());
         self.traces.end_shims();
         drop(self.containerd.take());
         self.traces.remove();
@@ -279,6 +301,7 @@ impl Traces {
         let networks: Vec<PathBuf> = entries(Path::new(NETWORKS)).into_iter().filter(of_pod).collect();
         unmount(|target| target.starts_with(&self.folder) || networks.iter().any(|network| network == target));
         cgroups().iter().for_each(|folder| remove_cgroups(folder));
+        network::remove();
         ip(&["link", "delete", BRIDGE]);
         for (path, value) in &self.settings {
             let _refused = std::fs::write(path, value);

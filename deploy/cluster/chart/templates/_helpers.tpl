@@ -90,6 +90,7 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
     spec:
+      enableServiceLinks: false
       {{- if .account }}
       serviceAccountName: qscale-{{ .component }}
       {{- else }}
