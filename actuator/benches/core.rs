@@ -83,7 +83,7 @@ fn answer(core: &mut Core, commands: &[Command], now: Timestamp) {
                 core.on_applied(&order.function, order.number, Ok(workload), now);
             }
             Command::Store(function, record) => core.on_stored(function, record.clone(), Some(record.clone()), now),
-            Command::Publish(..) | Command::List | Command::StepDown { .. } => {}
+            Command::Publish(..) | Command::Forget(_) | Command::Released(..) | Command::List | Command::StepDown { .. } => {}
         }
     }
 }

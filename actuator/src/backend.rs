@@ -135,6 +135,8 @@ pub enum LoopReport {
     State(Box<State>),
     /// The result of a decision.
     Outcome(Box<Outcome>),
+    /// The answer to [`LoopAccess::releases`]: the restored allocation, `None` if there was nothing to restore, or why it failed.
+    Released(FunctionId, Result<Option<Allocation>, String>),
 }
 
 /// Access of a backend to the control loop that it serves.
@@ -152,6 +154,8 @@ pub struct LoopAccess {
     pub controls: Bucket<Control>,
     /// States and Outcomes. Those that are not taken in time are lost.
     pub reports: mpsc::Receiver<LoopReport>,
+    /// Takes functions whose policy is being deleted and that get their original allocation back. A request may be lost, and may be repeated.
+    pub releases: mpsc::Sender<FunctionId>,
     /// Cancelled when the loop ends.
     pub token: CancellationToken,
 }

@@ -26,7 +26,7 @@ use rand::rngs::SmallRng;
 use crate::backend::{WorkloadId, WorkloadStatus};
 use crate::store::{Record, StoredRecords};
 use decision::AllocationDecision;
-use function::{Presence, ScaledFunction};
+use function::{BaselineState, Presence, ScaledFunction};
 
 /// Interval at which all functions are checked for silence, restores and budgets to store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,6 +42,10 @@ pub enum Command {
     Publish(Box<Outcome>, Option<TraceParent>),
     /// Store a record, and answer with [`Core::on_stored`].
     Store(FunctionId, Record),
+    /// Delete the baseline of a function, and answer with [`Core::on_forgotten`].
+    Forget(FunctionId),
+    /// Answer [`Core::release`]: the restored allocation, `None` if there was nothing to restore, or why it failed.
+    Released(FunctionId, Result<Option<Allocation>, String>),
     /// List the workloads, and answer with [`Core::on_listed`] or [`Core::on_list_failed`].
     List,
     /// Stop leading.
@@ -232,6 +236,35 @@ impl Core {
         self.sweep(now);
     }
 
+    /// Restores `id`, whose policy is being deleted, and answers with [`Command::Released`]. A repeated request for one under way changes nothing. An actuator that
+    /// does not lead does not answer.
+    pub fn release(&mut self, id: &FunctionId, now: Timestamp) {
+        if !self.leading() || !self.records_read {
+            return;
+        }
+        match self.functions.get_mut(id) {
+            Some(function) if matches!(function.baseline, BaselineState::Storing | BaselineState::Stored(_)) => {
+                function.request_release(now);
+                self.restore(id, now);
+            }
+            _ => self.commands.push(Command::Released(id.clone(), Ok(None))),
+        }
+    }
+
+    /// Processes the result of a deletion of a baseline.
+    pub fn on_forgotten(&mut self, id: &FunctionId, deleted: bool, now: Timestamp) {
+        let deleting = |function: &&mut ScaledFunction| matches!(function.baseline, BaselineState::Deleting { .. });
+        let Some(function) = self.functions.get_mut(id).filter(deleting) else { return };
+        if !deleted {
+            function.baseline = BaselineState::Deleting { requested: false };
+            return;
+        }
+        function.baseline = BaselineState::None;
+        // A change under another policy has waited for it.
+        self.on_baseline_stored(id, now);
+        self.functions.retain(|_, function| function.is_needed());
+    }
+
     /// Sets the stored records. A leader's own budget is newer than the stored one; to
     /// that of a disconnected actuator another leader may have added.
     pub fn set_records(&mut self, entries: &StoredRecords, now: Timestamp) {
@@ -251,6 +284,12 @@ impl Core {
                 (Record::Budget(stored), Lead::Disconnected(_)) => function.budget.join(stored),
                 (Record::Budget(_), Lead::Leading(_)) => {}
                 (record, _) => function.remember(record),
+            }
+        }
+        // A leader deletes the baseline of a restored function that has no policy. One that this leader has just stored may not be among the entries yet.
+        for (id, function) in self.functions.iter_mut().filter(|(_, function)| lead == Lead::Following || function.policy.is_none()) {
+            if matches!(function.baseline, BaselineState::Stored(_)) && !entries.contains_key(&Record::baseline_key(id)) {
+                function.baseline = BaselineState::None;
             }
         }
         // Every write of a leader comes back as a change of the bucket. Only the first reading is urgent; the next sweep covers the others.
@@ -377,6 +416,7 @@ impl Core {
         }
         for id in self.ids() {
             self.restore(&id, now);
+            self.forget(&id);
             self.run_fallback(&id, now);
             self.store_budget(&id, self.settings.flush_interval, now);
         }
@@ -386,6 +426,14 @@ impl Core {
     pub fn flush(&mut self, now: Timestamp) {
         for id in self.ids() {
             self.store_budget(&id, Duration::ZERO, now);
+        }
+    }
+
+    /// Deletes the baseline of a function that was restored after its policy was deleted.
+    fn forget(&mut self, id: &FunctionId) {
+        let leading = self.leading();
+        if self.functions.get_mut(id).is_some_and(|function| leading && function.take_deletion()) {
+            self.commands.push(Command::Forget(id.clone()));
         }
     }
 
@@ -404,11 +452,11 @@ impl Core {
         let Some(function) = self.functions.get_mut(id) else { return };
         match (record, stored) {
             (Record::Baseline(_), Some(Record::Baseline(baseline))) => {
-                function.baseline = function::BaselineState::Stored(baseline);
+                function.baseline = BaselineState::Stored(baseline);
                 self.on_baseline_stored(id, now);
             }
             (Record::Baseline(_), _) => {
-                function.baseline = function::BaselineState::None;
+                function.baseline = BaselineState::None;
                 self.on_baseline_failed(id, now);
             }
             (Record::Budget(_), None) => function.budget_dirty = true,

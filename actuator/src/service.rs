@@ -33,6 +33,8 @@ const WAKE: Duration = Duration::from_millis(50);
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Outcomes that wait for the bus, about 16 MB. Without the bus the fallback decides once per function, so this suffices for a fleet of that size.
 const OUTBOX_CAPACITY: usize = 16_384;
+/// Functions that wait for their restore; the backend repeats a request that finds no room.
+const RELEASES: usize = 64;
 /// Reports that wait for the backend: a few for each function of a fleet. One that finds no room is lost, and the next one replaces it.
 const REPORTS: usize = 16_384;
 
@@ -71,6 +73,7 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn PlatformBackend>,
     let stop_leading = CancellationToken::new();
     let (lease, election) = lease::campaign(bus.clone(), lease_key, election, stop_leading.clone());
     let (reports, received) = mpsc::channel(REPORTS);
+    let (releases, mut released) = mpsc::channel(RELEASES);
     let follower = backend.follow(LoopAccess {
         instance: instance.clone(),
         bus: bus.clone(),
@@ -78,6 +81,7 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn PlatformBackend>,
         policies: inputs.policies.clone(),
         controls: inputs.controls.clone(),
         reports: received,
+        releases,
         token: stop_leading.clone(),
     });
     let settings = Settings {
@@ -102,7 +106,7 @@ pub async fn run_with(config: ActuatorConfig, backend: Arc<dyn PlatformBackend>,
         in_flight: 0,
         reports: follower.is_some().then_some(reports),
     };
-    let completions = service.run(&mut inputs, completions, &token).await;
+    let completions = service.run(&mut inputs, completions, &mut released, &token).await;
     service.stop(completions).await;
     stop_leading.cancel();
     if let Some(follower) = follower {
@@ -167,6 +171,7 @@ enum Completion {
     Applied(FunctionId, u64, Result<WorkloadStatus, BackendError>),
     Listed(Timestamp, Result<Vec<WorkloadStatus>, BackendError>),
     Stored(FunctionId, Record, Option<Record>),
+    Forgotten(FunctionId, bool),
 }
 
 struct Service {
@@ -192,6 +197,7 @@ impl Service {
         &mut self,
         inputs: &mut Inputs,
         mut completions: mpsc::UnboundedReceiver<Completion>,
+        releases: &mut mpsc::Receiver<FunctionId>,
         token: &CancellationToken,
     ) -> mpsc::UnboundedReceiver<Completion> {
         let mut wake = clock::interval(WAKE);
@@ -209,6 +215,7 @@ impl Service {
                 Ok(()) = inputs.policies.changed() => self.read(&mut inputs.policies, Core::set_policies),
                 Ok(()) = inputs.controls.changed() => self.read(&mut inputs.controls, Core::set_controls),
                 Some(completion) = completions.recv() => self.on_completion(completion),
+                Some(function) = releases.recv() => self.core.release(&function, clock::now()),
                 _ = wake.tick() => self.wake(),
                 Some(received) = inputs.states.next() => {
                     self.report(|| LoopReport::State(Box::new(received.message.clone())));
@@ -261,6 +268,10 @@ impl Service {
                 self.in_flight -= 1;
                 self.core.on_stored(&function, record, stored, now);
             }
+            Completion::Forgotten(function, deleted) => {
+                self.in_flight -= 1;
+                self.core.on_forgotten(&function, deleted, now);
+            }
             Completion::Listed(asked, result) => {
                 self.health.set("platform", result.is_ok());
                 match result {
@@ -284,6 +295,8 @@ impl Service {
                     self.outbox.push(*outcome, self.bus.child_trace(trace));
                 }
                 Command::Store(function, record) => self.store(function, record),
+                Command::Forget(function) => self.forget(function),
+                Command::Released(function, result) => self.report(|| LoopReport::Released(function, result)),
                 Command::List => self.list(),
                 Command::StepDown { highest } => self.lease.step_down(highest),
             }
@@ -328,6 +341,19 @@ impl Service {
             }
             // Fails only after the service has ended.
             let _ended = completions.send(Completion::Stored(function, record, stored.ok()));
+        });
+    }
+
+    fn forget(&mut self, function: FunctionId) {
+        self.in_flight += 1;
+        let (bus, completions) = (self.bus.clone(), self.completions.clone());
+        tokio::spawn(async move {
+            let deleted = store::forget(&bus, &function).await;
+            if let Err(error) = &deleted {
+                tracing::debug!(%function, error = format!("{error:#}"), "failed to delete a record; retrying");
+            }
+            // Fails only after the service has ended.
+            let _ended = completions.send(Completion::Forgotten(function, deleted.is_ok()));
         });
     }
 

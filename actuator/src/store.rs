@@ -38,16 +38,25 @@ pub enum Record {
     Restored(Timestamp),
 }
 
+/// Prefix of the key of a baseline.
+const BASELINE: &str = "original";
+
 /// A record with its function.
 pub(crate) type StoredRecord = (FunctionId, Record);
 
 impl Record {
     fn prefix(&self) -> &'static str {
         match self {
-            Self::Baseline(_) => "original",
+            Self::Baseline(_) => BASELINE,
             Self::Budget(_) => "budget",
             Self::Restored(_) => "restored",
         }
+    }
+
+    /// The key of the baseline of `function`.
+    #[must_use]
+    pub fn baseline_key(function: &FunctionId) -> String {
+        format!("{BASELINE}.{}", function.tokens())
     }
 
     /// The key of this record of `function`: `original.<namespace>.<function>`.
@@ -78,7 +87,7 @@ pub(crate) fn parse(key: &str, value: &[u8]) -> Result<StoredRecord, String> {
     let label = |text: &str| Name::new(text).map_err(|error| error.to_string());
     let function = FunctionId::new(label(namespace)?, label(name)?);
     let record = match word {
-        "original" => serde_json::from_slice(value).map(Record::Baseline),
+        BASELINE => serde_json::from_slice(value).map(Record::Baseline),
         "budget" => serde_json::from_slice(value).map(Record::Budget),
         "restored" => serde_json::from_slice(value).map(Record::Restored),
         _ => return Err(format!("prefix `{word}`, must be original, budget or restored")),
@@ -112,6 +121,15 @@ pub(crate) async fn put(bus: &Bus, function: &FunctionId, record: &Record) -> an
         Some(older) => parse(&key, &older).map(|(_, record)| record).map_err(|error| anyhow::anyhow!("{key}: {error}")),
         None => anyhow::bail!("failed to write {key}"),
     }
+}
+
+/// Deletes the baseline of `function`.
+///
+/// # Errors
+/// If the bucket cannot be reached.
+pub(crate) async fn forget(bus: &Bus, function: &FunctionId) -> anyhow::Result<()> {
+    let store = bus.jetstream().get_key_value(ACTUATOR_BUCKET).await?;
+    Ok(store.delete(Record::baseline_key(function)).await?)
 }
 
 #[cfg(test)]

@@ -233,7 +233,9 @@ fn policies_are_checked_completed_and_explained_by_the_api_server() {
     let mut completed = spec.clone();
     completed["name"] = json!("fib");
     assert_eq!(ScalingPolicy::from_value(completed).expect("valid"), expected);
-    for field in ["agent", "bounds", "fallback", "guard", "mode", "objective", "paused", "prices", "reward", "scale_up_only", "tick"] {
+    for field in
+        ["agent", "bounds", "fallback", "guard", "mode", "objective", "on_delete", "paused", "prices", "reward", "scale_up_only", "tick"]
+    {
         assert!(!spec[field].is_null(), "{field} has a default");
     }
     assert!(spec["name"].is_null() && spec["mirrored"].is_null(), "{spec}");
@@ -272,6 +274,8 @@ struct World {
     collector: Bus,
     agent: Bus,
     outcomes: Subscription<Outcome>,
+    /// Configuration of a client with the rights of the actuator.
+    kubeconfig: PathBuf,
     folder: Folder,
     tick: u64,
 }
@@ -288,7 +292,8 @@ impl World {
         let (collector, agent, operator) = (bus("collector").await, bus("agent-agent").await, bus("operator").await);
         let outcomes = operator.subscribe(subject::all(EventType::Outcome), None).await.expect("a valid subject");
         operator.client().flush().await.expect("connected");
-        Some(Self { cluster, server, collector, agent, outcomes, folder: Folder::new("actuator"), tick: 0 })
+        let kubeconfig = cluster.service_account("actuator");
+        Some(Self { cluster, server, collector, agent, outcomes, kubeconfig, folder: Folder::new("actuator"), tick: 0 })
     }
 
     fn actuator(&self) -> Program {
@@ -298,7 +303,7 @@ impl World {
             format!("nats.user={}", nats.user),
             format!("nats.password={}", nats.password),
             "platform.backend=kubernetes".into(),
-            format!("platform.kubeconfig={}", self.cluster.service_account("actuator").display()),
+            format!("platform.kubeconfig={}", self.kubeconfig.display()),
             "platform.timeout=9s".into(),
             "lease.ttl=60s".into(),
             "reconcile=1s".into(),
@@ -336,6 +341,30 @@ impl World {
                 return outcome;
             }
         }
+    }
+
+    /// Sends States and Actions until `fib` has `wanted`.
+    async fn until_applied(&mut self, wanted: Allocation) {
+        while self.cluster.get(&["deployment", "fib"])["spec"]["replicas"] != wanted.replicas.0 {
+            self.tick_wanting(wanted).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Waits until policy `fib` has the finalizer, or does not have it.
+    fn finalizer(&self, present: bool) {
+        eventually(&format!("finalizer present = {present}"), || {
+            let finalizers = self.cluster.get(&["scp", "fib"])["metadata"]["finalizers"].clone();
+            (finalizers.as_array().is_some_and(|all| all.iter().any(|one| one == "qscale.dev/restore")) == present).then_some(())
+        });
+    }
+
+    /// Waits for an event of `reason`, and returns all of them.
+    fn events(&self, reason: &str) -> String {
+        eventually(reason, || {
+            let events = self.cluster.kubectl(&["get", "events", &format!("--field-selector=reason={reason}")]);
+            events.contains(reason).then_some(events)
+        })
     }
 
     /// Waits until condition `kind` of policy `of` has `status`, and returns its reason.
@@ -407,6 +436,75 @@ async fn an_object_is_a_policy_whose_decisions_are_applied_and_explained() {
     eventually_async("the policy to be gone", async || world.stored("fib").await.is_none().then_some(())).await;
     eventually_async("the other policy in the bucket", async || world.stored("second").await).await;
     assert_eq!(world.cluster.get(&["deployment", "fib"])["spec"]["replicas"], 3, "a deleted policy leaves the workload as it is");
+    assert!(actuator.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_policy_restores_its_workload_if_it_says_so_and_is_never_stuck() {
+    let Some(mut world) = World::start().await else { return };
+    let mut actuator = world.actuator();
+    let workload = object("Deployment", "fib", 2, &json!([container("f", &resources("100m", "64Mi"), &resources("200m", "128Mi"))]));
+    let mut spec = json!({ "mode": "active", "agent": "agent", "tick": "1s", "fallback": { "rule": "hold" }, "on_delete": "restore" });
+    let restored = |world: &World| {
+        assert_eq!(world.cluster.get(&["deployment", "fib"])["spec"]["replicas"], 2);
+        let limits = json!([{ "requests": resources("100m", "64Mi"), "limits": resources("200m", "128Mi") }]);
+        assert_eq!(Value::from(running(&world.cluster, "fib", 2)), limits);
+    };
+    let delete = |world: &World| world.cluster.kubectl(&["delete", "scp", "fib", "--timeout=60s"]);
+
+    world.cluster.apply(&policy("fib", &spec));
+    world.finalizer(true);
+    world.until_applied(allocation(3, 300, 192)).await;
+    delete(&world);
+    restored(&world);
+    assert!(world.events("Restored").contains("deployment/fib has its original allocation again: 2 x 200m 128Mi"));
+    eventually_async("the policy to be gone", async || world.stored("fib").await.is_none().then_some(())).await;
+
+    // The finalizer follows the specification; an invalid one changes nothing.
+    world.cluster.apply(&policy("fib", &spec));
+    world.finalizer(true);
+    spec["on_delete"] = json!("keep");
+    world.cluster.apply(&policy("fib", &spec));
+    world.finalizer(false);
+    spec["on_delete"] = json!("restore");
+    world.cluster.apply(&policy("fib", &spec));
+    world.finalizer(true);
+
+    // No actuator is there when it is deleted; the next one finds the original allocation on the bus.
+    world.until_applied(allocation(3, 300, 192)).await;
+    actuator.kill();
+    world.cluster.apply(&policy("fib", &json!({ "on_delete": "restore", "tick": "5parsec" })));
+    world.cluster.kubectl(&["delete", "scp", "fib", "--wait=false"]);
+    assert!(world.cluster.get(&["scp", "fib"])["metadata"]["deletionTimestamp"].is_string());
+    actuator = world.actuator();
+    world.cluster.kubectl(&["wait", "--for=delete", "scp/fib", "--timeout=120s"]);
+    restored(&world);
+
+    // Its workload is gone.
+    world.cluster.apply(&policy("fib", &spec));
+    world.until_applied(allocation(3, 300, 192)).await;
+    world.cluster.kubectl(&["delete", "deployment", "fib"]);
+    delete(&world);
+    assert!(world.events("RestoreFailed").contains("no workload"));
+
+    // The whole namespace is being deleted, which takes no events.
+    world.cluster.kubectl(&["create", "namespace", "short"]);
+    let mut of_namespace = policy("fib", &spec);
+    of_namespace["metadata"]["namespace"] = json!("short");
+    world.cluster.apply(&of_namespace);
+    eventually("the finalizer", || {
+        let object = world.cluster.get(&["scp", "fib", "--namespace=short"]);
+        object["metadata"]["finalizers"].is_array().then_some(())
+    });
+    world.cluster.kubectl(&["delete", "namespace", "short", "--timeout=60s"]);
+
+    // What nothing has changed keeps the size that it has got meanwhile.
+    world.cluster.apply(&workload);
+    world.cluster.apply(&policy("fib", &spec));
+    world.finalizer(true);
+    world.cluster.kubectl(&["scale", "deployment", "fib", "--replicas=1"]);
+    delete(&world);
+    assert_eq!(world.cluster.get(&["deployment", "fib"])["spec"]["replicas"], 1);
     assert!(actuator.stop().success());
 }
 

@@ -68,6 +68,9 @@ pub struct ScalingPolicy {
     /// Forbids decreases.
     #[serde(default)]
     pub scale_up_only: bool,
+    /// Allocation of the workload after the ScalingPolicy was deleted.
+    #[serde(default)]
+    pub on_delete: OnDelete,
     /// Limits on the size and frequency of changes.
     #[serde(default)]
     pub guard: Guardrails,
@@ -170,6 +173,17 @@ pub enum Mode {
     Active,
 }
 
+/// Allocation of a workload after its ScalingPolicy was deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDelete {
+    /// The workload keeps its allocation.
+    #[default]
+    Keep,
+    /// The workload gets the allocation from before the first change.
+    Restore,
+}
+
 /// Source of arrivals and latency.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename = "Metrics", default)]
@@ -243,6 +257,7 @@ impl ScalingPolicy {
             mode: Mode::default(),
             paused: false,
             scale_up_only: false,
+            on_delete: OnDelete::default(),
             guard: Guardrails::default(),
             metrics: MetricsSource::default(),
             mirrored: false,

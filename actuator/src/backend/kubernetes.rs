@@ -5,6 +5,8 @@ mod cluster;
 #[cfg(feature = "kubernetes")]
 mod fence;
 #[cfg(feature = "kubernetes")]
+mod finalizer;
+#[cfg(feature = "kubernetes")]
 mod policies;
 #[cfg(feature = "kubernetes")]
 mod resource;

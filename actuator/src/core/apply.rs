@@ -63,7 +63,7 @@ impl Core {
         let applies = decision.restores || (decision.source != DecisionSource::Shadow && function.is_active(self.frozen_all));
         if applies && function.presence == Presence::Missing {
             let missing = BackendError::NotFound(id.clone()).to_string();
-            self.complete_restore(id, &decision);
+            self.complete_restore(id, &decision, Err(missing.clone()));
             return self.publish_if_reported(id, &decision, Effect::Failed, |outcome| (outcome.before, outcome.reason) = (before, missing));
         }
         let verdict = if decision.restores { restore_verdict(&decision) } else { self.verdict(function, &decision, now) };
@@ -120,8 +120,9 @@ impl Core {
     fn start(&mut self, id: &FunctionId, job: PendingChange, now: Timestamp) {
         let Some(function) = self.functions.get_mut(id) else { return };
         let Some(workload) = function.workload(id) else {
-            self.complete_restore(id, &job.decision);
-            return self.failed(id, &job, &BackendError::NotFound(id.clone()).to_string());
+            let missing = BackendError::NotFound(id.clone()).to_string();
+            self.complete_restore(id, &job.decision, Err(missing.clone()));
+            return self.failed(id, &job, &missing);
         };
         match (&function.baseline, job.before) {
             (BaselineState::Stored(_), _) => self.send(id, job, workload),
@@ -130,7 +131,7 @@ impl Core {
                 (function.baseline, function.work) = (BaselineState::Storing, Work::Preparing(job));
                 self.commands.push(Command::Store(id.clone(), Record::Baseline(baseline)));
             }
-            (BaselineState::None | BaselineState::Storing, _) => function.work = Work::Preparing(job),
+            (BaselineState::None | BaselineState::Storing | BaselineState::Deleting { .. }, _) => function.work = Work::Preparing(job),
         }
     }
 
@@ -183,7 +184,7 @@ impl Core {
                     function.budget.charge(direction, now);
                     function.budget_dirty = true;
                 }
-                self.complete_restore(id, &job.decision);
+                self.complete_restore(id, &job.decision, Ok(workload.desired));
                 self.succeeded(id, &job);
             }
             Err(BackendError::StaleLease { reason, highest }) => {
@@ -196,7 +197,7 @@ impl Core {
                 if matches!(error, BackendError::NotFound(_)) {
                     function.presence = Presence::Missing;
                 }
-                self.complete_restore(id, &job.decision);
+                self.complete_restore(id, &job.decision, Err(error.to_string()));
                 self.failed(id, &job, &error.to_string());
             }
         }

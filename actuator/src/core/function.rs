@@ -30,6 +30,8 @@ pub(super) struct ScaledFunction {
     pub(super) frozen: bool,
     /// Last request to restore this function alone.
     pub(super) restore: Option<Timestamp>,
+    /// Request to restore it because its policy is being deleted.
+    release: Option<Timestamp>,
     pub(super) state: Option<Box<State>>,
     pub(super) trace: Option<TraceParent>,
     /// Arrival time of the last State.
@@ -98,6 +100,11 @@ pub(super) enum BaselineState {
     Storing,
     /// Stored.
     Stored(store::Baseline),
+    /// Being deleted.
+    Deleting {
+        /// Whether the deletion was requested and not answered yet.
+        requested: bool,
+    },
 }
 
 /// Progress of a change.
@@ -149,6 +156,7 @@ impl ScaledFunction {
             policy: None,
             frozen: control.is_some_and(|control| control.frozen),
             restore: control.and_then(|control| control.restore),
+            release: None,
             state: None,
             trace: None,
             seen_at: now,
@@ -173,9 +181,37 @@ impl ScaledFunction {
         }
     }
 
+    /// The newest restore request, `all` included.
+    pub(super) fn last_restore(&self, all: Option<Timestamp>) -> Option<Timestamp> {
+        self.restore.max(all).max(self.release)
+    }
+
     /// The newest restore request, `all` included, that was not executed yet.
     pub(super) fn pending_restore(&self, all: Option<Timestamp>) -> Option<Timestamp> {
-        self.restore.max(all).filter(|request| *request > self.restored)
+        self.last_restore(all).filter(|request| *request > self.restored)
+    }
+
+    /// Requests a restore at `now` because the policy is being deleted, unless one is under way.
+    pub(super) fn request_release(&mut self, now: Timestamp) {
+        self.release.get_or_insert(now.max(Timestamp(self.restored.0.saturating_add(1))));
+    }
+
+    /// Ends a restore; returns whether it was requested because the policy is being deleted. Without a policy the baseline is used up: another policy begins with
+    /// an own one.
+    pub(super) fn end_restore(&mut self) -> bool {
+        if self.policy.is_none() && matches!(self.baseline, BaselineState::Stored(_)) {
+            self.baseline = BaselineState::Deleting { requested: false };
+        }
+        self.release.take().is_some()
+    }
+
+    /// Whether the baseline is to be deleted now.
+    pub(super) fn take_deletion(&mut self) -> bool {
+        let due = self.baseline == BaselineState::Deleting { requested: false };
+        if due {
+            self.baseline = BaselineState::Deleting { requested: true };
+        }
+        due
     }
 
     /// Whether it must be kept: it has a policy, or something to restore.
@@ -185,6 +221,8 @@ impl ScaledFunction {
 
     /// Sets the policy; returns whether nothing is known of its workload yet.
     pub(super) fn set_policy(&mut self, policy: Arc<ScalingPolicy>, now: Timestamp) -> bool {
+        // A restore for the policy before it has no purpose anymore.
+        self.release = None;
         let before = self.policy.replace(policy);
         let (before, after) = (before.as_deref(), self.policy.as_deref());
         if before.map(|policy| &policy.agent) != after.map(|policy| &policy.agent) {
@@ -211,10 +249,10 @@ impl ScaledFunction {
     /// Forgets the policy and everything learned under it. Requests of operators and records stay.
     pub(super) fn drop_policy(&mut self) {
         let empty = Self::new(None, Timestamp(0));
-        let Self { baseline, restored, restored_stored, frozen, restore, budget, budget_dirty, budget_stored, .. } =
+        let Self { baseline, restored, restored_stored, frozen, restore, release, budget, budget_dirty, budget_stored, .. } =
             std::mem::replace(self, empty);
         let empty = Self::new(None, Timestamp(0));
-        *self = Self { baseline, restored, restored_stored, frozen, restore, budget, budget_dirty, budget_stored, ..empty };
+        *self = Self { baseline, restored, restored_stored, frozen, restore, release, budget, budget_dirty, budget_stored, ..empty };
     }
 
     /// Processes a State; returns whether it is new.
@@ -341,7 +379,7 @@ impl ScaledFunction {
                 Some(WorkloadId { kind: policy.workload.kind, name })
             }
             (None, BaselineState::Stored(baseline)) => Some(WorkloadId { kind: baseline.kind, name: baseline.workload.clone() }),
-            (None, BaselineState::None | BaselineState::Storing) => None,
+            (None, BaselineState::None | BaselineState::Storing | BaselineState::Deleting { .. }) => None,
         }
     }
 
@@ -359,6 +397,8 @@ impl ScaledFunction {
     pub(super) fn remember(&mut self, record: &Record) {
         match record {
             Record::Baseline(baseline) if matches!(&self.baseline, BaselineState::Stored(stored) if stored == baseline) => {}
+            // It was read before the deletion.
+            Record::Baseline(_) if matches!(self.baseline, BaselineState::Deleting { .. }) => {}
             Record::Baseline(baseline) => self.baseline = BaselineState::Stored(baseline.clone()),
             Record::Budget(_) => {}
             Record::Restored(request) => self.restored = self.restored.max(*request),
@@ -375,6 +415,9 @@ impl ScaledFunction {
 
     /// Drops requests and goals when the lead changes: the allocation may change without notice.
     pub(super) fn clear_work(&mut self) {
+        if matches!(self.baseline, BaselineState::Deleting { .. }) {
+            self.baseline = BaselineState::None;
+        }
         (self.work, self.next, self.goal, self.applied) = (Work::Idle, None, None, None);
     }
 

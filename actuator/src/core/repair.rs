@@ -4,7 +4,7 @@ use qscale_common::contract::Effect;
 use qscale_common::guard::DecisionKind;
 use qscale_common::name::FunctionId;
 use qscale_common::time::Timestamp;
-use qscale_common::units::Replicas;
+use qscale_common::units::{Allocation, Replicas};
 
 use super::decision::AllocationDecision;
 use super::function::{BaselineState, Presence, Work};
@@ -90,7 +90,7 @@ impl Core {
             return;
         };
         match &function.baseline {
-            BaselineState::Storing => {}
+            BaselineState::Storing | BaselineState::Deleting { .. } => {}
             BaselineState::Stored(baseline) => {
                 let decision = AllocationDecision::of_restore(
                     baseline.allocation,
@@ -121,14 +121,18 @@ impl Core {
         }
     }
 
-    /// Marks the restore request as executed if `decision` was a restore.
-    pub(super) fn complete_restore(&mut self, id: &FunctionId, decision: &AllocationDecision) {
+    /// Marks the restore request as executed, with its result, if `decision` was a restore.
+    pub(super) fn complete_restore(&mut self, id: &FunctionId, decision: &AllocationDecision, result: Result<Allocation, String>) {
         let all = self.restore_all;
         let Some(function) = self.functions.get_mut(id).filter(|_| decision.restores) else { return };
-        if let Some(request) = function.restore.max(all) {
+        if let Some(request) = function.last_restore(all) {
             // A request that arrived after this decision has the same goal, so it counts as executed too.
             function.restored = function.restored.max(request);
             self.commands.push(Command::Store(id.clone(), Record::Restored(function.restored)));
         }
+        if function.end_restore() {
+            self.commands.push(Command::Released(id.clone(), result.map(Some)));
+        }
+        self.forget(id);
     }
 }

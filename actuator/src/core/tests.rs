@@ -4,6 +4,7 @@ mod actions;
 mod any_sequence;
 mod autonomous;
 mod clocks;
+mod deleted;
 
 use std::num::NonZeroU32;
 
@@ -35,6 +36,8 @@ struct Rig {
     /// Requests that the platform has not answered yet, if it delays answers.
     pending: Vec<ApplyRequest>,
     stepped_down: bool,
+    /// Answers to requests to restore the function because its policy is being deleted.
+    released: Vec<Result<Option<Allocation>, String>>,
 }
 
 #[derive(Clone)]
@@ -103,6 +106,7 @@ impl Rig {
             orders: Vec::new(),
             pending: Vec::new(),
             stepped_down: false,
+            released: Vec::new(),
         };
         rig.apply_policy();
         rig.core.set_controls(&rig.controls, rig.now);
@@ -161,6 +165,11 @@ impl Rig {
             Command::Publish(outcome, _) => self.outcomes.push(*outcome),
             Command::StepDown { .. } => self.stepped_down = true,
             Command::List => self.list(),
+            Command::Forget(function) => {
+                self.records.remove(&Record::baseline_key(&function));
+                self.core.on_forgotten(&function, true, self.now);
+            }
+            Command::Released(_, answer) => self.released.push(answer),
             Command::Store(function, record) => {
                 let key = record.key(&function);
                 let stored = match self.records.get(&key) {

@@ -99,6 +99,16 @@ struct ControlEdit {
     written: bool,
 }
 
+/// Requests the allocation of `function` from before Qscale acted, and freezes nothing: its policy was deleted.
+///
+/// # Errors
+/// As [`kv::edit`].
+pub async fn restore_after_deletion(author: &Author, function: &FunctionId, now: Timestamp) -> anyhow::Result<()> {
+    let frozen = |before: Option<&Control>| before.is_some_and(|before| before.frozen);
+    let request = |before: Option<&Control>| Some(control(author, frozen(before), Some(restore_time(before, now)), now));
+    edit(author, &Target::One(function.clone()), ChangeKind::RestoreRequested, request, now).await.map(drop)
+}
+
 /// Replaces the control of `target` by the result of `change`, unless that is `None`, and records it.
 async fn edit(
     author: &Author,

@@ -12,7 +12,7 @@ use super::signature;
 use crate::change::{ChangeKind, ChangedValue};
 use crate::contract::subject;
 use crate::name::FunctionId;
-use crate::policy::ScalingPolicy;
+use crate::policy::{OnDelete, ScalingPolicy};
 use crate::time::Timestamp;
 
 /// A ScalingPolicy before and after an edit.
@@ -70,27 +70,27 @@ pub async fn edit(
     Ok(PolicyEdit { edited, before, after })
 }
 
-/// Deletes the ScalingPolicy of `function`; returns whether there was one.
+/// Deletes the ScalingPolicy of `function`; returns what it says of its workload, or `None` if there was none.
 ///
 /// # Errors
 /// If the bucket cannot be read or written, or another command changes the policy at the same time.
-pub async fn delete(author: &Author, function: &FunctionId, now: Timestamp) -> anyhow::Result<bool> {
+pub async fn delete(author: &Author, function: &FunctionId, now: Timestamp) -> anyhow::Result<Option<OnDelete>> {
     let store = kv::open(author.bus(), subject::POLICY_BUCKET).await?;
     let entry = store.entry(function.tokens()).await.with_context(|| format!("failed to read policy {function}"))?;
-    let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else { return Ok(false) };
+    let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else { return Ok(None) };
     store
         .delete_expect_revision(function.tokens(), Some(entry.revision))
         .await
         .with_context(|| format!("failed to delete policy {function}"))?;
-    let value = ScalingPolicy::from_json(&entry.value).ok().as_ref().map(as_value);
+    let policy = ScalingPolicy::from_json(&entry.value).ok();
     let made = Made {
         kind: ChangeKind::PolicyDeleted,
         target: function.to_string(),
-        before: Some(ChangedValue { revision: Some(entry.revision), value }),
+        before: Some(ChangedValue { revision: Some(entry.revision), value: policy.as_ref().map(as_value) }),
         after: None,
     };
     author.record(made, now).await;
-    Ok(true)
+    Ok(Some(policy.map_or(OnDelete::Keep, |policy| policy.on_delete)))
 }
 
 /// The form in which `after` is to be stored in place of `current`; `None` if that is the same policy, and signed if

@@ -11,14 +11,14 @@ use qscale_common::control::{self, Control};
 use qscale_common::document::Format;
 use qscale_common::name::FunctionId;
 use qscale_common::policy::text::{self, Change};
-use qscale_common::policy::{self, Mode, Range, ScalingPolicy, WorkloadKind};
+use qscale_common::policy::{self, Mode, OnDelete, Range, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::author::Author;
 use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::files::{self, MAX_DOCUMENT};
 use qscale_common::runtime::kv::{self, Edited};
-use qscale_common::runtime::policies;
 use qscale_common::runtime::signature::{PolicyReader, TrustConfig};
+use qscale_common::runtime::{operator, policies};
 use qscale_common::time::Span;
 
 use crate::author::{AuthorArgs, SignerArgs};
@@ -66,7 +66,7 @@ pub enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Delete ScalingPolicies; the functions keep their allocation
+    /// Delete ScalingPolicies; the functions keep their allocation, or get the original one back where `on_delete` is `restore`
     Delete {
         /// namespace/name, or name
         #[arg(required = true, value_name = "NAME")]
@@ -336,10 +336,15 @@ fn mode(mode: Mode) -> &'static str {
 async fn delete(author: &Author, functions: &[FunctionId]) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     for function in functions {
-        if policies::delete(author, function, clock::now()).await? {
-            output::line(format_args!("policy {function} deleted; the function keeps its allocation"))?;
-        } else {
-            missing.push(no_policy(function));
+        match policies::delete(author, function, clock::now()).await? {
+            Some(OnDelete::Keep) => output::line(format_args!("policy {function} deleted; the function keeps its allocation"))?,
+            Some(OnDelete::Restore) => {
+                operator::restore_after_deletion(author, function, clock::now()).await.with_context(|| {
+                    format!("policy {function} is deleted, but its function was not restored; use `qscale restore {function}`")
+                })?;
+                output::line(format_args!("policy {function} deleted; the function gets the allocation from before the first change"))?;
+            }
+            None => missing.push(no_policy(function)),
         }
     }
     if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\nerror: ")) }

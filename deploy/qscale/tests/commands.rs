@@ -224,6 +224,21 @@ async fn restore_remains_requested_without_an_actuator() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_requests_the_restore_that_the_policy_names_and_freezes_nothing() {
+    let fixture = Fixture::new().await;
+    for (name, on_delete) in [("f", "restore"), ("g", "keep")] {
+        let yaml = fixture.file("policy.yaml", &format!("name: {name}\non_delete: {on_delete}\n"));
+        fixture.run(&["policy", "apply", &yaml]).success();
+    }
+    let deleted = fixture.run(&["policy", "delete", "f", "g"]).success();
+    assert!(deleted.contains("default/f deleted; the function gets the allocation from before the first change"), "{deleted}");
+    assert!(deleted.contains("default/g deleted; the function keeps its allocation"), "{deleted}");
+    let control = fixture.control("default.f").await.expect("requested");
+    assert!(!control.frozen && control.restore.is_some(), "{control:?}");
+    assert_eq!(fixture.control("default.g").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn restore_reports_the_outcome() {
     let fixture = Fixture::new().await;
     let actuator = jetstream::new(fixture.client("actuator").await);

@@ -43,6 +43,8 @@ pub(crate) struct Actuator {
     /// Writes under way.
     stores: BTreeMap<u64, (FunctionId, Record)>,
     stored: u64,
+    /// Deletions of baselines under way.
+    forgetting: BTreeMap<u64, FunctionId>,
     /// Requests to the platform without an answer, by their numbers.
     applying: BTreeMap<u64, ApplyRequest>,
 }
@@ -71,6 +73,7 @@ impl Actuator {
             steps: 0,
             stores: BTreeMap::new(),
             stored: 0,
+            forgetting: BTreeMap::new(),
             applying: BTreeMap::new(),
         }
     }
@@ -104,6 +107,7 @@ impl Actuator {
             Delivery::Recorded(number) => self.recorder.on_recorded(number, cx),
             Delivery::Lease(number, reply) => self.on_lease(number, reply, cx),
             Delivery::Stored(number, stored) => self.on_stored(number, stored, cx),
+            Delivery::Forgotten(number) => self.on_forgotten(number, true, cx),
             Delivery::Policies(policies) => {
                 self.view.set_policies(policies);
                 if self.started {
@@ -149,7 +153,10 @@ impl Actuator {
             }
             Timer::LeaseStep(number) if *number == self.steps => self.advance(cx),
             Timer::LeaseTimeout(number) => self.on_lease(*number, lease::Reply::Unreachable, cx),
-            Timer::StoreTimeout(number) => self.on_stored(*number, None, cx),
+            Timer::StoreTimeout(number) => {
+                self.on_stored(*number, None, cx);
+                self.on_forgotten(*number, false, cx);
+            }
             Timer::ApplyTimeout(request) if self.applying.contains_key(&request.number) => {
                 self.completed(request, Err(BackendError::Unavailable("timeout".into())), cx);
             }
@@ -208,6 +215,14 @@ impl Actuator {
                         cx.send(Request::Store(self.stored, function, record));
                         cx.after(STORE_TIMEOUT, Timer::StoreTimeout(self.stored));
                     }
+                    Command::Forget(function) => {
+                        self.stored += 1;
+                        self.forgetting.insert(self.stored, function.clone());
+                        cx.send(Request::Forget(self.stored, function));
+                        cx.after(STORE_TIMEOUT, Timer::StoreTimeout(self.stored));
+                    }
+                    // No policy is an object of this platform.
+                    Command::Released(..) => {}
                     Command::List => cx.out.push(Output::ToPlatform(PlatformRequest::List(cx.wall))),
                     Command::StepDown { highest } => self.step_down(highest, cx),
                 }
@@ -238,6 +253,15 @@ impl Actuator {
                 self.view.set_baseline(&function, baseline.allocation);
             }
             self.core.on_stored(&function, record, stored, cx.wall);
+        }
+    }
+
+    fn on_forgotten(&mut self, number: u64, deleted: bool, cx: &mut Context<'_>) {
+        if let Some(function) = self.forgetting.remove(&number) {
+            if deleted {
+                self.view.remove_baseline(&function);
+            }
+            self.core.on_forgotten(&function, deleted, cx.wall);
         }
     }
 

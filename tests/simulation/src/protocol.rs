@@ -67,6 +67,8 @@ pub(crate) enum Request {
     Lease(u64, lease::ElectionStep),
     /// Store a record of the actuator.
     Store(u64, FunctionId, Record),
+    /// Delete the baseline of a function.
+    Forget(u64, FunctionId),
     /// Read the retained States.
     History(u64),
 }
@@ -82,6 +84,8 @@ pub(crate) enum Delivery {
     Lease(u64, lease::Reply),
     /// The stored record; `None` if it was not stored.
     Stored(u64, Option<Record>),
+    /// A baseline was deleted.
+    Forgotten(u64),
     /// The retained States.
     History(u64, Vec<Arc<State>>),
     /// Watched policies.

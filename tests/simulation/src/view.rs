@@ -88,6 +88,11 @@ impl ActuatorView {
         self.baselines.insert(function.clone(), allocation);
     }
 
+    /// The baseline of `function` was deleted.
+    pub(crate) fn remove_baseline(&mut self, function: &FunctionId) {
+        self.baselines.remove(function);
+    }
+
     /// A State arrived at `wall`. The actuator ignores one that is older than the last of its epoch.
     pub(crate) fn on_state(&mut self, state: &Arc<State>, wall: Timestamp) {
         let seen = self.states.entry(state.function()).or_default();

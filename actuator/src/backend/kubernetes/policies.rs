@@ -16,7 +16,7 @@ use kube::{Api, Client, Resource as _};
 use qscale_common::contract::{DecisionSource, Message as _, Outcome, State};
 use qscale_common::control;
 use qscale_common::name::{FunctionId, Name};
-use qscale_common::policy::{ScalingPolicy, WorkloadKind};
+use qscale_common::policy::{OnDelete, ScalingPolicy, WorkloadKind};
 use qscale_common::runtime::author::Author;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::kubernetes::apis;
@@ -29,6 +29,7 @@ use serde_json::json;
 
 use super::KubernetesBackendConfig;
 use super::cluster::{FIELD_MANAGER, SharedView, connect};
+use super::finalizer::{self, Release, Step};
 use super::resource::{PolicyObject, PolicyStatus};
 use super::status::{self, Facts, Unused};
 use crate::backend::{LoopAccess, LoopReport, WorkloadId};
@@ -74,11 +75,10 @@ pub(super) async fn run(config: KubernetesBackendConfig, view: SharedView, mut a
             Some((listing, event)) = events.next() => policies.on_watch(listing, event),
             Some(report) = access.reports.recv() => policies.on_report(report),
             _ = timer.tick() => {
-                if matches!(access.lease.status(), LeaderStatus::Leading { .. }) {
-                    let written = token.run_until_cancelled(policies.write(&access)).await;
-                    if written.is_none() {
-                        return;
-                    }
+                if !matches!(access.lease.status(), LeaderStatus::Leading { .. }) {
+                    policies.entries.values_mut().for_each(|entry| entry.release = None);
+                } else if token.run_until_cancelled(policies.write(&access)).await.is_none() {
+                    return;
                 }
             }
         }
@@ -130,6 +130,8 @@ struct Entry {
     written: PolicyStatus,
     written_at: Timestamp,
     events: VecDeque<Outcome>,
+    /// Restore of the workload before the object is released.
+    release: Option<Release>,
     /// Time of the last event by reason.
     reported: HashMap<&'static str, Timestamp>,
 }
@@ -145,6 +147,7 @@ impl Entry {
             decision: None,
             written_at: Timestamp(0),
             events: VecDeque::new(),
+            release: None,
             reported: HashMap::new(),
         };
         entry.read();
@@ -153,6 +156,9 @@ impl Entry {
 
     fn update(&mut self, object: PolicyObject) {
         let same = object.metadata.generation == self.object.metadata.generation && object.metadata.uid == self.object.metadata.uid;
+        if object.metadata.uid != self.object.metadata.uid {
+            self.release = None;
+        }
         // Another leader may have written it.
         self.written = object.status.clone().unwrap_or_default();
         self.object = object;
@@ -166,6 +172,24 @@ impl Entry {
             Ok(policy) => (self.policy, self.unused) = (Some(policy), None),
             Err(error) => self.unused = Some(Unused::Invalid(error)),
         }
+        if self.is_deleted() {
+            self.unused = Some(Unused::Deleted);
+        }
+    }
+
+    /// Takes the oldest Outcome without an event, unless the last event with its reason was written a moment ago.
+    fn next_event(&mut self, now: Timestamp) -> Option<Outcome> {
+        let (_, reason, _) = status::event(self.events.back()?)?;
+        let recent = |last: &Timestamp| now.since(*last) < EVENT_INTERVAL && *last <= now;
+        if self.reported.get(reason).is_some_and(recent) { None } else { self.events.pop_back() }
+    }
+
+    fn on_delete(&self) -> Option<OnDelete> {
+        self.policy.as_ref().map(|policy| policy.on_delete)
+    }
+
+    fn is_deleted(&self) -> bool {
+        self.object.metadata.deletion_timestamp.is_some()
     }
 
     /// The workload that is scaled.
@@ -234,9 +258,15 @@ impl Policies {
         let function = match &report {
             LoopReport::State(state) => state.function(),
             LoopReport::Outcome(outcome) => outcome.function(),
+            LoopReport::Released(function, _) => function.clone(),
         };
         let Some(entry) = self.entries.get_mut(&function) else { return };
         match report {
+            LoopReport::Released(_, result) => {
+                if let Some(release) = &mut entry.release {
+                    release.result = Some(result);
+                }
+            }
             LoopReport::State(state) => entry.state = Some((*state, clock::now())),
             LoopReport::Outcome(outcome) if outcome.source == DecisionSource::Shadow => {}
             LoopReport::Outcome(outcome) => {
@@ -260,11 +290,10 @@ impl Policies {
     /// Writes what has changed since the last step.
     async fn write(&mut self, access: &LoopAccess) {
         self.find_conflicts();
-        let written = async {
-            self.mirror(access).await?;
-            self.report(access).await
-        };
-        if let Err(error) = written.await {
+        // Finalizers first: a status that is written makes the last known revision of its object an old one. A failure of one does not prevent the others.
+        let finalized = self.finalize(access).await;
+        let (mirrored, reported) = (self.mirror(access).await, self.report(access).await);
+        if let Err(error) = finalized.and(mirrored).and(reported) {
             self.report_failure(format!("{error:#}"));
         }
     }
@@ -286,6 +315,7 @@ impl Policies {
         }
         for (entry, conflict) in self.entries.values_mut().zip(conflicts) {
             match conflict {
+                _ if entry.is_deleted() => {}
                 Some(conflict) => entry.unused = Some(conflict),
                 // The object is read again: it may be invalid, too.
                 None if matches!(entry.unused, Some(Unused::Conflict(_))) => {
@@ -305,8 +335,10 @@ impl Policies {
         for (function, entry) in &mut self.entries {
             // Each failure may have taken a timeout, and the others would fail, too.
             anyhow::ensure!(failures < MAX_FAILURES, "failed to write policies; see the status of the ScalingPolicy objects");
-            let conflicts = matches!(entry.unused, Some(Unused::Conflict(_)));
-            let Some(policy) = entry.policy.as_ref().filter(|_| !conflicts) else { continue };
+            let unused = matches!(entry.unused, Some(Unused::Conflict(_) | Unused::Deleted));
+            // Nothing is changed before the finalizer is there, or a deletion could come before it.
+            let waits = finalizer::step(&entry.object.metadata, entry.on_delete(), None, now) == Step::Add;
+            let Some(policy) = entry.policy.as_ref().filter(|_| !unused && !waits) else { continue };
             if bucket.get(&function.tokens()).is_some_and(|stored| **stored == *policy) {
                 if matches!(entry.unused, Some(Unused::NotWritten(_))) {
                     entry.unused = None;
@@ -334,13 +366,62 @@ impl Policies {
         }
         for policy in bucket.values().filter(|policy| policy.mirrored && policy.workload.kind != WorkloadKind::Local) {
             let function = policy.function();
-            let used = self.entries.get(&function).is_some_and(|entry| !matches!(entry.unused, Some(Unused::Conflict(_))));
+            let unused = |entry: &Entry| matches!(entry.unused, Some(Unused::Conflict(_) | Unused::Deleted));
+            let used = self.entries.get(&function).is_some_and(|entry| !unused(entry));
             if !used && self.listings.iter().any(|listing| listing.covers(&function)) {
                 let reason = "the ScalingPolicy object was deleted, or another one is for the same workload".to_owned();
                 policies::delete(&self.author.clone().because(Some(reason)), &function, now).await?;
             }
         }
         Ok(())
+    }
+
+    /// Adds and removes finalizers, and requests the restores before a removal.
+    async fn finalize(&mut self, access: &LoopAccess) -> anyhow::Result<()> {
+        let now = clock::now();
+        let Some(bucket) = access.policies.borrow().clone() else { return Ok(()) };
+        let mut failed = None;
+        for (function, entry) in &mut self.entries {
+            let step = finalizer::step(&entry.object.metadata, entry.on_delete(), entry.release.as_ref(), now);
+            let written = match &step {
+                Step::Nothing => continue,
+                // No agent may act anymore, and pods that are created get the size of their template.
+                Step::Restore if bucket.contains_key(&function.tokens()) || entry.written.pod_size.is_some() => continue,
+                Step::Restore => {
+                    entry.release.get_or_insert(Release { since: now, result: None });
+                    // A request that finds no room is repeated in the next step.
+                    let _full = access.releases.try_send(function.clone());
+                    continue;
+                }
+                Step::Add | Step::Remove | Step::Release(_) => {
+                    let patch = finalizer::patch(&entry.object.metadata, step == Step::Add);
+                    let api: Api<PolicyObject> = Api::namespaced(self.client.clone(), function.namespace.as_str());
+                    api.patch(function.name.as_str(), &PatchParams::default(), &Patch::Merge(patch)).await
+                }
+            };
+            match written {
+                Ok(object) => {
+                    if let Step::Release(result) = &step {
+                        let target = entry.policy.as_ref().map_or_else(|| function.to_string(), status::target);
+                        let event = finalizer::event(result, &target);
+                        tracing::info!(%function, target, ?result, "policy object deleted");
+                        // A namespace that is being deleted takes no events.
+                        let _refused = self.recorder.publish(&event, &entry.object.object_ref(&())).await;
+                    }
+                    entry.update(object);
+                }
+                // It has changed since it was read, or is gone: the watch shows it.
+                Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409) => {}
+                Err(error) => {
+                    let error = anyhow::Error::new(error).context(format!("failed to write the finalizer of {function}"));
+                    if entry.unused.is_none() {
+                        entry.unused = Some(Unused::NotWritten(format!("{error:#}")));
+                    }
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Writes statuses and events.
@@ -378,7 +459,7 @@ impl Policies {
                 (entry.written, entry.written_at) = (facts, now);
             }
             while events < WRITES
-                && let Some(outcome) = entry.events.pop_back()
+                && let Some(outcome) = entry.next_event(now)
             {
                 events += publish(&self.recorder, entry, &outcome, target.as_ref(), now).await?;
             }
@@ -408,7 +489,7 @@ async fn write_status(client: &Client, function: &FunctionId, status: &PolicySta
     }
 }
 
-/// Publishes the events of `outcome`, unless there was one a moment ago; returns their number.
+/// Publishes the events of `outcome`; returns their number.
 async fn publish(
     recorder: &Recorder,
     entry: &mut Entry,
@@ -417,9 +498,6 @@ async fn publish(
     now: Timestamp,
 ) -> anyhow::Result<usize> {
     let Some((normal, reason, note)) = status::event(outcome) else { return Ok(0) };
-    if entry.reported.get(reason).is_some_and(|last| now.since(*last) < EVENT_INTERVAL && *last <= now) {
-        return Ok(0);
-    }
     entry.reported.insert(reason, now);
     // Events with the same action are counted instead of written again, with the first note.
     let action = format!("{reason} {}", outcome.allowed.unwrap_or(outcome.requested));

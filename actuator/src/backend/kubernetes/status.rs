@@ -44,6 +44,8 @@ pub(super) enum Unused {
     Conflict(String),
     /// It could not be written to the bucket.
     NotWritten(String),
+    /// The object is being deleted.
+    Deleted,
 }
 
 /// The conditions.
@@ -122,6 +124,7 @@ fn ready(facts: &Facts<'_>) -> Found {
         (Err(Unused::NotWritten(error)), _) => {
             found(Some(false), "NotWritten", format!("failed to pass the policy to the services: {error}"))
         }
+        (Err(Unused::Deleted), _) => found(Some(false), "Deleted", "the object is being deleted".into()),
         (Ok(policy), None) if facts.platform_read => found(Some(false), "NoWorkload", format!("there is no {}", target(policy))),
         (Ok(_), None) => found(None, "NotRead", "the workloads were not read yet".into()),
         (Ok(_), Some(_)) => found(Some(true), "InUse", String::new()),
@@ -203,7 +206,7 @@ fn resize(facts: &Facts<'_>) -> Found {
 }
 
 /// The scaled object, as `kind/name`.
-fn target(policy: &ScalingPolicy) -> String {
+pub(super) fn target(policy: &ScalingPolicy) -> String {
     format!("{}/{}", kind(policy.workload.kind), policy.workload_name())
 }
 

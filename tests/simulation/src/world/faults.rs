@@ -171,7 +171,9 @@ fn urgency(input: &Input, election_first: bool) -> u32 {
         }
         Input::Delivery(_, Delivery::Policies(_)) => 1,
         Input::Delivery(_, Delivery::Controls(_)) => 2,
-        Input::Platform(_) | Input::Delivery(_, Delivery::Stored(..)) | Input::Timer(Timer::StoreTimeout(_) | Timer::ApplyTimeout(_)) => 3,
+        Input::Platform(_)
+        | Input::Delivery(_, Delivery::Stored(..) | Delivery::Forgotten(_))
+        | Input::Timer(Timer::StoreTimeout(_) | Timer::ApplyTimeout(_)) => 3,
         Input::Timer(_) | Input::Delivery(_, Delivery::Recorded(_) | Delivery::History(..)) => 4,
         Input::Delivery(_, Delivery::Message(Payload::State(_))) => 5,
         Input::Delivery(_, Delivery::Message(_)) => 6,

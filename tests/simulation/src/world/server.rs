@@ -91,6 +91,14 @@ impl World {
                 let stored = provisioned.then(|| self.on_store(&function, &record)).flatten();
                 self.deliver(process, Delivery::Stored(number, stored));
             }
+            Request::Forget(number, function) => {
+                if provisioned {
+                    self.server.buckets.records.delete(&Record::baseline_key(&function));
+                    let current = Delivery::Records(Arc::new(self.server.buckets.records.current()));
+                    self.show_all(&current);
+                    self.deliver(process, Delivery::Forgotten(number));
+                }
+            }
             Request::History(number) => {
                 if provisioned {
                     let states = self.server.states.values().flatten().cloned().collect();
