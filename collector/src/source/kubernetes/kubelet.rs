@@ -47,10 +47,8 @@ struct KubeletReader {
 impl Kubelets {
     /// Kubelets of the cluster that `config` connects to.
     pub(super) fn new(mut cluster: Config, config: &KubernetesConfig) -> Self {
-        if config.insecure_kubelets {
-            cluster.accept_invalid_certs = true;
-            cluster.root_cert = None;
-        }
+        // The authority of the cluster stays, which is not asked then: without one, the system would need authorities.
+        cluster.accept_invalid_certs |= config.insecure_kubelets;
         let max_body = (config.max_body_mib as usize) << 20;
         let reader = KubeletReader { max_body, reader: ExpositionReader::new(&ExpositionConfig::default()) };
         Self {
@@ -67,13 +65,13 @@ impl Kubelets {
         let (mut connections, mut reads) = (HashMap::new(), Vec::new());
         for node in nodes {
             let reachable = self.address(node).and_then(|KubeletAddress { url, path }| {
-                let client = self.connections.remove(&url).or_else(|| self.connect(&url))?;
+                let client = self.connections.remove(&url).map_or_else(|| self.connect(&url), Ok)?;
                 connections.insert(url, client.clone());
-                Some((client, path))
+                Ok((client, path))
             });
             let reader = Arc::clone(&self.reader);
             let read = async move {
-                let (client, path) = reachable.ok_or_else(|| SourceError::Connection("the node has no internal address".into()))?;
+                let (client, path) = reachable?;
                 reader.read(&client, &path).await
             };
             reads.push((node.name_any(), read));
@@ -82,22 +80,24 @@ impl Kubelets {
         self.sweep.read(reads).await
     }
 
-    /// Where the kubelet of `node` shows its metrics; `None` if the node has no address.
-    fn address(&self, node: &Node) -> Option<KubeletAddress> {
-        let status = node.status.as_ref()?;
-        let address = status.addresses.iter().flatten().find(|address| address.type_ == "InternalIP")?;
+    /// Where the kubelet of `node` shows its metrics.
+    fn address(&self, node: &Node) -> Result<KubeletAddress, SourceError> {
+        let status = node.status.as_ref();
+        let mut addresses = status.and_then(|status| status.addresses.as_ref()).into_iter().flatten();
+        let address = addresses.find(|address| address.type_ == "InternalIP");
+        let address = address.ok_or_else(|| SourceError::Connection("the node has no internal address".into()))?;
         let host = if address.address.contains(':') { format!("[{}]", address.address) } else { address.address.clone() };
-        let port = status.daemon_endpoints.as_ref().and_then(|endpoints| endpoints.kubelet_endpoint.as_ref());
+        let port = status.and_then(|status| status.daemon_endpoints.as_ref()).and_then(|endpoints| endpoints.kubelet_endpoint.as_ref());
         let port = port.map_or(PORT, |endpoint| endpoint.port);
         let path = node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(PATH)).unwrap_or(&self.path);
-        Some(KubeletAddress { url: format!("https://{host}:{port}/"), path: path.clone() })
+        Ok(KubeletAddress { url: format!("https://{host}:{port}/"), path: path.clone() })
     }
 
-    /// A connection to a kubelet; `None` if `url` is malformed.
-    fn connect(&self, url: &str) -> Option<Client> {
+    /// A connection to a kubelet.
+    fn connect(&self, url: &str) -> Result<Client, SourceError> {
         let mut config = self.config.clone();
-        config.cluster_url = url.parse().ok()?;
-        Client::try_from(config).ok()
+        config.cluster_url = url.parse().map_err(|error| failed(anyhow::Error::new(error).context(url.to_owned())))?;
+        Client::try_from(config).map_err(|error| failed(error.into()))
     }
 }
 
