@@ -1,6 +1,8 @@
 //! The services with a Kubernetes cluster: a real control plane with simulated nodes, whose pods say what they use.
 
 mod chart;
+mod pods;
+mod rights;
 
 use std::time::Duration;
 

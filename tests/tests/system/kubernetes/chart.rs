@@ -1,17 +1,20 @@
 //! The chart: what it installs is accepted by a real API server, and the services work with its configuration, passwords and rights, and with no others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use qscale_tests::cluster::Right;
 use qscale_tests::command::CommandResult;
 use qscale_tests::nats::listening_port;
-use qscale_tests::{Cluster, Folder, Program, eventually, nats, process, repository, within};
+use qscale_tests::{Cluster, Folder, Program, eventually, free_port, nats, process, repository, within};
 use serde_json::{Value, json};
 
-use super::{DECISIONS, policy};
+use super::{DECISIONS, policy, rights};
 
 const NAMESPACE: &str = "qscale-system";
 /// Values for clusters with simulated nodes, whose kubelets have certificates that cannot be checked.
@@ -34,12 +37,14 @@ struct Installed<'a> {
     cluster: &'a Cluster,
     folder: Folder,
     programs: BTreeMap<String, Program>,
+    /// Ports of the metrics.
+    ports: BTreeMap<String, u16>,
     url: String,
 }
 
 impl<'a> Installed<'a> {
     fn new(cluster: &'a Cluster) -> Self {
-        Self { cluster, folder: Folder::new("chart"), programs: BTreeMap::new(), url: String::new() }
+        Self { cluster, folder: Folder::new("chart"), programs: BTreeMap::new(), ports: BTreeMap::new(), url: String::new() }
     }
 
     fn object(&self, kind: &str, name: &str) -> Value {
@@ -84,8 +89,8 @@ impl<'a> Installed<'a> {
         assert!(created.is_empty(), "steps are no result: {created}");
     }
 
-    /// Starts `program` of `component` with its configuration, password and rights.
-    fn start(&mut self, component: &str, kind: &str, program: &str) {
+    /// Starts `program` of `component` as `instance`, with its configuration, password and rights.
+    fn start(&mut self, instance: &str, component: &str, kind: &str, program: &str) {
         let name = format!("qscale-{component}");
         let text = self.object("configmap", &name)["data"]["config.json"].as_str().expect("configured").to_owned();
         let mut config: Value = serde_json::from_str(&text).expect("JSON");
@@ -95,8 +100,9 @@ impl<'a> Installed<'a> {
         assert_eq!(config["nats"]["url"], format!("nats://qscale-nats.{NAMESPACE}.svc:4222"));
         config["nats"]["url"] = json!(self.url);
         config["nats"]["password_file"] = json!(self.folder.path().join("credentials").join(user));
-        config["health"] = json!("127.0.0.1:0");
-        let path = self.folder.path().join(format!("{component}.json"));
+        let port = free_port();
+        config["health"] = json!(format!("127.0.0.1:{port}"));
+        let path = self.folder.path().join(format!("{instance}.json"));
         std::fs::write(&path, config.to_string()).expect("written");
 
         let mut command = Command::new(process::binary(program));
@@ -109,13 +115,123 @@ impl<'a> Installed<'a> {
             let token = self.cluster.kubectl(&["create", "token", account, "-n", NAMESPACE]);
             command.env("KUBECONFIG", self.cluster.kubeconfig_of(account, token.trim()));
         }
-        let log = self.folder.path().join(format!("{component}.log"));
-        self.programs.insert(component.to_owned(), Program::spawn(command, &log));
+        let log = self.folder.path().join(format!("{instance}.log"));
+        self.programs.insert(instance.to_owned(), Program::spawn(command, &log));
+        self.ports.insert(instance.to_owned(), port);
+    }
+
+    /// Metrics of `instance`, as Prometheus reads them; `None` before it listens.
+    fn metrics(&self, instance: &str) -> Option<String> {
+        let mut connection = TcpStream::connect(("127.0.0.1", self.ports[instance])).ok()?;
+        write!(connection, "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+        let mut reply = String::new();
+        connection.read_to_string(&mut reply).ok()?;
+        reply.starts_with("HTTP/1.1 200").then_some(reply)
+    }
+
+    /// The actuator that leads.
+    fn leader(&self) -> Option<String> {
+        let leads = |name: &&String| {
+            name.starts_with("actuator") && self.metrics(name).is_some_and(|text| text.contains("qscale_actuator_leader 1\n"))
+        };
+        self.programs.keys().find(leads).cloned()
+    }
+
+    /// Waits for a value while all programs run.
+    #[track_caller]
+    fn until<T>(&mut self, what: &str, mut condition: impl FnMut(&Self) -> Option<T>) -> T {
+        within(DECISIONS, what, || {
+            for (name, program) in &mut self.programs {
+                assert!(program.ended().is_none(), "{name} ended: {}", process::tail(&self.folder.path().join(format!("{name}.log"))));
+            }
+            condition(self)
+        })
     }
 
     fn logs(&self) -> String {
         let log = |name: &String| format!("{name}:\n{}", process::tail(&self.folder.path().join(format!("{name}.log"))));
         self.programs.keys().map(log).collect()
+    }
+}
+
+/// Metrics that are shown from their first event on, with the file that registers them and their name there.
+const SHOWN_LATER: [(&str, &str, &str); 4] = [
+    ("qscale_actuator_guard", "actuator/src/metrics.rs", "\"qscale_actuator_guard\""),
+    ("qscale_collector_late_readings", "collector/src/metrics.rs", "\"qscale_collector_late_readings\""),
+    ("qscale_promoter_decisions", "agent/promote/src/metrics.rs", "register(\"decisions\""),
+    ("qscale_promoter_candidate_in_use", "agent/promote/src/metrics.rs", "register(\"candidate_in_use\""),
+];
+
+/// Names of the metrics in the queries of the dashboard.
+fn queried() -> BTreeSet<String> {
+    let path = repository().join("deploy/cluster/chart/files/dashboard.json");
+    let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("readable")).expect("JSON");
+    let targets =
+        dashboard["panels"].as_array().expect("panels").iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let queries: Vec<&str> = targets.map(|target| target["expr"].as_str().expect("a query")).collect();
+    let words = queries.iter().flat_map(|query| query.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_'));
+    words.filter(|word| word.starts_with("qscale_")).map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn the_dashboard_asks_for_metrics_that_exist(installed: &Installed<'_>) {
+    let texts: Vec<String> = installed.ports.keys().map(|name| eventually("the metrics", || installed.metrics(name))).collect();
+    let names: BTreeSet<&str> =
+        texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let queried = queried();
+    assert!(queried.len() > 15, "{queried:?}");
+    for name in queried {
+        let family = ["_total", "_bucket", "_count", "_sum"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(&name);
+        let registered = SHOWN_LATER.iter().find(|(later, ..)| *later == family).is_some_and(|(_, file, name)| {
+            let source = std::fs::read_to_string(repository().join(file)).expect("readable");
+            source.contains(name)
+        });
+        assert!(names.contains(family) || registered, "no service shows {name}; they show {names:?}");
+    }
+}
+
+/// Runs all that the services do in a cluster, and compares the audit log with their roles.
+fn every_right_is_used_and_none_is_missing(installed: &mut Installed<'_>) {
+    let cluster = installed.cluster;
+    let mut set = Cluster::deployment(1, "400m");
+    (set["kind"], set["metadata"]["name"], set["spec"]["serviceName"]) = (json!("StatefulSet"), json!("aes"), json!("aes"));
+    set["spec"]["selector"]["matchLabels"]["app"] = json!("aes");
+    set["spec"]["template"]["metadata"]["labels"]["app"] = json!("aes");
+    cluster.apply(&set);
+    let mut of_set = policy("active");
+    (of_set["metadata"]["name"], of_set["spec"]["workload"]) = (json!("aes"), json!({ "kind": "stateful_set" }));
+    cluster.apply(&of_set);
+    installed.until("replicas of a StatefulSet", |_| (cluster.get(&["statefulset", "aes"])["spec"]["replicas"] != 1).then_some(()));
+
+    // The same change again is the same event again.
+    let recurs = |used: &BTreeMap<Right, u32>| used.keys().any(|right| right.verb == "patch" && right.resource == "events");
+    installed.until("an event that recurs", |_| {
+        if cluster.get(&["deployment", "fib"])["spec"]["replicas"] == 3 {
+            cluster.kubectl(&["scale", "deployment", "fib", "--replicas=2"]);
+        }
+        recurs(&cluster.requests_of("qscale-actuator").used).then_some(())
+    });
+
+    let leader = installed.until("a leader", |installed| installed.leader());
+    installed.start("actuator-1", "actuator", "deployment", "qscale-actuator");
+    installed.programs.remove(&leader).expect("it runs").kill();
+    installed.until("the next leader", |installed| installed.leader());
+    let mut restored = policy("active");
+    let bounds = json!({ "replicas": { "min": 4, "max": 4 }, "cpu_millicores": { "min": 600, "max": 1000 } });
+    (restored["spec"]["on_delete"], restored["spec"]["bounds"]) = (json!("restore"), bounds);
+    cluster.apply(&restored);
+    let cpu = |of: &Value| of["spec"]["containers"][0]["resources"]["limits"]["cpu"].as_str().map(str::to_owned);
+    installed.until("a change of replicas and CPU by the next leader", |_| {
+        let pods = cluster.get(&["pods", "-l", "app=fib"]);
+        let pods = pods["items"].as_array().filter(|pods| pods.len() == 4)?;
+        pods.iter().all(|pod| cpu(pod).as_deref() == Some("600m")).then_some(())
+    });
+    cluster.kubectl(&["delete", "scp", "fib", "--timeout=120s"]);
+    assert_eq!(cluster.get(&["deployment", "fib"])["spec"]["replicas"], 1, "the original allocation");
+    cluster.apply(&policy("active"));
+
+    for service in ["actuator", "collector"] {
+        rights::check(cluster, service, rights::NodeKind::Simulated);
     }
 }
 
@@ -135,18 +251,16 @@ fn the_services_of_the_chart_scale_a_workload() {
 
     let mut installed = Installed::new(&cluster);
     installed.start_nats();
-    installed.start("collector", "statefulset", "qscale-collector");
-    installed.start("actuator", "deployment", "qscale-actuator");
-    installed.start("agent-threshold", "statefulset", "qscale-agent");
+    installed.start("collector", "collector", "statefulset", "qscale-collector");
+    installed.start("actuator-0", "actuator", "deployment", "qscale-actuator");
+    installed.start("agent-threshold", "agent-threshold", "statefulset", "qscale-agent");
+    installed.start("promoter", "promoter", "deployment", "qscale-promoter");
     cluster.apply(&Cluster::deployment(1, "400m"));
     cluster.apply(&policy("active"));
     let replicas = || cluster.get(&["deployment", "fib"])["spec"]["replicas"].clone();
-    within(DECISIONS, "the largest number of replicas", || {
-        for (name, program) in &mut installed.programs {
-            assert!(program.ended().is_none(), "{name} ended: {}", process::tail(&installed.folder.path().join(format!("{name}.log"))));
-        }
-        (replicas() == 3).then_some(())
-    });
+    installed.until("the largest number of replicas", |_| (replicas() == 3).then_some(()));
+    the_dashboard_asks_for_metrics_that_exist(&installed);
+    every_right_is_used_and_none_is_missing(&mut installed);
     assert!(!installed.logs().contains("forbidden"), "a right is missing: {}", installed.logs());
 
     let before = users(&installed.object("secret", "qscale-credentials"));
