@@ -1,4 +1,4 @@
-//! CgroupVersion 1: a hierarchy for each controller.
+//! Version 1 of cgroups: a hierarchy for each controller.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! CgroupVersion 2: one hierarchy. A group that enables controllers for its children must not hold processes itself.
+//! Version 2 of cgroups: one hierarchy. A group that enables controllers for its children must not hold processes itself.
 
 use std::fs;
 use std::io;
