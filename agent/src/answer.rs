@@ -10,7 +10,7 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use qscale_dqn::Dqn;
-use qscale_dqn::decider::{Decided, Decider, Memories};
+use qscale_dqn::decider::{Decided, Decider, LearnedPolicy, Memories};
 use qscale_policies::{Decision, HoldReason};
 use rand::Rng;
 
@@ -79,9 +79,9 @@ impl Answerer {
         self.decider.lookback()
     }
 
-    /// Decides with `network`, version `version` of model `name`, from the next State on; memories are kept. No effect on a rule.
+    /// Decides with `network`, version `version` of model `name`, from the next State on; memories are kept. No effect on a rule or a tree.
     pub fn take_up(&mut self, network: Arc<Dqn>, name: &Name, version: u64) {
-        if let Decider::Learned { dqn, .. } = &mut self.decider {
+        if let Decider::Learned { learned: LearnedPolicy::Network(dqn), .. } = &mut self.decider {
             *dqn = network;
             let mut provenance = provenance(&self.decider);
             let fingerprint = provenance.fingerprint().unwrap_or_default().to_owned();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use qscale_common::name::Name;
@@ -10,10 +11,10 @@ use qscale_common::runtime::bus::BusConfig;
 use qscale_common::runtime::service::{InstanceName, ServiceConfig};
 use qscale_common::runtime::signature::TrustConfig;
 use qscale_common::runtime::telemetry::TelemetryConfig;
-use qscale_dqn::Tabular;
 use qscale_dqn::decider::{Decider, FALLBACK};
 use qscale_dqn::registry::{self, DQN};
 use qscale_dqn::tabular::TABULAR;
+use qscale_dqn::tree::policy::TREE;
 use qscale_policies::PolicyError;
 use qscale_rl::device::cpu;
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,7 @@ pub struct AgentConfig {
     pub params: Map<String, Value>,
     /// Model of the learned policy `dqn`: the path of a file, or `store:NAME` for the version of NAME in use in the
     /// model store, with its later changes; absent: the bundled model. For `tabular-q` the path of a table, as written
-    /// by `qscale reproduce --local`.
+    /// by `qscale reproduce --local`; for `tree` that of a decision tree, as written by `qscale model distil`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelSource>,
     /// Fallback: the rule, with defaults, that decides when the learned policy is not trusted, because a Q-value is not
@@ -87,7 +88,11 @@ impl AgentConfig {
         let name = self.policy.as_deref().unwrap_or(self.agent.as_str());
         let params = Value::Object(self.params.clone());
         if name == TABULAR {
-            return Ok(Decider::Rule(Box::new(self.table()?)));
+            return Ok(Decider::Rule(Box::new(model::table(self.file_of(TABULAR, "table", "q.json")?)?)));
+        }
+        if name == TREE {
+            let tree = model::tree(self.file_of(TREE, "decision tree", "mine.tree")?)?;
+            return Decider::learned(tree, &self.fallback).context("fallback");
         }
         if name != DQN {
             anyhow::ensure!(
@@ -110,15 +115,15 @@ impl AgentConfig {
         Decider::learned(dqn, &self.fallback).context("fallback")
     }
 
-    /// The table of `model`, which contains its parameters.
-    fn table(&self) -> anyhow::Result<Tabular> {
-        anyhow::ensure!(self.params.is_empty(), "params is set, but the parameters of policy {TABULAR} are in its table; remove params");
+    /// The file of `model` for `policy`, a `kind` of file that contains its parameters.
+    fn file_of(&self, policy: &str, kind: &str, example: &str) -> anyhow::Result<&Path> {
+        anyhow::ensure!(self.params.is_empty(), "params is set, but the parameters of policy {policy} are in its {kind}; remove params");
         match &self.model {
-            Some(ModelSource::File(path)) => model::table(path),
+            Some(ModelSource::File(path)) => Ok(path),
             Some(ModelSource::Store(name)) => {
-                anyhow::bail!("model = `store:{name}`, but policy {TABULAR} needs the path of a table")
+                anyhow::bail!("model = `store:{name}`, but policy {policy} needs the path of a {kind}")
             }
-            None => anyhow::bail!("policy {TABULAR} needs the path of a table, as in model = q.json"),
+            None => anyhow::bail!("policy {policy} needs the path of a {kind}, as in model = {example}"),
         }
     }
 }
@@ -135,6 +140,7 @@ impl ServiceConfig for AgentConfig {
 
 #[cfg(test)]
 mod tests {
+    use qscale_dqn::Tabular;
     use serde_json::json;
 
     use super::*;
@@ -179,6 +185,14 @@ mod tests {
         assert!(error(with(&broken)).contains("broken.json"));
         assert!(error(json!({"agent": "tabular-q"})).contains("needs the path of a table"));
         assert!(error(json!({"agent": "tabular-q", "model": "store:mine"})).contains("needs the path of a table"));
+        let tree = folder.path().join("mine.tree");
+        let corpus = qscale_tests::repository().join("tests/fuzz/corpus/trees/small.tree");
+        std::fs::copy(corpus, &tree).expect("a file");
+        let decider = parsed(json!({"agent": "tree", "model": tree})).policy().expect("a tree");
+        assert_eq!((decider.name(), decider.configuration().starts_with("tree headroom joint ")), ("tree", true));
+        assert!(error(json!({"agent": "tree", "model": broken})).contains("line 1: not a decision tree"));
+        assert!(error(json!({"agent": "tree"})).contains("needs the path of a decision tree, as in model = mine.tree"));
+        assert!(error(json!({"agent": "tree", "model": tree, "params": {"caution": 30}})).contains("in its decision tree"));
         let error = error(json!({"agent": "hpa", "model": "store:mine"}));
         assert!(error.contains("policy `hpa` is a rule") && error.contains("policy = dqn"), "{error}");
         let error = serde_json::from_value::<AgentConfig>(json!({"model": "store:Mine"})).expect_err("no name").to_string();

@@ -10,7 +10,8 @@ use qscale_common::name::Name;
 use qscale_common::runtime::files;
 use qscale_common::runtime::models::{ModelReader, ReadError};
 use qscale_dqn::checkpoint::MAX_BYTES;
-use qscale_dqn::{Checkpoint, Dqn, Tabular, registry};
+use qscale_dqn::tree::policy::TreePolicy;
+use qscale_dqn::{Checkpoint, DecisionTree, Dqn, Tabular, registry, tree};
 use qscale_rl::device::cpu;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -75,6 +76,15 @@ pub fn load(path: &Path) -> anyhow::Result<Checkpoint> {
 pub fn table(path: &Path) -> anyhow::Result<Tabular> {
     let bytes = files::read_bytes(path, MAX_BYTES as u64).with_context(|| format!("model = {}", path.display()))?;
     Tabular::from_json(&bytes).map_err(|reason| anyhow!("model = {}: not a table of tabular-q: {reason}", path.display()))
+}
+
+/// The decision tree in a file.
+///
+/// # Errors
+/// If the file cannot be read, or is not a decision tree for this program.
+pub fn tree(path: &Path) -> anyhow::Result<TreePolicy> {
+    let read = files::read_bytes(path, tree::MAX_BYTES as u64).and_then(|bytes| Ok(DecisionTree::parse(&bytes)?));
+    read.map(TreePolicy::new).with_context(|| format!("model = {}", path.display()))
 }
 
 /// Offer of the store.

@@ -261,6 +261,17 @@ impl Actions {
         }
     }
 
+    /// The action with the allocation of action `index`: itself, the action whose allocation it repeats, or if it cannot be taken the default
+    /// action, or else the first action that can be taken. `None` if none can.
+    #[must_use]
+    pub fn resolve(&self, index: usize, candidates: &ActionCandidates) -> Option<usize> {
+        match candidates.entry(index) {
+            Ok(_) => Some(index),
+            Err(MaskReason::Same(other)) => Some(other),
+            Err(_) => self.default_action(candidates).or_else(|| (0..self.count()).find(|action| candidates.mask().allows(*action))),
+        }
+    }
+
     /// Name of action `index`.
     #[must_use]
     pub fn name(&self, index: usize) -> String {

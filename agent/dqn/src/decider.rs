@@ -7,10 +7,12 @@ use std::time::Duration;
 use qscale_common::contract::{Fallback, FallbackReason, ModelRef, Provenance, State};
 use qscale_common::time::Timestamp;
 use qscale_policies::{Decision, History, HoldReason, Memory, Policy, PolicyError};
+use qscale_rl::network::DeviceError;
 use rand::Rng;
 use serde_json::Value;
 
 use crate::policy::{Dqn, OOD_THRESHOLD, Valuation};
+use crate::tree::policy::TreePolicy;
 
 /// The default fallback rule.
 pub const FALLBACK: &str = "threshold-both";
@@ -32,10 +34,61 @@ pub enum Decider {
     /// A learned policy and its fallback.
     Learned {
         /// The learned policy.
-        dqn: Arc<Dqn>,
+        learned: LearnedPolicy,
         /// The rule that decides when the learned policy is not trusted.
         fallback: Box<dyn Policy>,
     },
+}
+
+/// A policy that was learned from simulated functions, and is trusted only while observations resemble those of its training.
+pub enum LearnedPolicy {
+    /// A network, which may be replaced between two States.
+    Network(Arc<Dqn>),
+    /// A decision tree that imitates a network.
+    Tree(Box<TreePolicy>),
+}
+
+impl From<Dqn> for LearnedPolicy {
+    fn from(network: Dqn) -> Self {
+        Self::Network(Arc::new(network))
+    }
+}
+
+impl From<TreePolicy> for LearnedPolicy {
+    fn from(tree: TreePolicy) -> Self {
+        Self::Tree(Box::new(tree))
+    }
+}
+
+impl LearnedPolicy {
+    fn policy(&self) -> &dyn Policy {
+        match self {
+            Self::Network(dqn) => &**dqn,
+            Self::Tree(tree) => &**tree,
+        }
+    }
+
+    fn fingerprint(&self) -> &str {
+        match self {
+            Self::Network(dqn) => dqn.fingerprint(),
+            Self::Tree(tree) => tree.fingerprint(),
+        }
+    }
+
+    /// Adds each State to its memory and values it.
+    fn value_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valuation>, DeviceError> {
+        match self {
+            Self::Network(dqn) => dqn.value_all(cases),
+            Self::Tree(tree) => Ok(cases.iter_mut().map(|(state, memory)| tree.value(state, memory)).collect()),
+        }
+    }
+
+    fn decision(&self, state: &State, valuation: &Valuation) -> Decision {
+        match self {
+            Self::Network(dqn) => dqn.decision(state, valuation),
+            Self::Tree(tree) => tree.decision(state, valuation),
+        }
+    }
 }
 
 /// Memory of one function.
@@ -58,12 +111,12 @@ pub struct Decided {
 }
 
 impl Decider {
-    /// `dqn` with the rule `fallback`, with defaults, as its fallback.
+    /// The policy `learned` with the rule `fallback`, with defaults, as its fallback.
     ///
     /// # Errors
     /// When there is no such rule.
-    pub fn learned(dqn: Dqn, fallback: &str) -> Result<Self, PolicyError> {
-        Ok(Self::Learned { dqn: Arc::new(dqn), fallback: qscale_policies::by_name(fallback, &Value::Null)? })
+    pub fn learned(learned: impl Into<LearnedPolicy>, fallback: &str) -> Result<Self, PolicyError> {
+        Ok(Self::Learned { learned: learned.into(), fallback: qscale_policies::by_name(fallback, &Value::Null)? })
     }
 
     /// Name of the policy.
@@ -77,7 +130,7 @@ impl Decider {
     pub fn provenance(&self) -> Provenance {
         let model = match self {
             Self::Rule(_) => None,
-            Self::Learned { dqn, .. } => Some(ModelRef { fingerprint: dqn.fingerprint().to_owned(), ..ModelRef::default() }),
+            Self::Learned { learned, .. } => Some(ModelRef { fingerprint: learned.fingerprint().to_owned(), ..ModelRef::default() }),
         };
         Provenance { model, ..Provenance::of_rule(self.name(), self.configuration()) }
     }
@@ -93,7 +146,7 @@ impl Decider {
     pub fn policy(&self) -> &dyn Policy {
         match self {
             Self::Rule(rule) => &**rule,
-            Self::Learned { dqn, .. } => &**dqn,
+            Self::Learned { learned, .. } => learned.policy(),
         }
     }
 
@@ -102,7 +155,7 @@ impl Decider {
     pub fn lookback(&self) -> Option<Duration> {
         match self {
             Self::Rule(rule) => rule.lookback(),
-            Self::Learned { dqn, fallback } => dqn.lookback().max(fallback.lookback()),
+            Self::Learned { learned, fallback } => learned.policy().lookback().max(fallback.lookback()),
         }
     }
 
@@ -120,7 +173,7 @@ impl Decider {
         }
     }
 
-    /// Decides each of `cases`, by one pass of the network.
+    /// Decides each of `cases`; a network does so in one pass.
     pub fn decide_all(&self, cases: &mut [(&State, &mut Memories)], now: Timestamp, rng: &mut dyn Rng) -> Vec<Decided> {
         let mut own: Vec<_> = cases.iter_mut().map(|(state, memories)| (*state, &mut memories.own)).collect();
         match self {
@@ -128,8 +181,8 @@ impl Decider {
                 let decided = |decision| Decided { decision, fallback: None };
                 rule.decide_all(&mut own, now, rng).into_iter().map(decided).collect()
             }
-            Self::Learned { dqn, fallback } => {
-                let seen: Vec<Result<Valuation, FallbackReason>> = match dqn.value_all(&mut own) {
+            Self::Learned { learned, fallback } => {
+                let seen: Vec<Result<Valuation, FallbackReason>> = match learned.value_all(&mut own) {
                     Ok(valued) => valued.into_iter().map(trusted).collect(),
                     Err(error) => {
                         let mut error = error.to_string();
@@ -157,7 +210,7 @@ impl Decider {
                         reason: "requests are not measured yet".into(),
                         choices: Vec::new(),
                     };
-                    let decision = trusted.and_then(Result::ok).map_or_else(not_yet, |valued| dqn.decision(state, &valued));
+                    let decision = trusted.and_then(Result::ok).map_or_else(not_yet, |valued| learned.decision(state, &valued));
                     Decided { decision, fallback: None }
                 };
                 cases.iter_mut().zip(seen).map(decide).collect()
@@ -166,7 +219,7 @@ impl Decider {
     }
 }
 
-/// The network's values for a State, where they can be trusted.
+/// The valuation of a State, where it can be trusted.
 fn trusted(valued: Valuation) -> Result<Valuation, FallbackReason> {
     if valued.values.iter().any(|value| !value.is_finite()) {
         return Err(FallbackReason::NonFiniteValue);

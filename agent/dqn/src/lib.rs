@@ -14,6 +14,7 @@ pub mod registry;
 pub mod reward;
 pub mod tabular;
 pub mod tasks;
+pub mod tree;
 
 pub use actions::{ActionCandidates, ActionSet, Actions};
 pub use checkpoint::{Checkpoint, CheckpointError};
@@ -21,6 +22,7 @@ pub use policy::{Dqn, DqnParams};
 pub use qscale_policies::Scope;
 pub use registry::by_name;
 pub use tabular::Tabular;
+pub use tree::DecisionTree;
 
 #[cfg(test)]
 mod fixtures;

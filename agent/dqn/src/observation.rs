@@ -5,6 +5,8 @@
 //! objective and tick, so that a network generalises over functions. Time of day is left out: every simulated world
 //! starts at midnight, so that it would only encode the time since the start of a run.
 
+pub mod quantity;
+
 use qscale_common::contract::{Direction, State, Window};
 use qscale_policies::history::PeakStats;
 

@@ -314,9 +314,7 @@ impl Dqn {
     #[must_use]
     pub fn ood_score(&self, observation: &[f32]) -> f32 {
         let (shift, scale) = &self.specialist_for(observation).unwrap_or(&self.network).normalisation;
-        let (shift, scale) = (shift.iter(), scale.iter());
-        let squares = observation.iter().zip(shift).zip(scale).map(|((value, shift), scale)| ((value - shift) * scale).powi(2));
-        (squares.sum::<f32>() / observation.len().max(1) as f32).sqrt()
+        ood_score(observation, shift, scale)
     }
 
     /// The decision for `state` by `valuation`.
@@ -368,6 +366,12 @@ impl Dqn {
         };
         format!(", `{}` {:.3}{stands}", self.names[second], valuation.values[second])
     }
+}
+
+/// Root mean square of the features of `observation`, each less its `shift` and times its `scale`.
+pub(crate) fn ood_score(observation: &[f32], shift: &[f32], scale: &[f32]) -> f32 {
+    let squares = observation.iter().zip(shift).zip(scale).map(|((value, shift), scale)| ((value - shift) * scale).powi(2));
+    (squares.sum::<f32>() / observation.len().max(1) as f32).sqrt()
 }
 
 /// The current allocation of a function with measurements, without which a decision would rest on neutral values.

@@ -17,12 +17,15 @@ use qscale_common::document::Format;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::files::read_document;
 use qscale_dqn::Checkpoint;
+use qscale_dqn::registry::DQN;
+use qscale_dqn::tree::policy::TREE;
 use qscale_evaluate::curve::{CURVE_SEEDS, CostCurve, cost_curves};
 use qscale_evaluate::decision_latency::DecisionLatency;
 use qscale_evaluate::evaluation::jobs::{JobOutcome, Ledger, StageProgress};
 use qscale_evaluate::report::{csv_runs, csv_summary, curve_csv, curve_svg, front_svg, html};
-use qscale_evaluate::suite::{BUNDLED, SuiteFilter};
+use qscale_evaluate::suite::{BUNDLED, CompetitorEntry, SuiteFilter};
 use qscale_evaluate::{EvaluateError, EvaluationRequest, Options, Results, Suite, SuiteEvaluation, Summary, SummaryOptions, summarise};
+use serde_json::json;
 
 use self::external::ExternalPolicies;
 use self::policies::AllPolicies;
@@ -132,6 +135,22 @@ impl SuiteRun {
             folder_name += "-quick";
         }
         Ok(Self { suite, folder_name, trace, quick: filter.quick, policies })
+    }
+
+    /// This run with the decision tree in the file `tree` as a further competitor, and the learned policy at this `violation_cost`.
+    #[must_use]
+    pub fn with_tree(mut self, tree: &Path, violation_cost: Option<f64>) -> Self {
+        let competitors = &mut self.suite.competitors;
+        if !competitors.iter().any(|entry| entry.policy == DQN) {
+            competitors.push(CompetitorEntry::plain(DQN));
+        }
+        if let Some(cost) = violation_cost {
+            competitors.iter_mut().filter(|entry| entry.policy == DQN).for_each(|entry| entry.params = json!({ "violation_cost": cost }));
+        }
+        competitors.push(CompetitorEntry { params: json!({ "file": tree }), ..CompetitorEntry::plain(TREE) });
+        self.suite = self.suite.with_natural_ticks(&self.policies);
+        self.folder_name += "-tree";
+        self
     }
 
     /// This run with a competitor for each setting of each grid, and [`CURVE_SEEDS`] runs in each cell unless `seeds` are given.

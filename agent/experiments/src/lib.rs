@@ -3,6 +3,7 @@
 //!
 //! Owns the order of runs, their folders and result files. Must not print results: callers do.
 
+pub mod distil;
 pub mod evaluate;
 mod files;
 pub mod journal;

@@ -12,8 +12,10 @@ use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::bus::Bus;
 use qscale_common::time::{Tick, Timestamp, millis};
 use qscale_common::units::Allocation;
+use qscale_dqn::decider::{Decider, LearnedPolicy};
 use qscale_dqn::policy::DqnParams;
 use qscale_dqn::registry::DQN;
+use qscale_dqn::tree::policy::TREE;
 use qscale_policies::{Decision, History, HoldReason};
 use serde::Serialize;
 
@@ -137,7 +139,7 @@ impl Explanation {
         let alternatives = policies.iter().zip(due).filter_map(|(policy, due)| Some(Alternative::new(policy, &state, due?, first?)));
         let alternatives = alternatives.collect();
         let features = match action.provenance.policy.as_str() {
-            DQN => Some(FeatureSnapshot::new(&state, history.summary(), violation_cost(bus, settings, &action).await)),
+            DQN | TREE => Some(FeatureSnapshot::new(&state, history.summary(), violation_cost(bus, settings, &action, &state).await)),
             _ => None,
         };
         // The Outcome follows at once, the Reward after the next tick. Clocks may differ slightly.
@@ -194,8 +196,11 @@ fn decider(outcome: &Outcome) -> String {
 }
 
 /// The configured violation cost of the learned policy; `None` if it is unknown or the default.
-async fn violation_cost(bus: &Bus, settings: &SettingsFolder, action: &Action) -> Option<f64> {
+async fn violation_cost(bus: &Bus, settings: &SettingsFolder, action: &Action, state: &State) -> Option<f64> {
     let policy = ReplayPolicy::of_agent(bus, settings, &action.agent, Some(action), None).await.ok()?;
+    if let Decider::Learned { learned: LearnedPolicy::Tree(tree), .. } = &policy.decider {
+        return Some(tree.violation_cost(state));
+    }
     qscale_policies::read::<DqnParams>(DQN, &policy.params).ok()?.violation_cost.map(f64::from)
 }
 

@@ -10,11 +10,12 @@ use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::files::{self, MAX_DOCUMENT, read_text_if_present};
 use qscale_common::runtime::models::ModelStore;
 use qscale_common::text::clean;
-use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::decider::{Decider, FALLBACK};
 use qscale_dqn::pretrained::pretrained;
 use qscale_dqn::registry::{self, DQN};
+use qscale_dqn::tree::policy::{TREE, TreePolicy};
+use qscale_dqn::{Checkpoint, DecisionTree, tree};
 use qscale_evaluate::suite::with_params;
 use qscale_rl::device::cpu;
 use serde::Deserialize;
@@ -40,6 +41,13 @@ impl ReplayPolicy {
     /// An unknown policy or parameter; a model given for a rule.
     pub fn named(text: &str, model: Option<&Checkpoint>) -> anyhow::Result<Self> {
         let (name, given) = text.split_once(':').unwrap_or((text, ""));
+        if name == TREE {
+            let file = given.strip_prefix("file=").filter(|file| !file.is_empty());
+            let path = file.with_context(|| format!("`{text}`: name the file of a decision tree, as in {TREE}:file=mine.tree"))?;
+            ensure_learned(name, model)?;
+            let decider = Decider::learned(load_tree(Path::new(path))?, FALLBACK)?;
+            return Ok(Self { decider, params: json!({ "file": path }), assumptions: Vec::new() });
+        }
         let none = json!({});
         let params = if given.is_empty() { none } else { with_params(&none, given).map_err(|reason| anyhow!(reason))? };
         ensure_learned(name, model)?;
@@ -62,6 +70,7 @@ impl ReplayPolicy {
         let name = settings.as_ref().and_then(|settings| settings.policy.clone()).unwrap_or_else(|| policy_name(agent, recorded));
         let stored;
         let model = match model {
+            None if name == TREE => return Self::of_tree(agent, settings, recorded),
             None if name == DQN => {
                 stored = model_that_decided(bus, settings.as_ref().and_then(|settings| settings.model.as_deref()), recorded).await?;
                 stored.as_ref()
@@ -72,6 +81,17 @@ impl ReplayPolicy {
             }
         };
         Self::with_settings(agent, &name, settings, recorded, model)
+    }
+
+    /// The decision tree of `agent`, which only its settings name.
+    fn of_tree(agent: &Name, settings: Option<AgentSettings>, recorded: Option<&Provenance>) -> anyhow::Result<Self> {
+        let AgentSettings { model, fallback, .. } = settings.unwrap_or_default();
+        let path = model
+            .with_context(|| format!("the decision tree of agent {agent} is unknown: the state folder has no configuration of {agent}"))?;
+        let tree = load_tree(Path::new(&path))?;
+        let decider = Decider::learned(tree, fallback.as_deref().unwrap_or(FALLBACK)).context("fallback")?;
+        let assumptions = other_configuration(&decider, recorded).into_iter().collect();
+        Ok(Self { decider, params: json!({}), assumptions })
     }
 
     fn with_settings(
@@ -91,10 +111,7 @@ impl ReplayPolicy {
         let params = if params.is_null() { json!({}) } else { params };
         let policy = Self::new(name, params, model, fallback.as_deref().unwrap_or(FALLBACK));
         let mut policy = policy.with_context(|| format!("the policy of agent {agent} is unknown"))?;
-        let current = Action::cut(policy.decider.configuration());
-        if let Some(recorded) = recorded.map(|recorded| &recorded.configuration).filter(|recorded| **recorded != current) {
-            assumptions.push(format!("`{}` decided; `{current}` decides again", clean(recorded)));
-        }
+        assumptions.extend(other_configuration(&policy.decider, recorded));
         policy.assumptions = assumptions;
         Ok(policy)
     }
@@ -155,9 +172,25 @@ pub fn load_model(path: &Path) -> anyhow::Result<Checkpoint> {
     files::open(path, MAX_BYTES as u64).and_then(|file| Ok(Checkpoint::read(file)?)).with_context(|| format!("model {}", path.display()))
 }
 
+/// Reads a decision tree of bounded size.
+///
+/// # Errors
+/// When it cannot be read, or is not a decision tree for this program.
+pub fn load_tree(path: &Path) -> anyhow::Result<TreePolicy> {
+    let read = files::read_bytes(path, tree::MAX_BYTES as u64).and_then(|bytes| Ok(DecisionTree::parse(&bytes)?));
+    read.map(TreePolicy::new).with_context(|| format!("decision tree {}", path.display()))
+}
+
+/// The assumption that another configuration than the recorded one decides.
+fn other_configuration(decider: &Decider, recorded: Option<&Provenance>) -> Option<String> {
+    let current = Action::cut(decider.configuration());
+    let recorded = recorded.map(|recorded| &recorded.configuration).filter(|recorded| **recorded != current)?;
+    Some(format!("`{}` decided; `{current}` decides again", clean(recorded)))
+}
+
 /// The policy of an agent without settings: the policy with the agent's name, or else the one that its Actions name.
 fn policy_name(agent: &Name, recorded: Option<&Provenance>) -> String {
-    let known = |name: &str| registry::names().any(|known| known == name);
+    let known = |name: &str| name == TREE || registry::names().any(|known| known == name);
     let published = recorded.map(|recorded| recorded.policy.as_str()).filter(|name| known(name));
     match published {
         Some(name) if !known(agent.as_str()) => name.to_owned(),

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod config;
+pub mod distil;
 pub mod env;
 pub mod evaluate;
 pub mod run;

@@ -15,7 +15,7 @@ use qscale_common::runtime::cancellable::until_stopped;
 use qscale_evaluate::suite::{BUNDLED, SuiteFilter};
 use qscale_experiments::evaluate::{EvaluateOptions, EvaluateOutcome, SuiteOptions, SuiteRun};
 
-use self::progress::Bar;
+pub use self::progress::Bar;
 use self::trace::TraceArgs;
 use crate::output;
 use crate::run_options::RunOptions;
@@ -40,6 +40,7 @@ use crate::system::Locate;
   qscale evaluate --curves                                    violations against cost of every setting of every policy
   qscale evaluate --tune --policy dqn --policy hpa --model .qscale/training/model.dqn
   qscale evaluate --policy mine=external:command='python policy.py'    a program in any language, see agent/python/README.md
+  qscale evaluate --quick --policy tree:file=mine.tree --policy dqn    a decision tree of `qscale model distil`, and the model
   qscale evaluate --suite my-suite.toml --out my-results --json
   qscale evaluate --list                                      suites, competitors, cells
   qscale evaluate --print-suite synthetic > my-suite.toml     a suite to start from")]

@@ -1,6 +1,7 @@
 //! `qscale model`: trained models in the store of a running system. Owns arguments and output; agents check a model themselves before they use it.
 
 mod card;
+mod distil;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use qscale_replay::policy::load_model;
 use serde_json::{Value, json};
 
 use self::card::{NamedModel, size};
+use self::distil::DistilArgs;
 use crate::author::{AuthorArgs, SignerArgs};
 use crate::output::{self, Table, TableCell, Tone};
 use crate::system::Locate;
@@ -32,7 +34,8 @@ const PRETRAINED: &str = "pretrained";
   qscale model list
   qscale model show pretrained
   qscale model push mine .qscale/training/model.dqn --use
-  qscale model rollback mine")]
+  qscale model rollback mine
+  qscale model distil --depth 5 --out mine.tree")]
 pub enum ModelCommand {
     /// List the stored models with their versions
     List {
@@ -109,6 +112,16 @@ pub enum ModelCommand {
         #[arg(value_name = "JOINED", value_hint = clap::ValueHint::FilePath)]
         file: PathBuf,
     },
+    /// Turn a model into a decision tree of readable rules, which is an agent, too
+    ///
+    /// The tree imitates the model on simulated functions: first in the states that the model visits, then in those that the tree itself visits. Printed are its
+    /// fidelity, the share of decisions with the same allocation in states that were not used to grow it, and its loss in a suite.
+    #[command(after_help = "Examples:
+  qscale model distil --depth 5 --out mine.tree
+  qscale model distil --model .qscale/training/model.dqn --caution 100 --out safe.tree
+  qscale evaluate --quick --policy tree:file=mine.tree --policy dqn
+  qscale up --agent tree --model mine.tree")]
+    Distil(DistilArgs),
     /// Write a version to a file
     #[command(after_help = "Examples:
   qscale model pull mine@2 mine-2.dqn")]
@@ -153,6 +166,7 @@ pub async fn run(locate: &Locate, command: ModelCommand) -> anyhow::Result<()> {
         ModelCommand::Use { model, author } => use_version(locate, &model, author).await,
         ModelCommand::Rollback { name, author } => roll_back(locate, &name, author).await,
         ModelCommand::Join { model, specialist, file } => join(&model, &specialist, &file),
+        ModelCommand::Distil(arguments) => distil::run(locate, arguments).await,
         ModelCommand::Pull { model, file } => pull(locate, &model, &file).await,
     }
 }

@@ -38,6 +38,7 @@ fn load_help() -> String {
   qscale up --for 60s --json --load step:5@0s,40@15s,5@40s
   qscale up --versus threshold-both                      the learned agent and a rule, with the same arrivals
   qscale up --model .qscale/training/model.dqn           your own model
+  qscale up --agent tree --model mine.tree               the rules of `qscale model distil`
   qscale up --agent threshold --versus static            two agents with the same arrivals
   qscale up --function my-function.toml --protocol http --load 20
   qscale up --backend sim --functions 200 --agent hpa    two hundred simulated functions
@@ -59,7 +60,8 @@ pub struct UpOptions {
     /// Also run a copy of the function with the same arrivals, scaled by this agent
     #[arg(long, value_name = "NAME")]
     pub versus: Option<Name>,
-    /// Model of the agent dqn: a checkpoint file, or store:NAME for the version in use of a model in the store [default: store:dqn]
+    /// Model of the agent dqn: a checkpoint file, or store:NAME for the version in use of a model in the store [default: store:dqn]; with the agent tree
+    /// the file of its decision tree
     #[arg(long, value_name = "FILE|store:NAME", value_hint = clap::ValueHint::FilePath)]
     pub model: Option<String>,
     /// Function: fibonacci, aes, faas, or a function file [default: fibonacci]

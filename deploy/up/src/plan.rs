@@ -13,9 +13,10 @@ use qscale_common::policy::{ScalingPolicy, default_agent};
 use qscale_common::runtime::clock::{self, ClockRate};
 use qscale_common::runtime::files::{self, read_document};
 use qscale_common::workload::Pattern;
-use qscale_dqn::Checkpoint;
 use qscale_dqn::checkpoint::MAX_BYTES;
 use qscale_dqn::registry::{self, DQN};
+use qscale_dqn::tree::policy::TREE;
+use qscale_dqn::{Checkpoint, DecisionTree, tree};
 use serde_json::{Map, Value, json};
 
 use self::simulated::LoadWords;
@@ -104,17 +105,16 @@ impl Plan {
             // Objects name their agents; one that names none has the default one.
             agents.extend([arguments.agent.clone(), default_agent()].map(|agent| (agent, Map::new())));
         }
-        if let Some(unknown) = agents.keys().find(|agent| registry::names().all(|name| name != agent.as_str())) {
-            let known = registry::names().collect::<Vec<_>>().join(", ");
+        if let Some(unknown) = agents.keys().find(|agent| built_in().all(|name| name != agent.as_str())) {
+            let known = built_in().collect::<Vec<_>>().join(", ");
             let first = functions.first().map(|function| function.id.name.to_string()).unwrap_or_default();
             anyhow::bail!(
                 "--agent {unknown}: not a built-in agent ({known}); to use your own agent, start with a built-in one, then run \
                  `qscale agent add {unknown}` and `qscale policy set {first} agent={unknown}`"
             );
         }
-        let model = model(arguments.model.as_deref(), agents.keys())?;
-        if let Some((_, configuration)) = agents.iter_mut().find(|(agent, _)| agent.as_str() == DQN) {
-            configuration.insert("model".to_owned(), json!(model));
+        for (agent, model) in models(arguments.model.as_deref(), agents.keys())? {
+            agents.entry(agent).or_default().insert("model".to_owned(), json!(model));
         }
         let LoadWords { short: load_description, trace } = words;
         let require_signatures = arguments.require_signatures;
@@ -127,22 +127,55 @@ impl Plan {
     }
 }
 
-/// The `model` setting of the learned agent: a file, which is checked here, or a model of the store, by default the one
-/// with the agent's name.
-fn model<'a>(named: Option<&str>, agents: impl Iterator<Item = &'a Name> + Clone) -> anyhow::Result<String> {
-    let Some(named) = named else { return Ok(format!("store:{DQN}")) };
-    anyhow::ensure!(
-        agents.clone().any(|agent| agent.as_str() == DQN),
-        "--model {named}: none of the agents {} uses a model; add --agent {DQN} or --versus {DQN}",
-        agents.map(Name::as_str).collect::<Vec<_>>().join(", ")
-    );
-    if named.starts_with("store:") {
-        return Ok(named.to_owned());
+/// Names of the agents that run without a program of the user.
+fn built_in() -> impl Iterator<Item = &'static str> {
+    registry::names().chain([TREE])
+}
+
+/// The `model` setting of each of `agents` that has one. `named` is a decision tree if one of them is a tree; otherwise a model of the learned agent: a file,
+/// which is checked here, or a model of the store, by default the one with the agent's name.
+fn models<'a>(named: Option<&str>, agents: impl Iterator<Item = &'a Name> + Clone) -> anyhow::Result<BTreeMap<Name, String>> {
+    let of = |name: &str| agents.clone().find(|agent| agent.as_str() == name).cloned();
+    let (learned, distilled) = (of(DQN), of(TREE));
+    if let Some(named) = named
+        && learned.is_none()
+        && distilled.is_none()
+    {
+        let agents = agents.map(Name::as_str).collect::<Vec<_>>().join(", ");
+        anyhow::bail!("--model {named}: none of the agents {agents} uses a model; add --agent {DQN} or --versus {DQN}");
     }
-    let path = Path::new(named).canonicalize().with_context(|| format!("--model {named}"))?;
-    let model =
-        files::open(&path, MAX_BYTES as u64).and_then(|file| Ok(Checkpoint::read(file)?)).with_context(|| format!("--model {named}"))?;
-    model.check().with_context(|| format!("--model {named}"))?;
+    let mut models = BTreeMap::new();
+    if let Some(agent) = distilled.clone() {
+        let named = named.with_context(|| {
+            format!("--agent {TREE} needs a decision tree, as in --model mine.tree; `qscale model distil --out mine.tree` makes one")
+        })?;
+        models.insert(
+            agent,
+            checked_file(named, tree::MAX_BYTES, |bytes| {
+                DecisionTree::parse(bytes)?;
+                Ok(())
+            })?,
+        );
+    }
+    if let Some(agent) = learned {
+        let model = match named.filter(|_| distilled.is_none()) {
+            None => format!("store:{DQN}"),
+            Some(named) if named.starts_with("store:") => named.to_owned(),
+            Some(named) => checked_file(named, MAX_BYTES, |bytes| {
+                Checkpoint::from_bytes(bytes)?.check()?;
+                Ok(())
+            })?,
+        };
+        models.insert(agent, model);
+    }
+    Ok(models)
+}
+
+/// Absolute path of the file `named` of at most `limit` bytes, whose content `check` accepts.
+fn checked_file(named: &str, limit: usize, check: impl Fn(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<String> {
+    let option = || format!("--model {named}");
+    let path = Path::new(named).canonicalize().with_context(option)?;
+    files::read_bytes(&path, limit as u64).and_then(|bytes| check(&bytes)).with_context(option)?;
     Ok(path.display().to_string())
 }
 
@@ -233,14 +266,23 @@ mod tests {
     #[test]
     fn a_model_is_checked_before_anything_starts() {
         let agents = |names: &[&str]| names.iter().map(|name| Name::new(*name).expect("valid")).collect::<Vec<_>>();
-        assert_eq!(model(None, agents(&["hpa"]).iter()).expect("by default"), "store:dqn");
-        assert_eq!(model(Some("store:mine"), agents(&["hpa", "dqn"]).iter()).expect("in the store"), "store:mine");
-        let error = |named: &str, names: &[&str]| format!("{:#}", model(Some(named), agents(names).iter()).expect_err("refused"));
+        let models = |named: Option<&str>, names: &[&str]| {
+            let found = models(named, agents(names).iter())?;
+            Ok::<_, anyhow::Error>(found.into_iter().map(|(agent, model)| format!("{agent} {model}")).collect::<Vec<_>>())
+        };
+        assert_eq!(models(None, &["hpa"]).expect("no model"), Vec::<String>::new());
+        assert_eq!(models(None, &["hpa", "dqn"]).expect("by default"), ["dqn store:dqn"]);
+        assert_eq!(models(Some("store:mine"), &["hpa", "dqn"]).expect("in the store"), ["dqn store:mine"]);
+        let error = |named: &str, names: &[&str]| format!("{:#}", models(Some(named), names).expect_err("refused"));
         assert!(error("store:mine", &["hpa", "static"]).contains("hpa, static"));
         assert!(error("nosuch.dqn", &["dqn"]).contains("nosuch.dqn"));
         let folder = qscale_tests::Folder::new("plan");
         let broken = folder.path().join("broken.dqn");
-        std::fs::write(&broken, "PK").expect("written");
+        std::fs::write(&broken, b"PK\x03\x04").expect("written");
         assert!(error(&broken.display().to_string(), &["dqn"]).contains("broken.dqn"));
+        let tree = qscale_tests::repository().join("tests/fuzz/corpus/trees/small.tree").display().to_string();
+        assert_eq!(models(Some(&tree), &["dqn", "tree"]).expect("a tree"), ["dqn store:dqn".to_owned(), format!("tree {tree}")]);
+        assert!(error(&broken.display().to_string(), &["tree"]).contains("line 1: the file is compressed"));
+        assert!(format!("{:#}", models(None, &["tree"]).expect_err("no tree")).contains("qscale model distil"));
     }
 }

@@ -11,6 +11,7 @@ mod messages;
 mod models;
 mod protobuf;
 mod rules;
+mod trees;
 mod windows;
 mod workload;
 
@@ -23,6 +24,7 @@ pub use messages::messages;
 pub use models::models;
 pub use protobuf::protobuf;
 pub use rules::rules;
+pub use trees::trees;
 pub use windows::windows;
 pub use workload::{patterns, traces};
 
@@ -30,7 +32,7 @@ pub use workload::{patterns, traces};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     ("exposition", exposition),
     ("functions", functions),
     ("gateway", gateway),
@@ -45,5 +47,6 @@ pub const TARGETS: [Target; 15] = [
     ("rules", rules),
     ("suites", suites),
     ("traces", traces),
+    ("trees", trees),
     ("windows", windows),
 ];

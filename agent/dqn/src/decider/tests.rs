@@ -11,7 +11,8 @@ use super::*;
 use crate::checkpoint::NetworkPurpose;
 use crate::context::FeatureContext;
 use crate::pretrained::pretrained;
-use crate::{ActionCandidates, ActionSet, Actions, Checkpoint, DqnParams, Scope, fixtures};
+use crate::tree::{TreeHeader, TreeLeaf, TreeNode};
+use crate::{ActionCandidates, ActionSet, Actions, Checkpoint, DecisionTree, DqnParams, Scope, fixtures};
 
 /// A function with 2 replicas of 500m that keeps a core busy, at its tick number `tick`.
 fn state(tick: u64) -> State {
@@ -56,6 +57,33 @@ fn the_model_decides_while_states_resemble_training() {
         let decided = decide(&decider, &state(tick), &mut memories);
         assert_eq!(decided.fallback, None);
     }
+}
+
+#[test]
+fn a_tree_is_trusted_like_the_network_that_it_imitates() {
+    let network = learned(pretrained(), "threshold-both");
+    let leaf = TreeNode::Leaf(TreeLeaf { action: 0, samples: 1, equal: 1 });
+    let header = TreeHeader {
+        model: pretrained().fingerprint(),
+        action_set: ActionSet::Headroom,
+        scope: Scope::Joint,
+        violation_cost: None,
+        seed: 1,
+    };
+    let tree = TreePolicy::new(DecisionTree::new(header, leaf, pretrained()).expect("valid"));
+    let fingerprint = tree.fingerprint().to_owned();
+    let tree = Decider::learned(tree, "threshold-both").expect("a rule");
+    assert_eq!((tree.name(), tree.provenance().fingerprint()), ("tree", Some(fingerprint.as_str())));
+    assert_eq!(tree.lookback(), network.lookback());
+    let (mut of_tree, mut of_network) = (Memories::default(), Memories::default());
+    let mut decided = 0;
+    for tick in 1..40 {
+        let state = if tick % 11 == 0 { unlike_training(tick) } else { state(tick) };
+        let (by_tree, by_network) = (decide(&tree, &state, &mut of_tree), decide(&network, &state, &mut of_network));
+        assert_eq!(by_tree.fallback, by_network.fallback, "{tick}");
+        decided += usize::from(by_tree.fallback.is_none());
+    }
+    assert!(decided > 10 && decided < 39, "{decided}");
 }
 
 #[test]
