@@ -71,13 +71,21 @@ impl Suite {
 /// The curves of `results`, which are those of [`Suite::with_each_setting`], in the order of the suite.
 #[must_use]
 pub fn cost_curves(results: &Results) -> Vec<CostCurve> {
+    let competitors = results.competitors.iter().enumerate();
+    curves_of(competitors.filter_map(|(index, competitor)| {
+        Some((competitor.name.as_str(), !competitor.variant.competes(), point(results, index, competitor)?))
+    }))
+}
+
+/// The curves of `points`, each with the name of its competitor in [`Suite::with_each_setting`], and whether that is a bound. Marks the points on the curves and
+/// on the front.
+pub fn curves_of<'a>(points: impl IntoIterator<Item = (&'a str, bool, CurvePoint)>) -> Vec<CostCurve> {
     let mut curves: Vec<CostCurve> = Vec::new();
-    for (index, competitor) in results.competitors.iter().enumerate() {
-        let Some(point) = point(results, index, competitor) else { continue };
-        let name = competitor.name.rsplit_once(NUMBERED).map_or(competitor.name.as_str(), |(name, _)| name);
+    for (competitor, is_bound, point) in points {
+        let name = competitor.rsplit_once(NUMBERED).map_or(competitor, |(name, _)| name);
         match curves.iter_mut().find(|curve| curve.name == name) {
             Some(curve) => curve.points.push(point),
-            None => curves.push(CostCurve { name: name.to_owned(), is_bound: !competitor.variant.competes(), points: vec![point] }),
+            None => curves.push(CostCurve { name: name.to_owned(), is_bound, points: vec![point] }),
         }
     }
     let of_all: Vec<(f64, f64)> = curves.iter().filter(|curve| !curve.is_bound).flat_map(CostCurve::coordinates).collect();

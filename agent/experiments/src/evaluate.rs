@@ -221,12 +221,8 @@ impl PreparedEvaluation {
         let Some((results, _, took)) = self.execute(progress, stop)? else { return Ok(EvaluateOutcome::Stopped) };
         let (curves, currency) = (cost_curves(&results), results.settings.currency.clone());
         let title = format!("Violations against cost of every setting: {}", results.suite.name);
-        self.write(&[
-            ("suite.json", serde_json::to_string_pretty(&results.suite.document)?),
-            ("results.csv", csv_runs(&results)),
-            ("curves.csv", curve_csv(&curves, &currency)),
-            ("curves.svg", curve_svg(&title, &curves, &currency)),
-        ])?;
+        self.write(&[("suite.json", serde_json::to_string_pretty(&results.suite.document)?), ("results.csv", csv_runs(&results))])?;
+        write_curves(&self.options.out, &title, &curves, &currency)?;
         let runs = results.groups.len() * results.settings.seeds.len();
         Ok(EvaluateOutcome::Done(Box::new(CurveReport { curves, currency, runs, took })))
     }
@@ -252,6 +248,16 @@ impl PreparedEvaluation {
     fn write(&self, files: &[(&str, String)]) -> anyhow::Result<()> {
         files.iter().try_for_each(|(name, text)| crate::files::replace(&self.options.out.join(name), text.as_bytes()))
     }
+}
+
+/// Writes `curves` to the folder `out`, as curves.csv and curves.svg.
+///
+/// # Errors
+/// When the folder cannot be made or written.
+pub fn write_curves(out: &Path, title: &str, curves: &[CostCurve], currency: &str) -> anyhow::Result<()> {
+    std::fs::create_dir_all(out).with_context(|| format!("failed to create the folder {}; use another one with --out", out.display()))?;
+    crate::files::replace(&out.join("curves.csv"), curve_csv(curves, currency).as_bytes())?;
+    crate::files::replace(&out.join("curves.svg"), curve_svg(title, curves, currency).as_bytes())
 }
 
 fn read(path: &Path) -> anyhow::Result<Suite> {

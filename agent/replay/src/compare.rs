@@ -4,6 +4,7 @@
 //! The acting policy is simulated as well, so that the simulation can be checked: its error is the difference between
 //! simulated and recorded figures of that policy.
 
+pub mod curve;
 pub mod metrics;
 pub mod profile;
 pub mod scenario;

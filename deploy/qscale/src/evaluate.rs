@@ -2,6 +2,7 @@
 //! to `qscale_experiments`.
 
 mod progress;
+mod recorded;
 mod report;
 mod trace;
 
@@ -16,6 +17,7 @@ use qscale_evaluate::suite::{BUNDLED, SuiteFilter};
 use qscale_experiments::evaluate::{EvaluateOptions, EvaluateOutcome, SuiteOptions, SuiteRun};
 
 pub use self::progress::Bar;
+use self::recorded::RecordedArgs;
 use self::trace::TraceArgs;
 use crate::output;
 use crate::run_options::RunOptions;
@@ -38,6 +40,7 @@ use crate::system::Locate;
   qscale evaluate --trace ../my-trace --functions 50 --seeds 5
   qscale evaluate --suite steady                              constant loads: who settles, and at what cost
   qscale evaluate --curves                                    violations against cost of every setting of every policy
+  qscale evaluate --curves --recorded fibonacci --since 4h    the same for the recorded arrivals of a function
   qscale evaluate --tune --policy dqn --policy hpa --model .qscale/training/model.dqn
   qscale evaluate --policy mine=external:command='python policy.py'    a program in any language, see agent/python/README.md
   qscale evaluate --quick --policy tree:file=mine.tree --policy dqn    a decision tree of `qscale model distil`, and the model
@@ -50,6 +53,8 @@ pub struct EvaluateArgs {
     suite: Option<String>,
     #[command(flatten)]
     trace: TraceArgs,
+    #[command(flatten)]
+    recorded: RecordedArgs,
     /// Only this competitor of the suite, or any policy, with these parameters, shown as LABEL; repeatable
     #[arg(long = "policy", value_name = "[LABEL=]NAME[:KEY=VALUE,...]")]
     policies: Vec<String>,
@@ -91,6 +96,9 @@ pub struct EvaluateArgs {
     run: RunOptions,
 }
 
+/// Files of the curves of a suite.
+const CURVE_FILES: [&str; 4] = ["curves.svg", "curves.csv", "results.csv", "suite.json"];
+
 /// Evaluates, and prints the results.
 pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<ExitCode> {
     if let Some(name) = &arguments.print_suite {
@@ -104,6 +112,9 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
         return Ok(ExitCode::SUCCESS);
     }
     let loaded = if arguments.curves { loaded.with_each_setting(arguments.seeds)? } else { loaded };
+    if let Some(function) = &arguments.recorded.function {
+        return recorded::run(locate, &arguments, function, &loaded).await;
+    }
     let out = arguments.run.out(|| locate.state_dir.join("evaluations").join(&loaded.folder_name));
     let options = EvaluateOptions {
         tune: arguments.tune,
@@ -116,7 +127,7 @@ pub async fn run(locate: &Locate, arguments: EvaluateArgs) -> anyhow::Result<Exi
     let prepared = loaded.prepare(options, |trace| output::note(trace))?;
     if arguments.curves {
         let outcome = with_bar(move |bar, stop| prepared.curves(|progress| bar.show(progress), stop)).await?;
-        return finish(outcome, &out, |found| report::print_curves(&out, found, &command(&arguments)));
+        return finish(outcome, &out, |found| report::print_curves(&out, found, &command(&arguments), &CURVE_FILES));
     }
     let outcome = with_bar(move |bar, stop| prepared.run(|progress| bar.show(progress), stop)).await?;
     finish(outcome, &out, |found| report::print(&out, found, arguments.run.json))
@@ -172,6 +183,7 @@ fn command(arguments: &EvaluateArgs) -> String {
     };
     arguments.suite.iter().for_each(|suite| add("--suite", suite));
     arguments.trace.words(&mut add);
+    arguments.recorded.words(&mut add);
     arguments.policies.iter().for_each(|policy| add("--policy", policy));
     arguments.model.iter().for_each(|model| add("--model", &model.display().to_string()));
     arguments.functions.iter().for_each(|function| add("--function", function));

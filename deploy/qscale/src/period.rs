@@ -17,6 +17,11 @@ pub struct PeriodArgs {
 }
 
 impl PeriodArgs {
+    /// From `since` ago until `until` ago, or now.
+    pub fn new(since: Span, until: Option<Span>) -> Self {
+        Self { since, until }
+    }
+
     /// The period, as of `now`.
     pub fn resolve(&self, now: Timestamp) -> anyhow::Result<Period> {
         let until = self.until.unwrap_or_default();

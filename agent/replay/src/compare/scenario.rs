@@ -16,8 +16,8 @@ use qscale_sim::{FunctionProfile, Gateway};
 
 use super::metrics::{self, MetricsComparison};
 use super::profile::ProfileEstimate;
-use super::simulation::{self, RecordedSimulation};
-use crate::recording::{self, Period};
+use super::simulation::{self, RecordedSimulation, RunMetrics};
+use crate::recording::{self, NothingRecorded, Period};
 
 /// Minimum number of ticks in a comparison: one minute at the default tick length.
 const MIN_TICKS: usize = 12;
@@ -83,6 +83,34 @@ impl RecordedScenario {
         Ok(Self { function, simulation, rewards, assumptions })
     }
 
+    /// The scenario of what is recorded of `function` in `period`, for policies that look back as far as any does. Without `profile` the function's profile is
+    /// estimated.
+    ///
+    /// # Errors
+    /// [`NothingRecorded`], or as [`Self::read`].
+    pub async fn of_function(
+        bus: &Bus,
+        platform: Option<&PlatformClient>,
+        function: &FunctionId,
+        period: Period,
+        profile: Option<FunctionProfile>,
+    ) -> anyhow::Result<Self> {
+        let since = period.since;
+        let recorded = recording::states(bus, function, Period { since: since.minus(History::REACH), ..period }).await?;
+        if recorded.states.last().is_none_or(|last| last.observed_at_ms < since) {
+            return Err(NothingRecorded { function: function.clone(), since }.into());
+        }
+        let mut scenario = Self::read(bus, platform, &recorded.states, History::REACH, period, profile).await?;
+        scenario.assumptions.extend(recorded.faults());
+        Ok(scenario)
+    }
+
+    /// Recorded violations and cost.
+    #[must_use]
+    pub fn recorded(&self) -> RunMetrics {
+        self.simulation.recorded(&self.rewards)
+    }
+
     /// Compares `other` with the `acting` policy under the same `seeds`; `None` if `stop` was set.
     ///
     /// # Errors
@@ -100,7 +128,7 @@ impl RecordedScenario {
             let (Some(acting), Some(other)) = (run(acting), run(other)) else { return Ok(None) };
             runs.push((acting, other));
         }
-        MetricsComparison::of(&self.simulation.recorded(&self.rewards), &runs).map(Some)
+        MetricsComparison::of(&self.recorded(), &runs).map(Some)
     }
 }
 

@@ -22,6 +22,8 @@ pub struct RunMetrics {
     judged: f64,
     cost: f64,
     priced: f64,
+    changes: f64,
+    hours: f64,
 }
 
 impl RunMetrics {
@@ -41,6 +43,12 @@ impl RunMetrics {
     #[must_use]
     pub fn violated_share(&self) -> Option<f64> {
         (self.judged > 0.0).then(|| self.violated / self.judged)
+    }
+
+    /// Changes of the allocation an hour; 0 without ticks.
+    #[must_use]
+    pub fn changes_per_hour(&self) -> f64 {
+        if self.hours > 0.0 { self.changes / self.hours } else { 0.0 }
     }
 
     /// Mean cost per hour; `None` if unknown.
@@ -163,10 +171,12 @@ impl RecordedSimulation {
             if stop.load(Ordering::Relaxed) {
                 return None;
             }
-            let decision = policy.decide(cell.state(), &mut memory, timestamp(cell.now()), &mut rng);
+            let (decision, before) = (policy.decide(cell.state(), &mut memory, timestamp(cell.now()), &mut rng), cell.state().allocation);
             cell.step(decision.wanted());
             if tick >= self.warm_up {
                 metrics.add(cell.state(), cell.reward().cost_per_hour);
+                metrics.changes += f64::from(u8::from(cell.state().allocation != before));
+                metrics.hours += self.tick_ms() as f64 / 3_600_000.0;
             }
         }
         Some(metrics)
@@ -255,6 +265,7 @@ mod tests {
         assert_eq!((few.violated_share(), many.violated_share()), (Some(1.0), Some(0.0)));
         assert!(many.cost_per_hour() > few.cost_per_hour(), "{few:?} {many:?}");
         assert_eq!(run("hpa"), run("hpa"), "the seed determines the run");
+        assert!(few.changes_per_hour() <= 360.0 && run("threshold").changes_per_hour() > 0.0, "{few:?}");
         assert_eq!(simulation.run(decider("hpa").policy(), 1, &AtomicBool::new(true)), None);
     }
 

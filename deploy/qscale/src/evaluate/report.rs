@@ -37,13 +37,13 @@ pub fn print(out: &Path, report: &EvaluationReport, as_json: bool) -> anyhow::Re
     ))
 }
 
-/// Prints the cost-violation curves that `command` gave, with their files in `out`.
-pub fn print_curves(out: &Path, report: &CurveReport, command: &str) -> anyhow::Result<()> {
+/// Prints the cost-violation curves that `command` gave, with their `files` in `out`.
+pub fn print_curves(out: &Path, report: &CurveReport, command: &str, files: &[&str]) -> anyhow::Result<()> {
     let CurveReport { curves, currency, runs, took } = report;
     output::line(curve_table(curves, currency, width(), colours()).trim_end())?;
     output::line("")?;
     output::line(format!("{runs} runs in {}; {command}", Span(Duration::from_secs(took.as_secs()))))?;
-    output::line(format!("{0}/curves.svg, {0}/curves.csv, {0}/results.csv, {0}/suite.json", out.display()))
+    output::line(files.iter().map(|file| out.join(file).display().to_string()).collect::<Vec<_>>().join(", "))
 }
 
 fn colours() -> bool {
