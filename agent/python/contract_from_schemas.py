@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent
 SCHEMAS = ROOT.parent.parent / "common" / "schemas"
 TARGET = ROOT / "python" / "qscale" / "contract.py"
 MESSAGES = ("state", "action")
-SCALARS = {"integer": "int", "number": "float", "string": "str"}
-EMPTY = {"integer": "0", "number": "0.0", "string": '""'}
+SCALARS = {"integer": "int", "number": "float", "string": "str", "boolean": "bool"}
+EMPTY = {"integer": "0", "number": "0.0", "string": '""', "boolean": "False"}
 HEADER = '''"""Messages of the contract as dataclasses, generated from common/schemas by contract_from_schemas.py.
 
 A value that was not measured is `None`, never zero. Read `State.from_json(text)`, write `Action(...).to_json()`.

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::contract::{Action, Choice, FallbackKind, Message as _, ModelRef, Provenance, State, StateId, Version};
+use qscale_common::contract::{Action, Choice, FallbackKind, HeldPoint, Message as _, ModelRef, Provenance, State, StateId, Version};
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
@@ -99,6 +99,13 @@ impl Answerer {
         }
     }
 
+    /// Continues to hold the operating point `point` of `function`, the last one that was published.
+    pub fn resume(&mut self, function: &FunctionId, point: &HeldPoint) {
+        if let Some(memory) = self.memories.get_mut(function) {
+            memory.memories.resume(point);
+        }
+    }
+
     /// Forgets functions without a State for a day.
     pub fn forget(&mut self, now: Timestamp) {
         self.memories.retain(|_, memory| now.since(memory.at) < FORGET_AFTER);
@@ -153,15 +160,14 @@ impl Answerer {
 
     fn answer_of(&self, state: &State, decided: Decided, now: Timestamp) -> (Answer, Option<FallbackKind>) {
         let fallback = decided.fallback.as_ref().map(|fallback| fallback.reason.kind());
-        let provenance = Provenance { fallback: decided.fallback, ..self.provenance.clone() };
+        let basis =
+            DecisionBasis { provenance: Provenance { fallback: decided.fallback, ..self.provenance.clone() }, point: decided.point };
         let answer = match decided.decision {
             Decision::Want { allocation, reason, choices } => {
-                Answer::Act(Box::new(self.action(state, provenance, allocation, reason, choices, now)), AnswerKind::Change)
+                Answer::Act(Box::new(self.action(state, basis, allocation, reason, choices, now)), AnswerKind::Change)
             }
             Decision::Hold { why, reason, choices } => match state.allocation {
-                Some(current) => {
-                    Answer::Act(Box::new(self.action(state, provenance, current, reason, choices, now)), AnswerKind::Hold(why))
-                }
+                Some(current) => Answer::Act(Box::new(self.action(state, basis, current, reason, choices, now)), AnswerKind::Hold(why)),
                 None => Answer::Silent(why),
             },
         };
@@ -176,7 +182,7 @@ impl Answerer {
     fn action(
         &self,
         state: &State,
-        provenance: Provenance,
+        DecisionBasis { provenance, point }: DecisionBasis,
         allocation: Allocation,
         reason: String,
         mut choices: Vec<Choice>,
@@ -197,8 +203,15 @@ impl Answerer {
             allocation,
             reason: Action::cut(reason),
             choices,
+            point,
         }
     }
+}
+
+/// Provenance of a decision, and the operating point that it holds.
+struct DecisionBasis {
+    provenance: Provenance,
+    point: Option<HeldPoint>,
 }
 
 /// Number of leading `states` of distinct functions: a decision needs the memory left by the previous one of its function.

@@ -1,10 +1,12 @@
 //! The service loop: States in, Actions out, graceful stop. Owns all I/O of the agent; must not decide.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use qscale_common::contract::{EventType, Message as _, State, subject};
+use qscale_common::contract::{Action, EventType, Message as _, State, decode, subject};
+use qscale_common::name::FunctionId;
 use qscale_common::partition::Partition;
 use qscale_common::runtime::bus::{Bus, Received, Subscription};
 use qscale_common::runtime::clock;
@@ -139,13 +141,20 @@ impl AgentInstance {
         let Some(back) = self.answerer.lookback() else { return };
         loop {
             let (answerer, rng, partition) = (&mut self.answerer, &mut self.rng, self.partition);
+            let mut holding = BTreeSet::new();
             let recalled = self.bus.read_history(clock::now().minus(back), |state: State| {
                 if partition.contains(&state.function()) {
                     answerer.remember(&state, rng);
+                    if state.objective.point.is_some() {
+                        holding.insert(state.function());
+                    }
                 }
             });
             match recalled.await {
-                Ok(states) => return info!(states = states.read, unreadable = states.unreadable, "rebuilt memory from the stream"),
+                Ok(states) => {
+                    let resumed = self.resume(&holding).await;
+                    return info!(states = states.read, unreadable = states.unreadable, resumed, "rebuilt memory from the stream");
+                }
                 Err(error) => {
                     warn!(error = format!("{error:#}"), "failed to rebuild memory from the stream; retrying");
                     self.answerer.forget(Timestamp(u64::MAX));
@@ -153,6 +162,27 @@ impl AgentInstance {
                 }
             }
         }
+    }
+
+    /// Continues to hold the operating points of `functions` from the last Actions of this agent, and returns the number of those that it found. Without its
+    /// last Action a function begins at the default, as a new one does.
+    async fn resume(&mut self, functions: &BTreeSet<FunctionId>) -> usize {
+        let mut resumed = 0;
+        for function in functions {
+            let last = self.bus.last_message(EventType::Action, &subject::action(&self.answerer.agent, function)).await;
+            let last = last.and_then(|last| last.map(|last| Ok(decode::<Action>(&last.subject, &last.payload)?)).transpose());
+            match last {
+                Ok(Some(Action { point: Some(point), .. })) => {
+                    self.answerer.resume(function, &point);
+                    resumed += 1;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    warn!(%function, error = format!("{error:#}"), "failed to read the last operating point; holding it from the default on");
+                }
+            }
+        }
+        resumed
     }
 
     /// Answers a State and those already waiting; the first does not wait for others.

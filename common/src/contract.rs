@@ -13,7 +13,7 @@ pub mod subject;
 
 pub use crate::policy::Direction;
 pub use crate::version::Version;
-pub use action::{Action, Choice};
+pub use action::{Action, Choice, HeldPoint};
 pub use event::{Event, EventType, TraceParent};
 pub use load::{Failures, LatencyBucket, Load};
 pub use outcome::{DecisionSource, Effect, GuardNote, GuardRule, Outcome};

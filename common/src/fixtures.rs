@@ -5,7 +5,7 @@ use rand::{Rng, RngExt as _, SeedableRng as _};
 
 use crate::contract::{Ages, Changes, Direction, Epoch, Headroom, Latency, ReplicaCounts, State, Usage, Window, WireObjective};
 use crate::name::{FunctionId, Name};
-use crate::policy::{Bounds, Prices, Range, ScalingPolicy, Weight};
+use crate::policy::{Bounds, OperatingPoint, Prices, Range, ScalingPolicy, Weight};
 use crate::time::{Tick, Timestamp};
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
 
@@ -93,6 +93,14 @@ pub fn any_state(rng: &mut impl Rng) -> State {
             percentile: choose(rng, [95.0, 50.0, f64::MIN_POSITIVE, 99.999]),
             latency_ms: any_millis(rng),
             failure_share: choose(rng, [0.01, 0.0, 1.0]),
+            point: maybe(rng, |rng| {
+                let points = [
+                    OperatingPoint::Caution(10.0.try_into().expect("in range")),
+                    OperatingPoint::ViolatedShare(0.0001.try_into().expect("in range")),
+                    OperatingPoint::BudgetPerMonth(1e9.try_into().expect("in range")),
+                ];
+                choose(rng, points)
+            }),
         },
         bounds: Bounds {
             replicas: any_range(rng, Replicas, u32::MAX),

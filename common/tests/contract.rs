@@ -8,11 +8,11 @@ use proptest::prelude::*;
 use qscale_common::change::{ChangeKind, ChangeRecord, ChangedValue};
 use qscale_common::contract::{
     Action, Ages, Changes, Choice, DecidedBy, DecisionSource, DecodeError, Direction, Effect, Epoch, Failures, Fallback, FallbackReason,
-    GuardNote, GuardRule, Headroom, Latency, LatencyBucket, Load, MAX_PAYLOAD, Message, ModelRef, Outcome, Provenance, ReplicaCounts,
-    Reward, State, Term, Terms, Usage, Version, Window, Windows, decode, parse,
+    GuardNote, GuardRule, Headroom, HeldPoint, Latency, LatencyBucket, Load, MAX_PAYLOAD, Message, ModelRef, Outcome, Provenance,
+    ReplicaCounts, Reward, State, Term, Terms, Usage, Version, Window, Windows, WireObjective, decode, parse,
 };
 use qscale_common::name::{FunctionId, Name};
-use qscale_common::policy::ScalingPolicy;
+use qscale_common::policy::{OperatingPoint, ScalingPolicy};
 use qscale_common::time::{Tick, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use serde_json::{Value, json};
@@ -116,7 +116,14 @@ fn minimal_action() -> Action {
         allocation: Allocation::new(4, 500, 256),
         reason: String::new(),
         choices: Vec::new(),
+        point: None,
     }
+}
+
+/// The Action of an agent that holds `target`.
+fn action_at(target: OperatingPoint) -> Action {
+    let point = HeldPoint { target, caution: 31.5, measured: Some(0.0125), measured_hours: 24.0, out_of_reach: true };
+    Action { point: Some(point), ..minimal_action() }
 }
 
 fn full_action() -> Action {
@@ -259,6 +266,9 @@ fn golden_messages_are_read_and_written_back() {
     check("state.unsampled", &State { replicas: Some(unsampled), ..minimal_state() });
     check("action.full", &full_action());
     check("action.minimal", &minimal_action());
+    let share = OperatingPoint::ViolatedShare(0.01.try_into().unwrap());
+    check("action.point", &action_at(share));
+    check("state.point", &State { objective: WireObjective { point: Some(share), ..minimal_state().objective }, ..minimal_state() });
     check("outcome.full", &full_outcome());
     check("outcome.minimal", &minimal_outcome());
     check("reward.full", &full_reward());

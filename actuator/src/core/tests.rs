@@ -268,6 +268,7 @@ impl Rig {
             allocation: Allocation::new(replicas, 500, 256),
             reason: String::new(),
             choices: Vec::new(),
+            point: None,
         }
     }
 

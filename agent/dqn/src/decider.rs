@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use qscale_common::contract::{Fallback, FallbackReason, ModelRef, Provenance, State};
+use qscale_common::contract::{Fallback, FallbackReason, HeldPoint, ModelRef, Provenance, State};
 use qscale_common::time::Timestamp;
-use qscale_policies::{Decision, History, HoldReason, Memory, Policy, PolicyError};
+use qscale_policies::{Decision, HoldReason, Memory, Policy, PolicyError};
 use qscale_rl::network::DeviceError;
 use rand::Rng;
 use serde_json::Value;
 
-use crate::policy::{Dqn, OOD_THRESHOLD, Valuation};
+use crate::policy::{Dqn, LearnedMemory, OOD_THRESHOLD, Valuation};
 use crate::tree::policy::TreePolicy;
 
 /// The default fallback rule.
@@ -108,6 +108,8 @@ pub struct Decided {
     pub decision: Decision,
     /// The rule that decided in place of the learned policy; `None` if the policy itself decided.
     pub fallback: Option<Fallback>,
+    /// Operating point that the learned policy holds; `None` if the ScalingPolicy states none.
+    pub point: Option<HeldPoint>,
 }
 
 impl Decider {
@@ -165,7 +167,7 @@ impl Decider {
         match self {
             Self::Rule(rule) => drop(rule.decide(state, &mut memories.own, at, rng)),
             Self::Learned { fallback, .. } => {
-                memories.own.of::<History>().add(state);
+                memories.own.of::<LearnedMemory>().history.add(state);
                 if fallback.lookback().is_some() {
                     fallback.decide(state, &mut memories.fallback, at, rng);
                 }
@@ -178,7 +180,7 @@ impl Decider {
         let mut own: Vec<_> = cases.iter_mut().map(|(state, memories)| (*state, &mut memories.own)).collect();
         match self {
             Self::Rule(rule) => {
-                let decided = |decision| Decided { decision, fallback: None };
+                let decided = |decision| Decided { decision, fallback: None, point: None };
                 rule.decide_all(&mut own, now, rng).into_iter().map(decided).collect()
             }
             Self::Learned { learned, fallback } => {
@@ -191,6 +193,7 @@ impl Decider {
                     }
                 };
                 let decide = |((state, memories), seen): (&mut (&State, &mut Memories), _)| {
+                    let point = memories.point(state);
                     let trusted = match requests(state) {
                         Requests::Measured => Some(memories.trust(seen)),
                         Requests::Never => Some(memories.trust(Err(FallbackReason::RequestsNotMeasured))),
@@ -199,7 +202,7 @@ impl Decider {
                     if let Some(Err(reason)) = trusted {
                         let decision = fallback.decide(state, &mut memories.fallback, now, rng);
                         let taken = Fallback { rule: fallback.name().to_owned(), reason };
-                        return Decided { decision: explained(decision, &taken), fallback: Some(taken) };
+                        return Decided { decision: explained(decision, &taken), fallback: Some(taken), point };
                     }
                     if fallback.lookback().is_some() {
                         // Its decision is ignored; it sees every State so as to know the load when it has to take over.
@@ -211,7 +214,7 @@ impl Decider {
                         choices: Vec::new(),
                     };
                     let decision = trusted.and_then(Result::ok).map_or_else(not_yet, |valued| learned.decision(state, &valued));
-                    Decided { decision, fallback: None }
+                    Decided { decision, fallback: None, point }
                 };
                 cases.iter_mut().zip(seen).map(decide).collect()
             }
@@ -250,6 +253,16 @@ fn requests(state: &State) -> Requests {
 }
 
 impl Memories {
+    /// The operating point that the function of `state` is held at.
+    fn point(&mut self, state: &State) -> Option<HeldPoint> {
+        state.objective.point.and_then(|_| self.own.of::<LearnedMemory>().point.held())
+    }
+
+    /// Continues to hold an operating point from `point`, the last one that was published for the function.
+    pub fn resume(&mut self, point: &HeldPoint) {
+        self.own.of::<LearnedMemory>().point.resume(point);
+    }
+
     /// Lets the model decide at once, as a start of the agent does.
     pub fn trust_again(&mut self) {
         self.recovery = 0;

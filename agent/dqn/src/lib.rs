@@ -8,6 +8,7 @@ pub mod context;
 pub mod decider;
 pub mod default_action;
 pub mod observation;
+pub mod operating_point;
 pub mod policy;
 pub mod pretrained;
 pub mod registry;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use qscale_common::contract::{Choice, State};
+use qscale_common::policy::Caution;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_policies::{Decision, History, HoldReason, Memory, Policy, Scope, Timing};
@@ -17,6 +18,7 @@ use crate::actions::{ActionCandidates, ActionSet, Actions};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::context::FeatureContext;
 use crate::observation;
+use crate::operating_point::PointController;
 use crate::reward::TrainingReward;
 
 /// Cost of a violated tick, in units of five seconds of the function's usual cost, 10 to 20000. It is an input of the
@@ -27,9 +29,9 @@ pub struct ViolationCost(f64);
 
 impl ViolationCost {
     /// Smallest value in training.
-    pub const LEAST: f64 = 10.0;
+    pub const LEAST: f64 = Caution::LEAST;
     /// Largest value in training.
-    pub const MOST: f64 = 20_000.0;
+    pub const MOST: f64 = Caution::MOST;
     /// Value at which networks in training are evaluated.
     pub const EVALUATED: Self = Self(100.0);
     /// Default for a function that always keeps a replica, by the results of the evaluation.
@@ -139,6 +141,15 @@ pub struct DqnParams {
     #[serde(alias = "patience")]
     #[schemars(with = "Option<f64>")]
     pub switch_margin: Option<SwitchMargin>,
+}
+
+/// Memory of a learned policy about one function.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LearnedMemory {
+    /// Past loads.
+    pub history: History,
+    /// The operating point that is held.
+    pub point: PointController,
 }
 
 /// A network with its normalisation.
@@ -288,10 +299,17 @@ impl Dqn {
     /// # Errors
     /// When the device fails; the States are in the memories even then.
     pub fn value_all(&self, cases: &mut [(&State, &mut Memory)]) -> Result<Vec<Valuation>, DeviceError> {
-        let cost = |state: &State| self.violation_cost.map_or_else(|| default_violation_cost(state), ViolationCost::get);
-        let contexts: Vec<FeatureContext<'_>> =
-            cases.iter_mut().map(|(state, memory)| FeatureContext::update(state, memory.of::<History>(), cost(state))).collect();
-        self.value(&contexts)
+        let contexts = cases.iter_mut().map(|(state, memory)| {
+            let LearnedMemory { history, point } = memory.of::<LearnedMemory>();
+            FeatureContext::update(state, history, self.violation_cost(state, point))
+        });
+        self.value(&contexts.collect::<Vec<_>>())
+    }
+
+    /// Violation cost for the decision on `state`: that of the operating point of its ScalingPolicy, or the parameter, or the default.
+    fn violation_cost(&self, state: &State, point: &mut PointController) -> f64 {
+        let unstated = self.violation_cost.map_or_else(|| default_violation_cost(state), ViolationCost::get);
+        state.objective.point.map_or(unstated, |target| point.update(state, target, unstated))
     }
 
     /// The action to take in `state` by `values`: the one with the highest value, or the default action if its value is

@@ -244,7 +244,7 @@ impl TraceSource<'_> {
         let longest = Duration::from_millis(u64::from(function.longest_ms));
         let latency = Span(longest + entry.slack.0.max(longest.mul_f64(entry.slack_share)));
         let latency = LatencyBound::try_from(latency.clamp(Span::millis(1), Span::seconds(3600))).expect("within its range");
-        let objective = Objective { percentile: entry.percentile, latency, failure_share: entry.failure_share };
+        let objective = Objective { percentile: entry.percentile, latency, failure_share: entry.failure_share, point: None };
         // Each function starts with room for its greatest usage.
         let margin = suite.guard.working_set_margin.get() * ROOM;
         let room = Mebibytes((f64::from(function.most_mib) * margin).ceil() as u32).max(entry.start.memory_mib);

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use qscale_common::name::Name;
 use qscale_dqn::checkpoint::{Card, Evaluation};
-use qscale_dqn::policy::{DqnParams, OOD_THRESHOLD, Valuation, ViolationCost};
+use qscale_dqn::policy::{DqnParams, LearnedMemory, OOD_THRESHOLD, Valuation, ViolationCost};
 use qscale_dqn::tasks::Split;
 use qscale_dqn::{Checkpoint, Dqn, registry};
-use qscale_policies::{History, Memory};
+use qscale_policies::Memory;
 use qscale_replay::RecordedScenario;
 use qscale_replay::compare::MetricComparison;
 use qscale_rl::device::cpu;
@@ -108,8 +108,8 @@ impl ModelPair {
             let (mut memory, mut memory_of_base) = (Memory::default(), Memory::default());
             for state in &function.states {
                 if state.observed_at_ms < function.period.since {
-                    memory.of::<History>().add(state);
-                    memory_of_base.of::<History>().add(state);
+                    memory.of::<LearnedMemory>().history.add(state);
+                    memory_of_base.of::<LearnedMemory>().history.add(state);
                     continue;
                 }
                 let decide = |dqn: &Dqn, memory: &mut Memory| -> anyhow::Result<(Valuation, Option<_>)> {

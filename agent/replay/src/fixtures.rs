@@ -49,5 +49,6 @@ pub(crate) fn action(decider: &Decider, state: &State, answer: ReplayedAnswer, n
         allocation: answer.allocation,
         reason: answer.reason,
         choices: answer.choices,
+        point: None,
     }
 }

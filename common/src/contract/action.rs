@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::event::EventType;
 use super::{Epoch, Message, Provenance, StateId, Version};
 use crate::name::{FunctionId, Name};
+use crate::policy::OperatingPoint;
 use crate::time::{Tick, Timestamp};
 use crate::units::Allocation;
 
@@ -42,6 +43,28 @@ pub struct Action {
     /// Candidate actions with their estimated values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<Choice>,
+    /// Operating point that the agent holds; absent if the ScalingPolicy states none, or the agent holds none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<HeldPoint>,
+}
+
+/// An operating point that an agent holds. After a restart it continues from the last one that it published.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HeldPoint {
+    /// Operating point of the ScalingPolicy.
+    pub target: OperatingPoint,
+    /// Cost of a violated tick at which the agent decided, in units of five seconds of the function's usual cost.
+    pub caution: f64,
+    /// Mean of the held quantity over the last day, or since the agent first saw the function: a share of violated ticks, or a cost per month; absent before
+    /// the first measurement, and for a fixed caution.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<f64>,
+    /// Hours over which it is the mean, at most 24.
+    #[serde(default)]
+    pub measured_hours: f64,
+    /// Whether the target is out of reach: the caution is at an end of its range, and the quantity still on the wrong side.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_reach: bool,
 }
 
 /// A candidate action.
@@ -99,6 +122,13 @@ impl Message for Action {
         for (field, text) in [("reason", self.reason.as_str()), ("instance", &self.instance)].into_iter().chain(self.provenance.texts()) {
             if text.len() > Self::MAX_TEXT {
                 return Err(format!("{field} has {} bytes, at most {} are allowed", text.len(), Self::MAX_TEXT));
+            }
+        }
+        if let Some(HeldPoint { caution, measured, measured_hours, .. }) = self.point {
+            for (field, value) in [("caution", Some(caution)), ("measured", measured), ("measured_hours", Some(measured_hours))] {
+                if value.is_some_and(|value| !(value.is_finite() && value >= 0.0)) {
+                    return Err(format!("point.{field} = {}, must be finite and at least 0", value.unwrap_or_default()));
+                }
             }
         }
         if self.choices.len() > Self::MAX_CHOICES {

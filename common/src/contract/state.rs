@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::event::EventType;
 use super::{Epoch, Message, StateId, Version, finite, rounded};
 use crate::name::{FunctionId, Name};
-use crate::policy::{Bounds, Direction, Objective, Prices};
+use crate::policy::{Bounds, Direction, Objective, OperatingPoint, Prices};
 use crate::range::check_number;
 use crate::time::{Tick, TickLength, Timestamp, millis};
 use crate::units::{Allocation, Mebibytes, Millicores, Replicas};
@@ -244,13 +244,21 @@ pub struct WireObjective {
     pub latency_ms: u64,
     /// Allowed share of failed requests, 0 to 1.
     pub failure_share: f64,
+    /// Operating point that a learned agent holds; absent if the ScalingPolicy states none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<OperatingPoint>,
 }
 
 impl Objective {
     /// The objective in the units of the wire.
     #[must_use]
     pub fn wire(&self) -> WireObjective {
-        WireObjective { percentile: self.percentile.get(), latency_ms: millis(self.latency.get()), failure_share: self.failure_share.get() }
+        WireObjective {
+            percentile: self.percentile.get(),
+            latency_ms: millis(self.latency.get()),
+            failure_share: self.failure_share.get(),
+            point: self.point,
+        }
     }
 }
 

@@ -100,7 +100,7 @@ impl User {
                     .reads(EventType::Outcome)
                     .reads_bucket(subject::POLICY_BUCKET)
                     .reads_health()
-                    .answers_reads();
+                    .answers_reads(agents);
             }
             Self::Agent(agent) => {
                 rights.publish.extend(agent_services(agent));
@@ -222,9 +222,10 @@ impl Permissions {
     }
 
     /// May answer the reads of agents.
-    fn answers_reads(&mut self) -> &mut Self {
+    fn answers_reads(&mut self, agents: &[Name]) -> &mut Self {
         self.subscribe.push(subject::all_reads());
-        for stream in [subject::LIVE_STREAM.to_owned(), subject::model_stream()] {
+        let own = agents.iter().map(subject::action_stream);
+        for stream in [subject::LIVE_STREAM.to_owned(), subject::model_stream()].into_iter().chain(own) {
             self.publish.extend(direct_get(&stream));
         }
         // To follow the agents.

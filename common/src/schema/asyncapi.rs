@@ -66,7 +66,7 @@ The subject `{change}` ends with the user whose credential made the change.\n\
 ## How to be an agent\n\
 For an agent named `mine`:\n\
 1. Connect as user `agent-mine`. The user is in an account of its own, without JetStream: it may publish its own Actions, subscribe to States, Rewards and Outcomes, and request \
-retained States and Loads on `{reads}`, nothing else. The body of a request is that of a direct get of JetStream, such as `{{\"batch\":100,\"next_by_subj\":\"{states}\"}}`; an answer with the header `Qscale-Status` is the last one.\n\
+retained States and Loads, and on the subject of its stream its own Actions, on `{reads}`, nothing else. The body of a request is that of a direct get of JetStream, such as `{{\"batch\":100,\"next_by_subj\":\"{states}\"}}`; an answer with the header `Qscale-Status` is the last one.\n\
 2. Subscribe to `{states}` in the queue group `{group}`. Every agent receives every State; the instances of one agent share them, and the others take over from one that stops.\n\
 3. Answer each State promptly with one Action on `<action>.<namespace>.<function>`, such as `{action}`: copy `namespace`, `function`, `epoch` and `tick` from the State, and set `agent` to the agent's name.\n\
 4. `allocation` is absolute: replicas, CPU and memory of each. To change nothing, repeat the State's `allocation`: after some ticks without an Action the fallback rule of the \

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use qscale_common::contract::{FallbackKind, Usage, Windows};
 use qscale_common::fixtures::any_states;
 use qscale_common::time::Tick;
+use qscale_policies::History;
 use qscale_rl::Weights;
 use qscale_rl::device::cpu;
 use rand::SeedableRng;

@@ -11,7 +11,7 @@ use super::DecisionTree;
 use crate::actions::{ActionCandidates, Actions};
 use crate::context::FeatureContext;
 use crate::observation;
-use crate::policy::{Valuation, ViolationCost, current, default_violation_cost};
+use crate::policy::{LearnedMemory, Valuation, ViolationCost, current, default_violation_cost};
 
 /// Name of the policy.
 pub const TREE: &str = "tree";
@@ -45,7 +45,7 @@ impl TreePolicy {
 
     /// Adds `state` to the history in `memory` and selects an action. There are no values.
     pub fn value(&self, state: &State, memory: &mut Memory) -> Valuation {
-        let context = FeatureContext::update(state, memory.of::<History>(), self.violation_cost(state));
+        let context = FeatureContext::update(state, &mut memory.of::<LearnedMemory>().history, self.violation_cost(state));
         let (mut observation, mut candidates) = (vec![0.0; observation::COUNT], ActionCandidates::default());
         observation::observe(&context, &mut observation);
         self.actions.decode(&context, &mut candidates);

@@ -16,6 +16,7 @@ fn setup() -> Setup {
         percentile: 95.0.try_into().expect("valid"),
         latency: Span::millis(100).try_into().expect("valid"),
         failure_share: 0.1.try_into().expect("valid"),
+        point: None,
     };
     Setup {
         profile: Arc::new(FunctionProfile::simple("f", Distribution::ZERO)),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ._record import Record
 
-__all__ = ["Action", "Ages", "Allocation", "Bounds", "Changes", "Choice", "Fallback", "Headroom", "Latency", "ModelRef", "Prices", "Provenance", "RangeOfMebibytes", "RangeOfMillicores", "RangeOfReplicas", "ReplicaCounts", "State", "Usage", "Window", "Windows", "WireObjective"]
+__all__ = ["Action", "Ages", "Allocation", "Bounds", "Changes", "Choice", "Fallback", "Headroom", "HeldPoint", "Latency", "ModelRef", "OperatingPoint", "Prices", "Provenance", "RangeOfMebibytes", "RangeOfMillicores", "RangeOfReplicas", "ReplicaCounts", "State", "Usage", "Window", "Windows", "WireObjective"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +82,18 @@ class Changes(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperatingPoint(Record):
+    """Operating point between violations and cost."""
+
+    budget_per_month: float | None = None
+    """Cost of 730 hours, in the currency of the prices, that the agent holds."""
+    caution: float | None = None
+    """Cost of a violated tick in units of 5 s of the usual cost, 10 to 20000."""
+    violated_share: float | None = None
+    """Share of violated ticks that the agent holds, 0.0001 to 0.5."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WireObjective(Record):
     """Service-level objective in the units of the wire."""
 
@@ -91,6 +103,8 @@ class WireObjective(Record):
     """Latency bound, milliseconds."""
     percentile: float
     """Bounded percentile of latency, above 0 and below 100."""
+    point: OperatingPoint | None = None
+    """Operating point that a learned agent holds; absent if the ScalingPolicy states none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +290,23 @@ class Choice(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldPoint(Record):
+    """An operating point that an agent holds. After a restart it continues from the last one that it published."""
+
+    caution: float
+    """Cost of a violated tick at which the agent decided, in units of five seconds of the function's usual cost."""
+    target: OperatingPoint
+    """Operating point of the ScalingPolicy."""
+    measured: float | None = None
+    """Mean of the held quantity over the last day, or since the agent first saw the function: a share of violated ticks, or a cost per month; absent before
+    the first measurement, and for a fixed caution."""
+    measured_hours: float = 0.0
+    """Hours over which it is the mean, at most 24."""
+    out_of_reach: bool = False
+    """Whether the target is out of reach: the caution is at an end of its range, and the quantity still on the wrong side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fallback(Record):
     """A decision by the rule that takes over from a model."""
 
@@ -337,6 +368,8 @@ class Action(Record):
     """Candidate actions with their estimated values."""
     instance: str = ""
     """Instance of the agent."""
+    point: HeldPoint | None = None
+    """Operating point that the agent holds; absent if the ScalingPolicy states none, or the agent holds none."""
     provenance: Provenance = field(default_factory=lambda: Provenance())
     """Policy, model and fallback behind the decision."""
     reason: str = ""

@@ -69,6 +69,7 @@ pub fn apply_state(policy: &mut ScalingPolicy, state: &State) -> Result<(), Stri
         percentile: Percentile::try_from(objective.percentile)?,
         latency: LatencyBound::try_from(Span::millis(objective.latency_ms))?,
         failure_share: Share::try_from(objective.failure_share)?,
+        point: objective.point,
     };
     (policy.bounds, policy.prices) = (state.bounds, state.prices.clone());
     Ok(())

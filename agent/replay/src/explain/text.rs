@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use qscale_common::contract::{Choice, Effect, Message as _, State, Window};
+use qscale_common::contract::{Choice, Effect, HeldPoint, Message as _, State, Window};
+use qscale_common::policy::OperatingPoint;
 use qscale_common::text::{age, clean, clock, day, difference, latency, number, rate};
 use qscale_common::time::{Span, Timestamp};
 use qscale_policies::History;
@@ -27,6 +28,7 @@ impl Explanation {
             ("", vec![self.headline(now)]),
             ("Observed", self.observed()),
             ("Learned features", self.features.as_ref().map_or_else(Vec::new, features)),
+            ("Operating point", self.action.point.iter().map(operating_point).collect()),
             ("Q-values", self.values()),
             ("Guard", self.guard()),
             ("Other policies on the same States", self.alternatives.iter().map(Alternative::text).collect()),
@@ -312,6 +314,20 @@ fn short_history(features: &FeatureSnapshot) -> Option<String> {
     let span = if observed.is_zero() { "less than a minute".to_owned() } else { age(observed) };
     (observed < History::REACH - UNREPORTED_GAP)
         .then(|| format!("of the 4h lookback only {span} were observed; peaks, season and idle features are based on that"))
+}
+
+/// The operating point that the agent holds.
+fn operating_point(point: &HeldPoint) -> String {
+    let caution = number(point.caution.round());
+    let measured = match (point.target, point.measured) {
+        (OperatingPoint::Caution(_), _) => return format!("caution {caution}, as the ScalingPolicy states"),
+        (_, None) => "not measured yet".to_owned(),
+        (OperatingPoint::ViolatedShare(_), Some(share)) => format!("{:.2} % of the ticks were violated", share * 100.0),
+        (OperatingPoint::BudgetPerMonth(_), Some(cost)) => format!("the cost was {cost:.2} a month"),
+    };
+    let over = if point.measured.is_some() { format!(" over the last {:.1} h", point.measured_hours) } else { String::new() };
+    let reach = if point.out_of_reach { "; the target is out of reach, as the caution is at the end of its range" } else { "" };
+    format!("target {}: caution {caution}; {measured}{over}{reach}", point.target)
 }
 
 /// Masked actions by reason.

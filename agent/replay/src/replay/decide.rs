@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use qscale_common::contract::{Action, Epoch, State, StateId};
+use qscale_common::contract::{Action, Epoch, HeldPoint, State, StateId, WireObjective};
+use qscale_common::policy::{Caution, OperatingPoint};
 use qscale_common::time::{Tick, Timestamp};
 use qscale_dqn::decider::Decider;
 use serde::Serialize;
@@ -113,7 +114,11 @@ pub fn decide_again(
             }
         }
         let now = action.as_ref().map_or(state.observed_at_ms, |action| action.decided_at_ms);
-        let decision = session.decide(state, now);
+        let held = action.as_ref().filter(|_| as_agent).and_then(|action| action.point);
+        let decision = match held.map(|point| at_point(state, &point)) {
+            Some(state) => session.decide(&state, now),
+            None => session.decide(state, now),
+        };
         if state.observed_at_ms < since {
             continue;
         }
@@ -132,6 +137,12 @@ pub fn decide_again(
         });
     }
     replayed
+}
+
+/// `state` with the violation cost of `point` stated by its ScalingPolicy: the controller of the agent may have begun before the first recorded State.
+fn at_point(state: &State, point: &HeldPoint) -> State {
+    let caution = Caution::try_from(point.caution.clamp(Caution::LEAST, Caution::MOST)).ok();
+    State { objective: WireObjective { point: caution.map(OperatingPoint::Caution), ..state.objective }, ..state.clone() }
 }
 
 /// For each State, the instance that answered it, or else the one that answered the next answered State.
@@ -177,6 +188,7 @@ mod tests {
             let Some(answer) = ReplayedAnswer::of(state, decided.decision).filter(|_| answered(state)) else { continue };
             let mut action = action(decider, state, answer, now, instance);
             action.provenance.fallback = decided.fallback;
+            action.point = decided.point;
             actions.insert(state.state_id(), action);
         }
         actions
@@ -198,6 +210,21 @@ mod tests {
             check(&replayed, 360, 360);
             assert_eq!(replayed.unseen, 0, "{name}");
         }
+    }
+
+    #[test]
+    fn a_held_point_is_that_of_the_actions_from_the_first_recorded_state_on() {
+        let mut states = states();
+        let target = OperatingPoint::ViolatedShare(0.001.try_into().expect("in range"));
+        states.iter_mut().for_each(|state| state.objective.point = Some(target));
+        let policy = policy("dqn");
+        let mut actions = answers(&policy, &states.iter().collect::<Vec<_>>(), |_| true, "one");
+        let begin = states[360].observed_at_ms;
+        actions.retain(|_, action| action.decided_at_ms >= begin);
+        let cautions: Vec<f64> = actions.values().filter_map(|action| Some(action.point?.caution)).collect();
+        assert!(cautions.len() == 360 && cautions[0] < 19.5 && cautions[359] < cautions[0], "no tick is violated: {cautions:?}");
+        let replayed = decide_again(&policy, &states, actions, begin, true);
+        check(&replayed, 360, 360);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Answers the reads of agents: retained States and Loads, and models. Owns the bounds of what an agent reads at once.
+//! Answers the reads of agents: retained States and Loads, models, and the Actions of each for itself. Owns the bounds of what an agent reads at once.
 //!
 //! JetStream's own direct get is not for agents: one small request makes the server prepare any number of messages, whether or not the requester takes
 //! them, so that a flood of requests fills its memory. Here one request of an agent at a time is answered.
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::retained::{ANSWER_TIMEOUT, STATUS, direct_get};
 use super::{Bus, BusConfig};
 use crate::contract::subject;
+use crate::name::Name;
 use crate::runtime::nats_accounts::READ_MESSAGES;
 
 /// Queue group of the collectors, of which one answers each request.
@@ -64,7 +65,7 @@ impl Bus {
                 let requests =
                     client.queue_subscribe(subject::reads_of(&agent), GROUP.into()).await.context("failed to subscribe to reads")?;
                 own.flush().await;
-                tokio::spawn(follower.run_until_cancelled_owned(answer_all(client, requests)));
+                tokio::spawn(follower.run_until_cancelled_owned(answer_all(client, agent, requests)));
                 Ok(())
             }
         })
@@ -72,18 +73,18 @@ impl Bus {
 }
 
 /// Answers the requests of one agent, one after the other.
-async fn answer_all(client: Client, mut requests: Subscriber) {
+async fn answer_all(client: Client, agent: Name, mut requests: Subscriber) {
     while let Some(request) = requests.next().await {
-        let Some((_, stream)) = subject::read_of(&request.subject).filter(|(_, stream)| is_readable(stream)) else { continue };
+        let Some((_, stream)) = subject::read_of(&request.subject).filter(|(_, stream)| is_readable(&agent, stream)) else { continue };
         if let Err(error) = answer(&client, stream, &request).await {
             tracing::debug!(subject = %request.subject, error = format!("{error:#}"), "failed to answer a read");
         }
     }
 }
 
-/// Whether agents may read `stream`.
-fn is_readable(stream: &str) -> bool {
-    stream == subject::LIVE_STREAM || stream == subject::model_stream()
+/// Whether `agent` may read `stream`: States and Loads, models, and its own Actions.
+fn is_readable(agent: &Name, stream: &str) -> bool {
+    stream == subject::LIVE_STREAM || stream == subject::model_stream() || stream == subject::action_stream(agent)
 }
 
 /// Passes the server's answer to `request` on.

@@ -66,6 +66,11 @@ impl Bus {
         match (kind, subject::agent_of(subject)) {
             (EventType::State | EventType::Load, _) => Ok(vec![subject::LIVE_STREAM.to_owned()]),
             (EventType::Outcome | EventType::Reward, _) => Ok(vec![subject::RECORD_STREAM.to_owned()]),
+            // An agent may read its own Actions only.
+            (EventType::Action, _) if self.reads_as.is_some() => {
+                let own = self.reads_as.iter().filter(|own| subject::agent_of(subject).is_none_or(|wanted| wanted == **own));
+                Ok(own.map(subject::action_stream).collect())
+            }
             // An agent without a stream has published nothing.
             (EventType::Action, wanted) => {
                 let agents =

@@ -62,6 +62,7 @@ async fn agent_of_next_minor(watched: &Watched) {
                 allocation,
                 reason: "as before".into(),
                 choices: Vec::new(),
+                point: None,
             };
             let sent = client.publish(action.subject(), of_next_minor(&action.encode()).into()).await;
             sent.expect("agents may publish their Actions");
