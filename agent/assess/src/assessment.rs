@@ -33,8 +33,9 @@ const TUNING_BUDGET: BlockBudget = BlockBudget { blocks: 5, requests: 1.0e6 };
 const JUDGED_BUDGET: BlockBudget = BlockBudget { blocks: 8, requests: 1.5e6 };
 /// Seeds of the runs that check the simulator.
 const CHECKED_SEEDS: u64 = 2;
-/// Increase of the share of violated steps that is not worse in practice.
+/// Increases of the share of violated steps and of the relative cost that are not worse in practice.
 const TOLERATED_VIOLATIONS: f64 = 0.005;
+const TOLERATED_COST: f64 = 0.02;
 
 /// Everything that determines an assessment besides the histories.
 pub struct AssessOptions {
@@ -98,7 +99,7 @@ pub enum AssessConclusion {
     Better,
     /// Dearer or more violations, and not better in the other.
     Worse,
-    /// Better in one and worse in the other.
+    /// Better in one, and worse or by its mean worse in the other.
     Mixed,
     /// The intervals contain no difference, or the simulator does not reproduce the measurements.
     Inconclusive,
@@ -348,7 +349,7 @@ impl Work<'_> {
                     let policy = if matches!(driver, Driver::Recorded) { self.calibrating } else { policy };
                     let mut policy = policy.clone();
                     policy.prices = self.policy.prices.clone();
-                    let setup = replay::setup(self.history, block, self.calibration.size, &profile, &policy).map_err(anyhow::Error::msg)?;
+                    let setup = replay::setup(self.history, block, self.calibration.size, &profile, &policy);
                     let Some(steps) = replay::simulate(self.history, block, setup, &allocations, driver, seed, self.stop) else {
                         return Ok(None);
                     };
@@ -422,7 +423,9 @@ impl Estimator<'_> {
         let (cost, violated) = (estimate.relative_cost, estimate.violated_share);
         let better = cost.high < 0.0 || violated.high < measured;
         let worse = cost.low > 0.0 || violated.low > measured + TOLERATED_VIOLATIONS;
-        match (better, worse) {
+        // An estimate that is worse in one figure is no advice, even if its interval is wide.
+        let doubtful = cost.mean > TOLERATED_COST || violated.mean > measured + TOLERATED_VIOLATIONS;
+        match (better, worse || better && doubtful) {
             (true, true) => AssessConclusion::Mixed,
             (true, false) => AssessConclusion::Better,
             (false, true) => AssessConclusion::Worse,

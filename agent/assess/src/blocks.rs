@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::time::Duration;
 
 use qscale_common::time::Span;
-use qscale_common::workload::{Gaps, Pattern, Rate};
+use qscale_common::workload::Rate;
 use qscale_sim::SimulatedLoad;
 
-use crate::history::{HistoryMetric, WorkloadHistory};
+use crate::history::{HistoryMetric, HistoryStep, WorkloadHistory};
 
 /// Longest gap in the arrivals that is bridged by the rate before it, steps.
 const MAX_GAP: usize = 5;
@@ -159,24 +159,20 @@ fn evenly(all: &[HistoryBlock], number: usize) -> Vec<HistoryBlock> {
     (0..number).map(|place| all[(2 * place + 1) * all.len() / (2 * number)]).collect()
 }
 
-/// The arrivals of `block` as a load that begins with its warm-up, and the number of steps whose rate is taken from the step before.
-///
-/// # Errors
-/// Rates that no load can have.
-pub fn load(history: &WorkloadHistory, block: &HistoryBlock) -> Result<(SimulatedLoad, usize), String> {
+/// The arrivals of `block` as a load that begins with its warm-up, and the number of steps whose rate is taken from the step before. Each step has the
+/// recorded number of requests: a Poisson process at the recorded rate would add the chance of the simulation to that of the recording.
+#[must_use]
+pub fn load(history: &WorkloadHistory, block: &HistoryBlock) -> (SimulatedLoad, usize) {
     let before = history.steps[..block.begin].iter().rev().find_map(|step| step.get(HistoryMetric::ArrivalsRps));
-    let (mut text, mut current, mut last, mut bridged) = (String::new(), None, before.unwrap_or(0.0), 0);
-    for (number, step) in (0_u32..).zip(&history.steps[block.steps()]) {
+    let (mut last, mut bridged) = (before.unwrap_or(0.0), 0);
+    let count = |step: &HistoryStep| {
         let known = step.get(HistoryMetric::ArrivalsRps);
         bridged += usize::from(known.is_none());
         last = known.unwrap_or(last).min(Rate::MAX);
-        if current != Some(last) {
-            text += &format!("{}{last}@{}", if text.is_empty() { "" } else { "," }, Span(history.step * number));
-            current = Some(last);
-        }
-    }
-    let pattern: Pattern = format!("step:{text}").parse()?;
-    Ok((SimulatedLoad::Pattern { pattern, gaps: Gaps::Poisson }, bridged))
+        last * history.step.as_secs_f64()
+    };
+    let counts: Vec<f64> = history.steps[block.steps()].iter().map(count).collect();
+    (SimulatedLoad::Counts { counts: counts.into(), interval: history.step }, bridged)
 }
 
 #[cfg(test)]
@@ -240,8 +236,7 @@ mod tests {
         let split = SplitHistory::new(&history, MANY, MANY).expect("long enough");
         assert!(split.judged.blocks.iter().all(|block| block.steps().end <= 300 || block.begin >= 320), "{split:?}");
         let over = split.tuning.blocks.iter().find(|block| block.steps().contains(&101)).expect("bridged");
-        let (load, bridged) = load(&history, over).expect("valid");
-        let SimulatedLoad::Pattern { pattern, .. } = load else { panic!("a pattern") };
-        assert_eq!((bridged, pattern.rate_at(Duration::from_secs(30)).per_second()), (3, 1.0));
+        let (load, bridged) = load(&history, over);
+        assert_eq!((bridged, load.rate_at(Duration::from_secs(41 * 60))), (3, Some(1.0)));
     }
 }

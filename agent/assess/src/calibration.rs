@@ -181,7 +181,7 @@ pub fn calibrate(
         assumptions.push("requests wait for nothing, and any number is served at once: latency was not measured".to_owned());
     } else {
         let fit = LatencyFit { history, blocks: &blocks[..blocks.len().min(FITTED_BLOCKS)], policy, size, stop };
-        let Some((fitted, distance)) = fit.fit(demand, &mut assumptions)? else { return Ok(None) };
+        let Some((fitted, distance)) = fit.fit(demand, &mut assumptions) else { return Ok(None) };
         demand = fitted;
         waiting_spread = distance.clamp(LEAST_WAITING_SPREAD, MOST_SPREAD);
     }
@@ -318,7 +318,7 @@ struct LatencyFit<'a> {
 
 impl LatencyFit<'_> {
     /// The best demand with its distance, from `start` on; `None` if it was stopped.
-    fn fit(&self, start: CalibratedDemand, assumptions: &mut Vec<String>) -> Result<Option<(CalibratedDemand, f64)>, String> {
+    fn fit(&self, start: CalibratedDemand, assumptions: &mut Vec<String>) -> Option<(CalibratedDemand, f64)> {
         let cores = start.parallelism;
         let mut models = vec![(0, cores), (cores, cores), (1, 1), (0, 1), (4, 1), (2, 1)];
         let mut seen = Vec::new();
@@ -331,7 +331,7 @@ impl LatencyFit<'_> {
         let mut scored = Vec::new();
         for (workers, parallelism) in models {
             let candidate = CalibratedDemand { workers, parallelism, ..start };
-            let Some(distance) = self.distance(&candidate)? else { return Ok(None) };
+            let distance = self.distance(&candidate)?;
             scored.push((candidate, distance));
         }
         let distances = || scored.iter().map(|(_, distance)| *distance).filter(|distance| distance.is_finite());
@@ -339,7 +339,7 @@ impl LatencyFit<'_> {
             assumptions.push(format!(
                 "any number of requests is served at once: no step had {COMPARED_REQUESTS} requests, so that latency could not be fitted"
             ));
-            return Ok(Some((start, MOST_SPREAD)));
+            return Some((start, MOST_SPREAD));
         };
         if least > most * CONCURRENCY_FACTOR {
             assumptions.push("any number of requests is served at once: latency does not depend on it at the measured load".to_owned());
@@ -357,13 +357,13 @@ impl LatencyFit<'_> {
             let sigmas = [0.4, 0.7, 1.4, 2.0].map(|factor| (base.sigma * factor).clamp(0.02, MAX_SIGMA));
             let candidates = waits.map(|waiting_s| CalibratedDemand { waiting_s, ..base });
             for candidate in candidates.collect::<Vec<_>>() {
-                let Some(distance) = self.distance(&candidate)? else { return Ok(None) };
+                let distance = self.distance(&candidate)?;
                 best = if distance < best.1 { (candidate, distance) } else { best };
             }
             let base = best.0;
             for sigma in sigmas {
                 let candidate = CalibratedDemand { sigma, ..base };
-                let Some(distance) = self.distance(&candidate)? else { return Ok(None) };
+                let distance = self.distance(&candidate)?;
                 best = if distance < best.1 { (candidate, distance) } else { best };
             }
         }
@@ -372,19 +372,17 @@ impl LatencyFit<'_> {
             best.0.describe(),
             number((best.1.exp() - 1.0) * 100.0)
         ));
-        Ok(Some(best))
+        Some(best)
     }
 
-    /// Mean absolute logarithm of simulated over measured latency, over steps and both percentiles; infinite without any step to compare.
-    fn distance(&self, demand: &CalibratedDemand) -> Result<Option<f64>, String> {
+    /// Mean absolute logarithm of simulated over measured latency, over steps and both percentiles; infinite without any step to compare; `None` if it was stopped.
+    fn distance(&self, demand: &CalibratedDemand) -> Option<f64> {
         let profile = Arc::new(demand.profile(self.history.workload.name.as_str(), DemandFactors::default()));
         let (mut sum, mut count) = (0.0, 0_u32);
         for block in self.blocks {
-            let setup = replay::setup(self.history, block, self.size, &profile, self.policy)?;
+            let setup = replay::setup(self.history, block, self.size, &profile, self.policy);
             let recorded = replay::allocations(self.history, block.steps(), self.size);
-            let Some(simulated) = replay::simulate(self.history, block, setup, &recorded, Driver::Recorded, 0, self.stop) else {
-                return Ok(None);
-            };
+            let simulated = replay::simulate(self.history, block, setup, &recorded, Driver::Recorded, 0, self.stop)?;
             for (step, simulated) in self.history.steps[block.measured_steps()].iter().zip(simulated) {
                 if simulated.ended < COMPARED_REQUESTS {
                     continue;
@@ -401,7 +399,7 @@ impl LatencyFit<'_> {
                 }
             }
         }
-        Ok(Some(if count == 0 { f64::INFINITY } else { sum / f64::from(count) }))
+        Some(if count == 0 { f64::INFINITY } else { sum / f64::from(count) })
     }
 }
 

@@ -106,7 +106,7 @@ impl WorkloadRuns<'_> {
         let tune = competitors.iter().any(|entry| entry.grid.as_object().is_some_and(|grid| !grid.is_empty()));
         let policies = AssessedPolicies { runs: *self };
         let suite = self.suite(competitors, guard)?.with_natural_ticks(&policies);
-        let cells = [self.cells(&self.split.judged, guard)?, self.cells(&self.split.tuning, guard)?];
+        let cells = [self.cells(&self.split.judged, guard), self.cells(&self.split.tuning, guard)];
         let request = EvaluationRequest { tune, tuned_alone: true, ..EvaluationRequest::default() };
         let evaluation = SuiteEvaluation::of_cells(suite, cells, request)?;
         let options = Options { threads: self.threads, stop: self.stop, clock: None };
@@ -159,25 +159,22 @@ impl WorkloadRuns<'_> {
     }
 
     /// The cell without uncertainty, then one for each draw.
-    fn cells(&self, part: &HistoryPart, guard: Guardrails) -> Result<Vec<EvaluationCell>, EvaluateError> {
+    fn cells(&self, part: &HistoryPart, guard: Guardrails) -> Vec<EvaluationCell> {
         let factors = std::iter::once(DemandFactors::default()).chain(draws(self.calibration.spread));
-        let cells = factors.enumerate().map(|(number, factors)| self.cell(part, number, factors, guard));
-        cells.collect::<Result<_, String>>().map_err(EvaluateError::Nothing)
+        factors.enumerate().map(|(number, factors)| self.cell(part, number, factors, guard)).collect()
     }
 
-    fn cell(&self, part: &HistoryPart, number: usize, factors: DemandFactors, guard: Guardrails) -> Result<EvaluationCell, String> {
+    fn cell(&self, part: &HistoryPart, number: usize, factors: DemandFactors, guard: Guardrails) -> EvaluationCell {
         let profile = Arc::new(self.calibration.demand.profile(self.history.workload.name.as_str(), factors));
         let policy = ScalingPolicy { guard, ..self.policy.clone() };
-        let function = |(block, place): (&HistoryBlock, u64)| {
-            Ok(CellFunction {
-                setup: replay::setup(self.history, block, self.calibration.size, &profile, &policy)?,
-                index: number as u64 * DRAW_NUMBERS + place,
-                noise: None,
-                disturbed: Vec::new(),
-            })
+        let function = |(block, place): (&HistoryBlock, u64)| CellFunction {
+            setup: replay::setup(self.history, block, self.calibration.size, &profile, &policy),
+            index: number as u64 * DRAW_NUMBERS + place,
+            noise: None,
+            disturbed: Vec::new(),
         };
-        let functions = part.blocks.iter().zip(0..).map(function).collect::<Result<Vec<_>, String>>()?;
-        let block = part.blocks.first().ok_or("there is no block")?;
+        let functions: Vec<CellFunction> = part.blocks.iter().zip(0..).map(function).collect();
+        let steps = |of: fn(&HistoryBlock) -> usize| part.blocks.first().map_or(0, of) as u32;
         let perturbation = if number == 0 { CENTRE.to_owned() } else { draw_name(number - 1) };
         let workload = self.history.workload.to_string();
         let report = Cell {
@@ -189,8 +186,8 @@ impl WorkloadRuns<'_> {
             latency_ms: None,
             percentile: policy.objective.percentile.get(),
         };
-        let measurement = MeasurementSpan { interval: self.history.step, warm_up: block.warm_up as u32, measured: block.measured as u32 };
-        Ok(EvaluationCell { report, functions, measurement })
+        let (warm_up, measured) = (steps(|block| block.warm_up), steps(|block| block.measured));
+        EvaluationCell { report, functions, measurement: MeasurementSpan { interval: self.history.step, warm_up, measured } }
     }
 }
 

@@ -78,19 +78,17 @@ pub fn allocations(history: &WorkloadHistory, steps: std::ops::Range<usize>, siz
 }
 
 /// Setup of a simulation of `block`, which begins with the recorded allocation.
-///
-/// # Errors
-/// Rates that no load can have.
+#[must_use]
 pub fn setup(
     history: &WorkloadHistory,
     block: &HistoryBlock,
     size: ReplicaSize,
     profile: &Arc<FunctionProfile>,
     policy: &ScalingPolicy,
-) -> Result<Setup, String> {
+) -> Setup {
     let first = allocations(history, block.begin..block.begin + 1, size);
-    let (load, _) = load(history, block)?;
-    Ok(Setup {
+    let (load, _) = load(history, block);
+    Setup {
         profile: Arc::clone(profile),
         gateway: Gateway::default(),
         policy: policy.clone(),
@@ -98,7 +96,7 @@ pub fn setup(
         load,
         perturbation: Perturbation::default(),
         nodes: None,
-    })
+    }
 }
 
 /// Simulates `block`; returns its measured steps, or `None` if `stop` was set.

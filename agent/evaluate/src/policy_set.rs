@@ -127,7 +127,7 @@ fn rate_forecast(context: &RunContext<'_>) -> Forecast {
     let mut forecast = true_forecast(context);
     let setup = context.setup;
     match &setup.load {
-        SimulatedLoad::Pattern { pattern, .. } => {
+        SimulatedLoad::Pattern { .. } | SimulatedLoad::Counts { .. } => {
             let mut known: Vec<(ProfileScale, IntervalLoad)> = Vec::new();
             for (second, interval) in forecast.intervals.iter_mut().enumerate() {
                 let middle = Duration::from_secs(second as u64) + Duration::from_millis(500);
@@ -139,7 +139,7 @@ fn rate_forecast(context: &RunContext<'_>) -> Forecast {
                         known[known.len() - 1].1
                     }
                 };
-                let arrivals = pattern.rate_at(middle).per_second();
+                let arrivals = setup.load.rate_at(middle).unwrap_or(0.0);
                 *interval =
                     IntervalLoad { arrivals, cpu_seconds: arrivals * one.cpu_seconds, waiting_seconds: arrivals * one.waiting_seconds };
             }

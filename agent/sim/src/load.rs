@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use qscale_common::workload::trace::{MinuteTrace, RowTrace};
 use qscale_common::workload::{Arrivals, Gaps, Iat, Pattern, PatternArrivals, Scale, WorkloadRng};
+use rand::RngExt as _;
 
 use crate::function::Function;
 use crate::nanos::Nanos;
@@ -43,9 +44,30 @@ pub enum SimulatedLoad {
         /// Share of a duration that is CPU time, 0 to 1; in the rest the request waits for other services.
         cpu_share: f64,
     },
+    /// Recorded numbers of requests in intervals of equal length, at times drawn uniformly within their interval: a Poisson process whose counts are known.
+    /// There are none after the last interval. Demands are drawn from the profile.
+    Counts {
+        /// Number of requests in each interval; a fraction is rounded at random.
+        counts: Arc<[f64]>,
+        /// Length of an interval.
+        interval: Duration,
+    },
 }
 
 impl SimulatedLoad {
+    /// Expected rate at `at`, requests/s; `None` for a trace, whose rates are known by minute.
+    #[must_use]
+    pub fn rate_at(&self, at: Duration) -> Option<f64> {
+        match self {
+            SimulatedLoad::Pattern { pattern, .. } => Some(pattern.rate_at(at).per_second()),
+            SimulatedLoad::Counts { counts, interval } => {
+                let number = (at.as_nanos() / interval.as_nanos().max(1)) as usize;
+                Some(counts.get(number).copied().unwrap_or(0.0) / interval.as_secs_f64().max(1e-9))
+            }
+            SimulatedLoad::Trace { .. } | SimulatedLoad::Rows { .. } => None,
+        }
+    }
+
     /// The stream of requests, drawn from `rng`.
     #[must_use]
     pub fn source(&self, rng: WorkloadRng) -> LoadSource {
@@ -60,6 +82,17 @@ impl SimulatedLoad {
             SimulatedLoad::Rows { trace, scale, cpu_share } => {
                 LoadSource::new(LoadStream::Trace(Arrivals::rows(trace, 0, *scale, FOREVER, rng), cpu_share.clamp(0.0, 1.0)))
             }
+            SimulatedLoad::Counts { counts, interval } => {
+                let interval = Nanos::from(*interval);
+                LoadSource::new(LoadStream::Counts(CountedArrivals {
+                    counts: Arc::clone(counts),
+                    interval,
+                    begun: 0,
+                    left: 0,
+                    share: 0.0,
+                    rng,
+                }))
+            }
         }
     }
 }
@@ -72,7 +105,7 @@ impl SimulatedLoad {
                 arrivals.begin_again(rng);
                 source.next = source.stream.next();
             }
-            LoadStream::Trace(..) => *source = self.source(rng),
+            LoadStream::Trace(..) | LoadStream::Counts(_) => *source = self.source(rng),
         }
     }
 }
@@ -90,6 +123,37 @@ pub struct LoadSource {
 enum LoadStream {
     Pattern(PatternArrivals),
     Trace(Arrivals, f64),
+    Counts(CountedArrivals),
+}
+
+/// Arrivals of recorded counts, in order.
+#[derive(Debug, Clone)]
+struct CountedArrivals {
+    counts: Arc<[f64]>,
+    interval: Nanos,
+    /// Intervals that have begun.
+    begun: usize,
+    /// Requests that are left in the current one.
+    left: u64,
+    /// Share of it that has passed, 0 to 1.
+    share: f64,
+    rng: WorkloadRng,
+}
+
+impl CountedArrivals {
+    fn next(&mut self) -> Option<Nanos> {
+        while self.left == 0 {
+            let count = self.counts.get(self.begun)?.max(0.0);
+            self.left = count as u64 + u64::from(self.rng.random::<f64>() < count.fract());
+            (self.begun, self.share) = (self.begun + 1, 0.0);
+        }
+        // The least of `left` uniform numbers above `share`: the numbers come in order without being stored.
+        let survival = (1.0 - self.rng.random::<f64>()).powf(1.0 / self.left as f64);
+        self.share = 1.0 - (1.0 - self.share) * survival;
+        self.left -= 1;
+        let begin = self.interval.0 * (self.begun as u64 - 1);
+        Some(Nanos(begin + (self.interval.0 as f64 * self.share) as u64))
+    }
 }
 
 impl LoadSource {
@@ -136,6 +200,7 @@ impl LoadStream {
     fn next(&mut self) -> Option<(Nanos, Option<RequestDemand>)> {
         match self {
             LoadStream::Pattern(arrivals) => arrivals.next().map(|at| (at.into(), None)),
+            LoadStream::Counts(arrivals) => arrivals.next().map(|at| (at, None)),
             LoadStream::Trace(arrivals, cpu_share) => arrivals.next().map(|arrival| {
                 let duration = Nanos::millis(u64::from(arrival.duration_ms));
                 let cpu = Nanos((duration.0 as f64 * *cpu_share) as u64);

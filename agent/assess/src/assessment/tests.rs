@@ -36,7 +36,7 @@ fn options(policies: &[&str]) -> AssessOptions {
 fn run(history: &WorkloadHistory, limits: &ScalingPolicy, policy: &dyn Policy, seed: u64) -> Vec<SimulatedStep> {
     let block = HistoryBlock { begin: 0, warm_up: 0, measured: STEPS };
     let profile = Arc::new(TRUTH.profile("f", DemandFactors::default()));
-    let setup = replay::setup(history, &block, SIZE, &profile, limits).expect("valid");
+    let setup = replay::setup(history, &block, SIZE, &profile, limits);
     replay::simulate(history, &block, setup, &[], Driver::Policy(policy), seed, &ON).expect("not stopped")
 }
 

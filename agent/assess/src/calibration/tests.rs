@@ -30,7 +30,7 @@ fn measured(truth: &CalibratedDemand) -> WorkloadHistory {
     let block = HistoryBlock { begin: 0, warm_up: 0, measured: 240 };
     let size = ReplicaSize { cpu: Millicores(500), memory: Mebibytes(128), request_share: 1.0 };
     let profile = Arc::new(truth.profile("f", DemandFactors::default()));
-    let setup = replay::setup(&history, &block, size, &profile, &policy()).expect("valid");
+    let setup = replay::setup(&history, &block, size, &profile, &policy());
     let recorded = vec![Allocation::new(2, 500, 128); 240];
     let steps = replay::simulate(&history, &block, setup, &recorded, Driver::Recorded, 7, &ON).expect("not stopped");
     for (step, simulated) in history.steps.iter_mut().zip(steps) {

@@ -96,3 +96,25 @@ fn a_reset_load_equals_a_new_one() {
         assert_eq!(take(&mut source), take(&mut load.source(rng())));
     }
 }
+
+#[test]
+fn recorded_counts_arrive_uniformly_within_their_intervals() {
+    let load = SimulatedLoad::Counts { counts: vec![1000.0, 0.0, 0.5, 4000.0].into(), interval: Duration::from_secs(10) };
+    let mut source = load.source(rng());
+    let arrivals: Vec<f64> = std::iter::from_fn(|| source.take()).map(|(at, demand)| (at.seconds(), demand)).map(|(at, _)| at).collect();
+    assert!(arrivals.windows(2).all(|pair| pair[0] <= pair[1]), "in order");
+    let within = |begin: f64, end: f64| arrivals.iter().filter(|at| (begin..end).contains(*at)).count();
+    assert_eq!((within(0.0, 10.0), within(10.0, 20.0), within(30.0, 40.0)), (1000, 0, 4000));
+    assert!(within(20.0, 30.0) <= 1 && arrivals.len() == 5000 + within(20.0, 30.0));
+    // Four standard deviations of a binomial distribution.
+    for (begin, expected) in [(0.0, 100.0), (9.0, 100.0), (30.0, 400.0), (35.0, 400.0)] {
+        let found = within(begin, begin + 1.0) as f64;
+        assert!((found - expected).abs() < 4.0 * f64::sqrt(expected), "{found} in the second from {begin} s");
+    }
+    let again: Vec<f64> = {
+        load.reset(&mut source, rng());
+        std::iter::from_fn(|| source.take()).map(|(at, _)| at.seconds()).collect()
+    };
+    assert_eq!(arrivals, again);
+    assert_eq!([5, 15, 35, 45].map(|second| load.rate_at(Duration::from_secs(second))), [Some(100.0), Some(0.0), Some(400.0), Some(0.0)]);
+}
