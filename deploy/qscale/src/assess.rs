@@ -33,10 +33,7 @@ use crate::system::Locate;
 /// Environment variable with a bearer token for the Prometheus server.
 const TOKEN: &str = "QSCALE_PROMETHEUS_TOKEN";
 
-/// Estimate from a history what Qscale and tuned rules would have cost and violated, before anything is installed.
-///
-/// The first half of the history calibrates the simulator and tunes the rules. The second half judges: the simulator is checked against what was measured
-/// there, and every policy is simulated with the requests of that half. The error of the check widens every interval.
+/// Source of the history, acting autoscalers and output.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale assess --prometheus http://127.0.0.1:9090 --since 7d --namespace shop
@@ -46,6 +43,9 @@ const TOKEN: &str = "QSCALE_PROMETHEUS_TOKEN";
   qscale assess --csv week.csv --out week-assessed.csv --json
   qscale assess --recorded fibonacci --since 1h --acting dqn      the stream of a running system
   qscale assess --print-queries istio > queries.toml              queries to adapt; pass them with --queries
+
+The first half of the history calibrates the simulator and tunes the rules. The second half judges: the simulator is checked against what was measured there, and every
+policy is simulated with its requests. The error of the check widens every interval. Where the simulator does not reproduce the measurements, no result is conclusive.
 
 `kubectl port-forward -n monitoring svc/prometheus 9090` makes the server of a cluster reachable. Metrics that are missing are named with their query and the
 consequence. Formulas of the intervals and columns of the CSV: agent/assess/README.md.")]
@@ -59,27 +59,27 @@ pub struct AssessArgs {
     /// Function whose recorded stream is the history; repeatable
     #[arg(long, value_name = "FUNCTION", group = "source")]
     recorded: Vec<FunctionId>,
-    /// Age of the begin of the history
+    /// Age of the begin of the history, if it is read from a server or the stream
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     since: Span,
     /// Age of its end; by default now
     #[arg(long, value_name = "DURATION")]
     until: Option<Span>,
     /// Length of a step, at least two scrape intervals [default: 15s up to 12 hours, else 60s]
-    #[arg(long, value_name = "DURATION", requires = "prometheus")]
+    #[arg(long, value_name = "DURATION")]
     step: Option<Span>,
     /// Queries: qscale, istio, linkerd, knative, nginx [default: the first that has arrivals]
-    #[arg(long, value_name = "NAME", requires = "prometheus")]
+    #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// File with queries in place of those of the preset, .toml, .yaml or .json
-    #[arg(long, value_name = "FILE", requires = "prometheus", value_hint = clap::ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     queries: Option<PathBuf>,
     /// Print the queries of a preset, without assessing anything
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(PRESETS.map(|preset| preset.name)))]
     print_queries: Option<String>,
     /// Only namespaces that match this regular expression
-    #[arg(long, value_name = "REGEX", default_value = ".*", requires = "prometheus")]
-    namespace: String,
+    #[arg(long, value_name = "REGEX")]
+    namespace: Option<String>,
     /// Only this workload; repeatable
     #[arg(long = "workload", value_name = "NAMESPACE/NAME")]
     workloads: Vec<FunctionId>,
@@ -231,6 +231,14 @@ async fn collect(locate: &Locate, arguments: &AssessArgs) -> anyhow::Result<Coll
     if let Some(url) = &arguments.prometheus {
         return from_server(url, arguments, until).await;
     }
+    for (option, given) in [
+        ("step", arguments.step.is_some()),
+        ("preset", arguments.preset.is_some()),
+        ("queries", arguments.queries.is_some()),
+        ("namespace", arguments.namespace.is_some()),
+    ] {
+        ensure!(!given, "--{option} is for a Prometheus server; add --prometheus URL");
+    }
     let histories = match &arguments.csv {
         Some(path) if path == Path::new("-") => table::read(&files::read_standard_input(MAX_STATE)?).context("--csv -")?,
         Some(path) => table::read(&files::read_text(path, MAX_STATE)?).with_context(|| format!("--csv {}", path.display()))?,
@@ -262,7 +270,7 @@ async fn from_server(url: &str, arguments: &AssessArgs, until: Span) -> anyhow::
     let parameters = QueryParameters {
         window: Span(grid.step),
         percentile: arguments.objective.0.percentile.get() / 100.0,
-        namespaces: &arguments.namespace,
+        namespaces: arguments.namespace.as_deref().unwrap_or(".*"),
     };
     let given = arguments.queries.as_deref().map(|path| {
         let text = files::read_text(path, MAX_DOCUMENT)?;
