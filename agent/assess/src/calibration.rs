@@ -272,7 +272,7 @@ fn cores(history: &WorkloadHistory, size: ReplicaSize) -> u32 {
     (used as u32).clamp(1, size.cpu.0.div_ceil(1000).max(1))
 }
 
-/// Latency at low load.
+/// Latency without a queue.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct LatencyFloor {
     waiting_s: f64,
@@ -280,18 +280,14 @@ struct LatencyFloor {
 }
 
 impl LatencyFloor {
-    /// From the third of the steps with the lowest utilization; `None` if no latency was measured.
+    /// From the third of the steps with the lowest latency; `None` if no latency was measured. A low utilization is no sign of an undisturbed step: others
+    /// may have used the machine.
     fn of(steps: &[&HistoryStep], cpu_s: f64, size: ReplicaSize, percentile: f64) -> Option<Self> {
-        let utilization = |step: &HistoryStep| {
-            let limit = step.get(HistoryMetric::CpuLimitMillicores).unwrap_or(f64::from(size.cpu.0)) / 1000.0;
-            Some(step.get(HistoryMetric::CpuCores)? / (step.get(HistoryMetric::Replicas)?.max(1.0) * limit).max(1e-6))
-        };
         let typical = |step: &HistoryStep| step.get(HistoryMetric::MedianMs).or(step.get(HistoryMetric::MeanMs)).filter(|ms| *ms > 0.0);
-        let mut calm: Vec<(f64, &HistoryStep)> =
-            steps.iter().filter(|step| typical(step).is_some()).filter_map(|step| Some((utilization(step)?, *step))).collect();
+        let mut calm: Vec<(f64, &HistoryStep)> = steps.iter().filter_map(|step| Some((typical(step)?, *step))).collect();
         calm.sort_by(|one, other| one.0.total_cmp(&other.0));
         calm.truncate(calm.len().div_ceil(3));
-        let median_s = middle(calm.iter().filter_map(|(_, step)| typical(step)).collect())? / 1000.0;
+        let median_s = middle(calm.iter().map(|(ms, _)| *ms).collect())? / 1000.0;
         let tail =
             |step: &HistoryStep| Some((step.get(HistoryMetric::ObjectiveMs)? / typical(step)?).ln() / normal_quantile(percentile).max(0.1));
         let sigma = middle(calm.iter().filter_map(|(_, step)| tail(step)).collect()).unwrap_or(0.3).clamp(0.02, MAX_SIGMA);
