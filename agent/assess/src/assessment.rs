@@ -158,7 +158,7 @@ pub struct Assessment {
     pub skipped: Vec<SkippedWorkload>,
 }
 
-enum Outcome {
+enum WorkloadOutcome {
     Assessed(Box<WorkloadAssessment>),
     Skipped(String),
     Stopped,
@@ -178,9 +178,9 @@ pub fn assess(
     for (index, history) in histories.iter().enumerate() {
         progress(AssessStep::Calibrating { workload: &history.workload, index, all: histories.len() });
         match assess_one(history, options, stop, &mut progress)? {
-            Outcome::Assessed(one) => assessment.workloads.push(*one),
-            Outcome::Skipped(reason) => assessment.skipped.push(SkippedWorkload { workload: history.workload.clone(), reason }),
-            Outcome::Stopped => return Ok(None),
+            WorkloadOutcome::Assessed(one) => assessment.workloads.push(*one),
+            WorkloadOutcome::Skipped(reason) => assessment.skipped.push(SkippedWorkload { workload: history.workload.clone(), reason }),
+            WorkloadOutcome::Stopped => return Ok(None),
         }
     }
     Ok(Some(assessment))
@@ -191,21 +191,21 @@ fn assess_one(
     options: &AssessOptions,
     stop: &AtomicBool,
     progress: &mut impl FnMut(AssessStep<'_>),
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<WorkloadOutcome> {
     let missing: Vec<String> = history
         .missing()
         .filter(|metric| metric.is_required())
         .map(|metric| format!("{metric} is missing, so that {}", metric.consequence()))
         .collect();
     if !missing.is_empty() {
-        return Ok(Outcome::Skipped(missing.join("; ")));
+        return Ok(WorkloadOutcome::Skipped(missing.join("; ")));
     }
     if history.largest(HistoryMetric::ArrivalsRps).is_none_or(|rate| rate <= 0.0) {
-        return Ok(Outcome::Skipped("it had no requests".to_owned()));
+        return Ok(WorkloadOutcome::Skipped("it had no requests".to_owned()));
     }
     let split = match SplitHistory::new(history, TUNING_BUDGET, JUDGED_BUDGET) {
         Ok(split) => split,
-        Err(reason) => return Ok(Outcome::Skipped(reason)),
+        Err(reason) => return Ok(WorkloadOutcome::Skipped(reason)),
     };
     let mut calibrating = ScalingPolicy::new(history.workload.clone());
     calibrating.objective = options.acting.objective(&history.workload, options.limits.objective);
@@ -214,8 +214,8 @@ fn assess_one(
     calibrating.bounds = everything();
     let calibration = match calibration::calibrate(history, &split.tuning.blocks, &calibrating, stop) {
         Ok(Some(calibration)) => calibration,
-        Ok(None) => return Ok(Outcome::Stopped),
-        Err(reason) => return Ok(Outcome::Skipped(reason)),
+        Ok(None) => return Ok(WorkloadOutcome::Stopped),
+        Err(reason) => return Ok(WorkloadOutcome::Skipped(reason)),
     };
     let mut assumptions = calibration.assumptions.clone();
     let (acting, policy) = options.acting.of(history, &options.otherwise, &options.limits, calibration.size, &mut assumptions);
@@ -225,7 +225,7 @@ fn assess_one(
                 .to_owned(),
         );
     }
-    let work = Work {
+    let work = CalibratedWorkload {
         history,
         options,
         split: &split,
@@ -251,7 +251,7 @@ fn everything() -> qscale_common::policy::Bounds {
 }
 
 /// One workload and its calibrated simulator.
-struct Work<'a> {
+struct CalibratedWorkload<'a> {
     history: &'a WorkloadHistory,
     options: &'a AssessOptions,
     split: &'a SplitHistory,
@@ -263,9 +263,9 @@ struct Work<'a> {
     stop: &'a AtomicBool,
 }
 
-impl Work<'_> {
-    fn assess(&self, assumptions: Vec<String>, progress: &mut impl FnMut(AssessStep<'_>)) -> anyhow::Result<Outcome> {
-        let Some((reproduction, half_widths)) = self.reproduce()? else { return Ok(Outcome::Stopped) };
+impl CalibratedWorkload<'_> {
+    fn assess(&self, assumptions: Vec<String>, progress: &mut impl FnMut(AssessStep<'_>)) -> anyhow::Result<WorkloadOutcome> {
+        let Some((reproduction, half_widths)) = self.reproduce()? else { return Ok(WorkloadOutcome::Stopped) };
         let runs = WorkloadRuns {
             history: self.history,
             split: self.split,
@@ -279,8 +279,8 @@ impl Work<'_> {
         let mut show = |shown| progress(AssessStep::Running(shown));
         let acting = match runs.run(vec![acting], self.acting.guard, &mut show) {
             Ok(mut found) => found.remove(0),
-            Err(EvaluateError::Stopped) => return Ok(Outcome::Stopped),
-            Err(EvaluateError::Nothing(reason)) => return Ok(Outcome::Skipped(reason)),
+            Err(EvaluateError::Stopped) => return Ok(WorkloadOutcome::Stopped),
+            Err(EvaluateError::Nothing(reason)) => return Ok(WorkloadOutcome::Skipped(reason)),
             Err(error) => return Err(error.into()),
         };
         let mut entries = competitors(self.calibration, self.policy);
@@ -289,17 +289,17 @@ impl Work<'_> {
         }
         let found = match runs.run(entries, self.policy.guard, &mut show) {
             Ok(found) => found,
-            Err(EvaluateError::Stopped) => return Ok(Outcome::Stopped),
+            Err(EvaluateError::Stopped) => return Ok(WorkloadOutcome::Stopped),
             Err(error) => return Err(error.into()),
         };
         let estimator = Estimator { acting: &acting, reproduction: &reproduction, half_widths };
         let mut estimates: Vec<PolicyEstimate> = found.iter().filter_map(|runs| estimator.estimate(runs)).collect();
         estimates.sort_by(|one, other| one.loss.total_cmp(&other.loss));
         let Some(acting_estimate) = estimator.estimate(&acting) else {
-            return Ok(Outcome::Skipped("no request was simulated in the judged half".to_owned()));
+            return Ok(WorkloadOutcome::Skipped("no request was simulated in the judged half".to_owned()));
         };
         let judged = &self.split.judged;
-        Ok(Outcome::Assessed(Box::new(WorkloadAssessment {
+        Ok(WorkloadOutcome::Assessed(Box::new(WorkloadAssessment {
             workload: self.history.workload.clone(),
             acting: title(self.acting),
             begin: self.history.begin,

@@ -110,7 +110,7 @@ impl WorkloadRuns<'_> {
         let request = EvaluationRequest { tune, tuned_alone: true, ..EvaluationRequest::default() };
         let evaluation = SuiteEvaluation::of_cells(suite, cells, request)?;
         let options = Options { threads: self.threads, stop: self.stop, clock: None };
-        let (results, _) = evaluation.run(&policies, &options, &mut Progress(progress))?;
+        let (results, _) = evaluation.run(&policies, &options, &mut ProgressLedger(progress))?;
         Ok(read(&results, self.split.judged.blocks.len()))
     }
 
@@ -266,9 +266,9 @@ impl Policy for RecordedAllocations {
     }
 }
 
-struct Progress<'a>(&'a mut dyn FnMut(StageProgress));
+struct ProgressLedger<'a>(&'a mut dyn FnMut(StageProgress));
 
-impl Ledger for Progress<'_> {
+impl Ledger for ProgressLedger<'_> {
     fn stored(&mut self, _: &str) -> Option<JobOutcome> {
         None
     }

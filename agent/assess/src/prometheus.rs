@@ -18,7 +18,7 @@ use qscale_common::time::{Span, Timestamp};
 use strum::VariantArray as _;
 use thiserror::Error;
 
-use self::answer::{Series, series};
+use self::answer::{RangeSeries, series};
 use crate::history::{HistoryMetric, WorkloadHistory};
 use crate::queries::{PRESETS, QueryParameters, QuerySet};
 
@@ -194,7 +194,7 @@ impl PrometheusServer {
     }
 
     /// The result of `query` at `steps` instants from `first` on.
-    async fn range(&self, query: &str, first: Timestamp, step: Duration, steps: u64) -> Result<Vec<Series>, QueryError> {
+    async fn range(&self, query: &str, first: Timestamp, step: Duration, steps: u64) -> Result<Vec<RangeSeries>, QueryError> {
         let seconds = |at: Timestamp| format!("{}.{:03}", at.0 / 1000, at.0 % 1000);
         let last = Timestamp(first.0 + step.as_millis() as u64 * steps.saturating_sub(1));
         let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
@@ -244,7 +244,7 @@ fn is_too_large(error: &QueryError) -> bool {
 
 /// Writes a series into its workload.
 fn place(
-    series: Series,
+    series: RangeSeries,
     grid: &HistoryGrid,
     metric: HistoryMetric,
     workloads: &mut BTreeMap<FunctionId, WorkloadHistory>,

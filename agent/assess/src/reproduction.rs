@@ -19,21 +19,21 @@ const MAX_VIOLATION_DIFFERENCE: f64 = 0.1;
 /// Sums over measured or simulated steps.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct StepSums {
-    cost: Mean,
-    cpu: Mean,
-    median: Mean,
-    objective: Mean,
-    violated: Mean,
-    replicas: Mean,
+    cost: WeightedMean,
+    cpu: WeightedMean,
+    median: WeightedMean,
+    objective: WeightedMean,
+    violated: WeightedMean,
+    replicas: WeightedMean,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct Mean {
+struct WeightedMean {
     sum: f64,
     weight: f64,
 }
 
-impl Mean {
+impl WeightedMean {
     fn add(&mut self, value: Option<f64>, weight: f64) {
         if let Some(value) = value {
             self.sum += value * weight;

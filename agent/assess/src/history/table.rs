@@ -41,7 +41,7 @@ pub enum TableError {
     Syntax(String),
 }
 
-type Row = (Timestamp, [Option<f64>; HistoryMetric::COUNT]);
+type TableRow = (Timestamp, [Option<f64>; HistoryMetric::COUNT]);
 
 /// Histories of the workloads in `text`, in order of their names. Times are begins of steps.
 ///
@@ -51,7 +51,7 @@ pub fn read(text: &str) -> Result<Vec<WorkloadHistory>, TableError> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let syntax = |error: csv::Error| TableError::Syntax(error.to_string());
     let columns = Columns::of(reader.headers().map_err(syntax)?)?;
-    let mut workloads: BTreeMap<FunctionId, Vec<Row>> = BTreeMap::new();
+    let mut workloads: BTreeMap<FunctionId, Vec<TableRow>> = BTreeMap::new();
     for record in reader.records() {
         let record = record.map_err(syntax)?;
         let (workload, row) = columns.row(&record)?;
@@ -125,7 +125,7 @@ impl Columns {
         Ok(Self { time, namespace, workload, metrics })
     }
 
-    fn row(&self, record: &csv::StringRecord) -> Result<(FunctionId, Row), TableError> {
+    fn row(&self, record: &csv::StringRecord) -> Result<(FunctionId, TableRow), TableError> {
         let line = record.position().map_or(0, csv::Position::line);
         let cell = |index: usize| record.get(index).unwrap_or_default();
         let refused = |column: &str, value: &str, expected| TableError::Value {
@@ -164,7 +164,7 @@ fn time(text: &str) -> Option<Timestamp> {
 }
 
 /// The grid of `rows`: a step is the smallest distance between two of them.
-fn history(workload: FunctionId, mut rows: Vec<Row>) -> Result<WorkloadHistory, TableError> {
+fn history(workload: FunctionId, mut rows: Vec<TableRow>) -> Result<WorkloadHistory, TableError> {
     rows.sort_by_key(|row| row.0);
     let distances = rows.windows(2).map(|pair| pair[1].0.0 - pair[0].0.0);
     let Some(step) = distances.min() else {

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// One series of a range.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Series {
+pub(super) struct RangeSeries {
     /// Its labels.
     pub(super) labels: BTreeMap<String, String>,
     /// Instants, seconds since 1970, with finite values.
@@ -28,14 +28,14 @@ pub(super) enum AnswerError {
 #[derive(Deserialize)]
 struct Envelope {
     status: String,
-    data: Option<Data>,
+    data: Option<AnswerData>,
     #[serde(default)]
     error: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Data {
+struct AnswerData {
     result_type: String,
     #[serde(default)]
     result: Vec<RawSeries>,
@@ -51,7 +51,7 @@ struct RawSeries {
 }
 
 /// The series of a reply; `ok` says whether its status is 200.
-pub(super) fn series(ok: bool, body: &[u8]) -> Result<Vec<Series>, AnswerError> {
+pub(super) fn series(ok: bool, body: &[u8]) -> Result<Vec<RangeSeries>, AnswerError> {
     // The form of `result` depends on its type, which is reported first.
     let envelope: Envelope = serde_json::from_slice(body).map_err(|error| match serde_json::from_slice::<serde_json::Value>(body) {
         Ok(value) if value["data"]["resultType"].as_str().is_some_and(|kind| kind != "matrix") => {
@@ -69,11 +69,11 @@ pub(super) fn series(ok: bool, body: &[u8]) -> Result<Vec<Series>, AnswerError> 
     Ok(data.result.into_iter().map(of_raw).collect())
 }
 
-fn of_raw(raw: RawSeries) -> Series {
+fn of_raw(raw: RawSeries) -> RangeSeries {
     // "NaN", "+Inf" and "-Inf" are valid values of Prometheus.
     let number =
         |(at, value): (f64, String)| value.parse::<f64>().ok().filter(|value| value.is_finite() && at.is_finite()).map(|value| (at, value));
-    Series { labels: raw.metric, points: raw.values.into_iter().filter_map(number).collect() }
+    RangeSeries { labels: raw.metric, points: raw.values.into_iter().filter_map(number).collect() }
 }
 
 #[cfg(test)]
