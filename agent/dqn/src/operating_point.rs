@@ -12,6 +12,8 @@ use qscale_common::contract::{HeldPoint, State, StateId};
 use qscale_common::policy::{Caution, OperatingPoint};
 use qscale_common::slo;
 
+/// Distance of ln(violation cost) from an end of its range within which it counts as there: 5 %.
+const AT_END: f64 = 0.05;
 /// Change of u by a violated tick if none is allowed.
 const SHARE_GAIN: f64 = 0.1;
 /// Change of u in an hour at twice the budget.
@@ -74,7 +76,7 @@ impl PointController {
     #[must_use]
     pub fn held(&self) -> Option<HeldPoint> {
         let (target, position) = (self.target?, self.position?);
-        let (at_least, at_most) = (position <= Caution::LEAST.ln(), position >= Caution::MOST.ln());
+        let (at_least, at_most) = (position <= Caution::LEAST.ln() + AT_END, position >= Caution::MOST.ln() - AT_END);
         let measured = self.measured.map(|(mean, _)| mean);
         let out_of_reach = match target {
             OperatingPoint::Caution(_) => false,
