@@ -28,6 +28,15 @@ pub struct Journal<T> {
     of: PhantomData<fn() -> T>,
 }
 
+impl<T> Drop for Journal<T> {
+    /// Releases the lock although a child that is just being started may still have the descriptor.
+    fn drop(&mut self) {
+        // Every job was flushed when it was stored, and closing the last descriptor releases the lock, too.
+        let _ = self.writer.flush();
+        let _ = self.writer.get_ref().unlock();
+    }
+}
+
 #[derive(Serialize)]
 struct JournalLine<'a, T> {
     job: &'a str,
