@@ -95,7 +95,7 @@ pub fn any_state(rng: &mut impl Rng) -> State {
             failure_share: choose(rng, [0.01, 0.0, 1.0]),
             point: maybe(rng, |rng| {
                 let points = [
-                    OperatingPoint::Caution(10.0.try_into().expect("in range")),
+                    OperatingPoint::ViolationCost(10.0.try_into().expect("in range")),
                     OperatingPoint::ViolatedShare(0.0001.try_into().expect("in range")),
                     OperatingPoint::BudgetPerMonth(1e9.try_into().expect("in range")),
                 ];

@@ -21,7 +21,7 @@ pub mod text;
 pub use bounds::{Bounds, Range};
 pub use costs::{Direction, Prices, RewardWeights, Weight};
 pub use guardrails::{Guardrails, ResizeFactor};
-pub use objective::{Budget, Caution, LatencyBound, Objective, OperatingPoint, Percentile, Share, TargetShare};
+pub use objective::{Budget, LatencyBound, Objective, OperatingPoint, Percentile, Share, TargetShare, ViolationCost};
 pub use superseded::superseded;
 
 /// Objective, limits and agent of one function.

@@ -122,7 +122,7 @@ fn minimal_action() -> Action {
 
 /// The Action of an agent that holds `target`.
 fn action_at(target: OperatingPoint) -> Action {
-    let point = HeldPoint { target, caution: 31.5, measured: Some(0.0125), measured_hours: 24.0, out_of_reach: true };
+    let point = HeldPoint { target, violation_cost: 31.5, measured: Some(0.0125), measured_hours: 24.0, out_of_reach: true };
     Action { point: Some(point), ..minimal_action() }
 }
 

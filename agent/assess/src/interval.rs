@@ -6,16 +6,11 @@
 //! - `e` is the error of the simulator on the acting autoscaler in the judged half ([`crate::reproduction`]);
 //! - `b` is the standard error of the mean over the simulated blocks where not all are simulated, from the measured values of the blocks.
 
+use qscale_evaluate::statistics::{mean_and_deviation, student_quantile};
 use serde::Serialize;
 
 /// Quantile 0.975 of the standard normal distribution.
 const NORMAL: f64 = 1.96;
-/// Quantiles 0.975 of Student's distribution for 1 to 30 degrees of freedom.
-const STUDENT: [f64; 30] = [
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093,
-    2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-];
-
 /// An estimate with its interval of 95 %.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct EstimatedRange {
@@ -34,7 +29,7 @@ impl EstimatedRange {
         let (mean, deviation) = mean_and_deviation(draws)?;
         let student = match draws.len() {
             1 => 0.0,
-            count => STUDENT.get(count - 2).copied().unwrap_or(NORMAL),
+            count => student_quantile(count - 1),
         };
         let half = other.iter().map(|half| half * half).sum::<f64>() + (student * deviation).powi(2);
         Some(Self::around(mean, half.sqrt(), least, most))
@@ -57,18 +52,6 @@ impl EstimatedRange {
     pub fn times(self, factor: f64) -> Self {
         Self { mean: self.mean * factor, low: self.low * factor, high: self.high * factor }
     }
-}
-
-/// Mean and standard deviation of a sample; `None` if it is empty.
-#[must_use]
-pub fn mean_and_deviation(values: &[f64]) -> Option<(f64, f64)> {
-    let count = values.len() as f64;
-    if values.is_empty() {
-        return None;
-    }
-    let mean = values.iter().sum::<f64>() / count;
-    let squares = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
-    Some((mean, (squares / (count - 1.0).max(1.0)).sqrt()))
 }
 
 /// Half-width of 95 % of the mean over `sampled` of `available` blocks, from their values; 0 if all are sampled.

@@ -12,8 +12,25 @@ use crate::interval::EstimatedRange;
 pub const ACTING: &str = "acting";
 
 /// Columns of the table.
-const COLUMNS: &str = "namespace,workload,policy,role,cost_per_hour,cost_low,cost_high,relative_cost,relative_cost_low,relative_cost_high,violated_share,\
-                       violated_low,violated_high,changes_per_hour,conclusion,reproduced,params\n";
+const COLUMNS: [&str; 17] = [
+    "namespace",
+    "workload",
+    "policy",
+    "role",
+    "cost_per_hour",
+    "cost_low",
+    "cost_high",
+    "relative_cost",
+    "relative_cost_low",
+    "relative_cost_high",
+    "violated_share",
+    "violated_low",
+    "violated_high",
+    "changes_per_hour",
+    "conclusion",
+    "reproduced",
+    "params",
+];
 
 /// One policy on all assessed workloads of a namespace.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -97,42 +114,38 @@ fn total(policy: &str, estimates: &[&PolicyEstimate]) -> NamespaceTotal {
 /// A row for each workload and policy: the measurements, the acting autoscaler, then the others.
 #[must_use]
 pub fn csv(assessment: &Assessment) -> String {
-    let mut text = COLUMNS.to_owned();
+    let mut rows = Vec::new();
     for workload in &assessment.workloads {
         let name = &workload.workload;
+        let row = |policy: &str, role: &str, rest: [String; 13]| {
+            let first = [name.namespace.as_str(), name.name.as_str(), policy, role].map(str::to_owned);
+            first.into_iter().chain(rest).collect::<Vec<_>>()
+        };
         let measured = &workload.reproduction.measured;
-        let shown = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
-        text += &format!(
-            "{},{},{},measured,{},,,,,,{},,,,,,\n",
-            name.namespace,
-            name.name,
-            quoted(&workload.acting),
-            shown(measured.cost_per_hour),
-            shown(measured.violated_share)
-        );
+        let mut values: [String; 13] = Default::default();
+        for (place, value) in [(0, measured.cost_per_hour), (6, measured.violated_share)] {
+            values[place] = value.map_or_else(String::new, |value| value.to_string());
+        }
+        rows.push(row(&workload.acting, "measured", values));
         let reproduced = workload.reproduction.faults.is_empty();
-        let rows =
-            std::iter::once(("acting", &workload.acting_estimate)).chain(workload.estimates.iter().map(|estimate| ("candidate", estimate)));
-        for (role, estimate) in rows {
-            let range = |range: EstimatedRange| format!("{},{},{}", range.mean, range.low, range.high);
-            text += &format!(
-                "{},{},{},{role},{},{},{},{},{},{reproduced},{}\n",
-                name.namespace,
-                name.name,
-                quoted(&estimate.policy),
-                range(estimate.cost_per_hour),
-                range(estimate.relative_cost),
-                range(estimate.violated_share),
-                estimate.changes_per_hour,
-                estimate.conclusion,
-                quoted(&estimate.params.to_string())
-            );
+        let candidates = workload.estimates.iter().map(|estimate| ("candidate", estimate));
+        for (role, estimate) in std::iter::once(("acting", &workload.acting_estimate)).chain(candidates) {
+            let PolicyEstimate { cost_per_hour: cost, relative_cost: relative, violated_share: violated, .. } = estimate;
+            let [a, b, c] = [cost, relative, violated].map(|range| [range.mean, range.low, range.high].map(|value| value.to_string()));
+            let ([a0, a1, a2], [b0, b1, b2], [c0, c1, c2]) = (a, b, c);
+            let (changes, conclusion) = (estimate.changes_per_hour.to_string(), estimate.conclusion.to_string());
+            let rest = [a0, a1, a2, b0, b1, b2, c0, c1, c2, changes, conclusion, reproduced.to_string(), estimate.params.to_string()];
+            rows.push(row(&estimate.policy, role, rest));
         }
     }
-    text
+    csv_text(&COLUMNS, rows)
 }
 
-/// A cell of CSV with commas and quotes (RFC 4180).
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('"', "\"\""))
+/// A table as CSV.
+pub(crate) fn csv_text(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let written = "memory takes every row, and all rows are equally long";
+    writer.write_record(columns).expect(written);
+    rows.into_iter().for_each(|row| writer.write_record(row).expect(written));
+    String::from_utf8(writer.into_inner().expect(written)).expect("every cell was text")
 }

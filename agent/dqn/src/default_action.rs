@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use qscale_common::policy::ViolationCost;
+
 use qscale_common::contract::State;
 use qscale_common::time::{Span, Timestamp};
 use qscale_policies::{Decision, History, HoldReason, Memory, Policy, Scope, Timing};
@@ -11,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::actions::{ActionCandidates, ActionSet, Actions};
 use crate::context::FeatureContext;
-use crate::policy::{ViolationCost, current, default_violation_cost};
+use crate::policy::{current, default_violation_cost};
 
 /// Name of the policy.
 pub const NAME: &str = "dqn-default";

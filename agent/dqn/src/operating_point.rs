@@ -9,7 +9,7 @@
 //! conformal inference (Gibbs and Candès, NeurIPS 2021); it needs no model of how violations follow from the violation cost.
 
 use qscale_common::contract::{HeldPoint, State, StateId};
-use qscale_common::policy::{Caution, OperatingPoint};
+use qscale_common::policy::{OperatingPoint, ViolationCost};
 use qscale_common::slo;
 
 /// Distance of ln(violation cost) from an end of its range within which it counts as there: 5 %.
@@ -49,8 +49,8 @@ impl PointController {
         let is_new = self.last.is_none_or(|last| state.state_id().follows(last));
         let hours = state.tick_length_ms as f64 / 3_600_000.0;
         let step = match target {
-            OperatingPoint::Caution(caution) => {
-                *position = caution.get().ln();
+            OperatingPoint::ViolationCost(cost) => {
+                *position = cost.get().ln();
                 None
             }
             OperatingPoint::ViolatedShare(share) => slo::is_violated_in(&state.windows.tick, &state.objective).map(|violated| {
@@ -63,35 +63,35 @@ impl PointController {
             }),
         };
         if let Some((measured, step)) = step.filter(|_| is_new) {
-            *position = (*position + step).clamp(Caution::LEAST.ln(), Caution::MOST.ln());
+            *position = (*position + step).clamp(ViolationCost::LEAST.ln(), ViolationCost::MOST.ln());
             let (mean, over) = self.measured.unwrap_or_default();
             let over = (over + hours).min(REPORTED_HOURS);
             self.measured = Some((mean + (measured - mean) * (hours / over).min(1.0), over));
         }
         self.last = Some(state.state_id());
-        position.exp().clamp(Caution::LEAST, Caution::MOST)
+        position.exp().clamp(ViolationCost::LEAST, ViolationCost::MOST)
     }
 
     /// The point that it holds; `None` before the first State.
     #[must_use]
     pub fn held(&self) -> Option<HeldPoint> {
         let (target, position) = (self.target?, self.position?);
-        let (at_least, at_most) = (position <= Caution::LEAST.ln() + AT_END, position >= Caution::MOST.ln() - AT_END);
+        let (at_least, at_most) = (position <= ViolationCost::LEAST.ln() + AT_END, position >= ViolationCost::MOST.ln() - AT_END);
         let measured = self.measured.map(|(mean, _)| mean);
         let out_of_reach = match target {
-            OperatingPoint::Caution(_) => false,
+            OperatingPoint::ViolationCost(_) => false,
             // A higher violation cost makes violations rarer and an allocation dearer.
             OperatingPoint::ViolatedShare(share) => at_most && measured.is_some_and(|measured| measured > share.get()),
             OperatingPoint::BudgetPerMonth(budget) => at_least && measured.is_some_and(|measured| measured > budget.get()),
         };
         let measured_hours = self.measured.map_or(0.0, |(_, hours)| hours);
-        Some(HeldPoint { target, caution: position.exp(), measured, measured_hours, out_of_reach })
+        Some(HeldPoint { target, violation_cost: position.exp(), measured, measured_hours, out_of_reach })
     }
 
     /// Continues from `point`, as after a restart.
     pub fn resume(&mut self, point: &HeldPoint) {
-        let caution = point.caution.clamp(Caution::LEAST, Caution::MOST);
-        self.position = caution.is_finite().then(|| caution.ln());
+        let cost = point.violation_cost.clamp(ViolationCost::LEAST, ViolationCost::MOST);
+        self.position = cost.is_finite().then(|| cost.ln());
         self.target = Some(point.target);
         self.measured = point.measured.map(|mean| (mean, point.measured_hours.clamp(0.0, REPORTED_HOURS)));
     }

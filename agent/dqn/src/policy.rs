@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use qscale_common::contract::{Choice, State};
-use qscale_common::policy::Caution;
+use qscale_common::policy::ViolationCost;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::Allocation;
 use qscale_policies::{Decision, History, HoldReason, Memory, Policy, Scope, Timing};
@@ -21,57 +21,27 @@ use crate::observation;
 use crate::operating_point::PointController;
 use crate::reward::TrainingReward;
 
-/// Cost of a violated tick, in units of five seconds of the function's usual cost, 10 to 20000. It is an input of the
-/// network, so that one network serves users who must save and users who must be on time.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "f64", into = "f64")]
-pub struct ViolationCost(f64);
+/// Violation cost at which networks in training are evaluated.
+const EVALUATED_VIOLATION_COST: f64 = 100.0;
+/// Default violation cost of a function that always keeps a replica, by the results of the evaluation.
+pub const DEFAULT_VIOLATION_COST: f64 = 20.0;
+/// Default violation cost of a function that may be scaled to zero: it is invoked rarely, and its next request would wait for a start.
+pub const DEFAULT_VIOLATION_COST_SCALE_TO_ZERO: f64 = 500.0;
 
-impl ViolationCost {
-    /// Smallest value in training.
-    pub const LEAST: f64 = Caution::LEAST;
-    /// Largest value in training.
-    pub const MOST: f64 = Caution::MOST;
-    /// Value at which networks in training are evaluated.
-    pub const EVALUATED: Self = Self(100.0);
-    /// Default for a function that always keeps a replica, by the results of the evaluation.
-    pub const DEFAULT: f64 = 20.0;
-    /// Default for a function that may be scaled to zero: it is invoked rarely, and its next request would wait for a start.
-    pub const DEFAULT_SCALE_TO_ZERO: f64 = 500.0;
-
-    /// The number.
-    #[must_use]
-    pub fn get(self) -> f64 {
-        self.0
-    }
+/// The violation cost at which networks in training are evaluated.
+#[must_use]
+pub fn evaluated_violation_cost() -> ViolationCost {
+    ViolationCost::try_from(EVALUATED_VIOLATION_COST).expect("it is within the range")
 }
 
 /// The violation cost of the function of `state` if none is configured.
 #[must_use]
 pub fn default_violation_cost(state: &State) -> f64 {
-    if may_scale_to_zero(state) { ViolationCost::DEFAULT_SCALE_TO_ZERO } else { ViolationCost::DEFAULT }
+    if may_scale_to_zero(state) { DEFAULT_VIOLATION_COST_SCALE_TO_ZERO } else { DEFAULT_VIOLATION_COST }
 }
 
 fn may_scale_to_zero(state: &State) -> bool {
     state.bounds.replicas.min().0 == 0
-}
-
-impl TryFrom<f64> for ViolationCost {
-    type Error = String;
-
-    fn try_from(value: f64) -> Result<Self, String> {
-        if (Self::LEAST..=Self::MOST).contains(&value) {
-            Ok(Self(value))
-        } else {
-            Err(format!("violation_cost = {value}, must be from {} to {}", Self::LEAST, Self::MOST))
-        }
-    }
-}
-
-impl From<ViolationCost> for f64 {
-    fn from(cost: ViolationCost) -> Self {
-        cost.0
-    }
 }
 
 /// Minimum saving, compared with the default action ([`Actions::default_action`]), for which another action is taken,

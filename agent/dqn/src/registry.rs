@@ -64,7 +64,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::policy::{SwitchMargin, ViolationCost};
+    use crate::policy::{DEFAULT_VIOLATION_COST, DEFAULT_VIOLATION_COST_SCALE_TO_ZERO, SwitchMargin};
+    use qscale_common::policy::ViolationCost;
 
     #[test]
     fn knows_the_learned_policy_and_the_rules() {
@@ -94,7 +95,7 @@ mod tests {
     fn documented_defaults_and_ranges_are_those_of_the_code() {
         let parameters = describe(DQN).expect("known");
         for (name, numbers) in [
-            ("violation_cost", [ViolationCost::LEAST, ViolationCost::MOST, ViolationCost::DEFAULT, ViolationCost::DEFAULT_SCALE_TO_ZERO]),
+            ("violation_cost", [ViolationCost::LEAST, ViolationCost::MOST, DEFAULT_VIOLATION_COST, DEFAULT_VIOLATION_COST_SCALE_TO_ZERO]),
             ("switch_margin", [0.0, SwitchMargin::MOST, SwitchMargin::DEFAULT, SwitchMargin::DEFAULT_SCALE_TO_ZERO]),
         ] {
             let parameter = parameters.iter().find(|parameter| parameter.name == name).expect("listed");

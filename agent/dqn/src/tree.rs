@@ -4,6 +4,8 @@
 pub mod policy;
 mod text;
 
+use qscale_common::policy::ViolationCost;
+
 use qscale_common::hash::fnv1a;
 use qscale_policies::Scope;
 
@@ -11,7 +13,7 @@ use crate::actions::{ActionCandidates, ActionSet, Actions};
 use crate::checkpoint::Checkpoint;
 use crate::observation::quantity::QUANTITIES;
 use crate::observation::{self, keeps_one};
-use crate::policy::{ViolationCost, ood_score};
+use crate::policy::ood_score;
 
 pub use text::{MAX_BYTES, TreeError};
 
@@ -245,4 +247,4 @@ impl TreeNode {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,6 +11,7 @@ mod holm;
 mod pareto;
 mod sample;
 mod sign_flip;
+mod student;
 mod summary;
 mod wilcoxon;
 
@@ -21,5 +22,6 @@ pub use holm::holm;
 pub use pareto::pareto;
 pub use sample::{Sample, StatisticsError};
 pub use sign_flip::sign_flip;
+pub use student::{mean_and_deviation, student_quantile};
 pub use summary::{KEY_MEASURES, Summary, SummaryLine, SummaryOptions, SummaryPart, SummaryScope, UnknownReference, summarise};
 pub use wilcoxon::{Wilcoxon, wilcoxon};

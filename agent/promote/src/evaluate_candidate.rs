@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use qscale_common::name::Name;
 use qscale_dqn::checkpoint::{Card, Evaluation};
-use qscale_dqn::policy::{DqnParams, LearnedMemory, OOD_THRESHOLD, Valuation, ViolationCost};
+use qscale_dqn::policy::{DqnParams, LearnedMemory, OOD_THRESHOLD, Valuation, evaluated_violation_cost};
 use qscale_dqn::tasks::Split;
 use qscale_dqn::{Checkpoint, Dqn, registry};
 use qscale_policies::Memory;
@@ -187,7 +187,7 @@ fn validate(settings: &PromotionSettings, model: &Checkpoint) -> anyhow::Result<
     let evaluator = Evaluator {
         tasks: settings.finetune.tasks.clone(),
         reward: model.header.reward.unwrap_or_default(),
-        violation_cost: ViolationCost::EVALUATED,
+        violation_cost: evaluated_violation_cost(),
         split: Split::Validation,
         worlds: 0..settings.validation_worlds,
         threads,

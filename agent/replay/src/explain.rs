@@ -198,7 +198,7 @@ fn decider(outcome: &Outcome) -> String {
 /// The configured violation cost of the learned policy; `None` if it is unknown or the default.
 async fn violation_cost(bus: &Bus, settings: &SettingsFolder, action: &Action, state: &State) -> Option<f64> {
     if let Some(point) = &action.point {
-        return Some(point.caution);
+        return Some(point.violation_cost);
     }
     let policy = ReplayPolicy::of_agent(bus, settings, &action.agent, Some(action), None).await.ok()?;
     if let Decider::Learned { learned: LearnedPolicy::Tree(tree), .. } = &policy.decider {

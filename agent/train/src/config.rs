@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use qscale_dqn::Scope;
 use qscale_dqn::actions::{ActionSet, Actions, BRANCHES};
-use qscale_dqn::policy::ViolationCost;
+use qscale_dqn::policy::evaluated_violation_cost;
 use qscale_dqn::reward::TrainingReward;
 use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_rl::learner::Hyperparameters;
@@ -69,14 +69,14 @@ impl TrainingConfig {
         Actions::new(self.action_set, self.scope)
     }
 
-    /// The evaluator on worlds of `split`, with `threads` threads, at [`ViolationCost::EVALUATED`].
+    /// The evaluator on worlds of `split`, with `threads` threads, at [`evaluated_violation_cost`].
     #[must_use]
     pub fn evaluator(&self, split: Split, threads: NonZeroUsize) -> Evaluator {
         let worlds = if split == Split::Validation { self.validation_worlds } else { self.test_worlds };
         Evaluator {
             tasks: self.tasks.clone(),
             reward: self.reward,
-            violation_cost: ViolationCost::EVALUATED,
+            violation_cost: evaluated_violation_cost(),
             split,
             worlds: 0..worlds,
             threads,

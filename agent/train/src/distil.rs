@@ -8,8 +8,10 @@ mod rollout;
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 
+use qscale_common::policy::ViolationCost;
+
 use qscale_dqn::checkpoint::{Checkpoint, CheckpointError};
-use qscale_dqn::policy::{Dqn, DqnParams, ViolationCost};
+use qscale_dqn::policy::{Dqn, DqnParams};
 use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_dqn::tree::{DecisionTree, MAX_DEPTH, TreeHeader};
 use qscale_rl::device::Device;

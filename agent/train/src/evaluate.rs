@@ -3,9 +3,11 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
+use qscale_common::policy::ViolationCost;
+
 use qscale_common::time::Timestamp;
 use qscale_dqn::checkpoint::Checkpoint;
-use qscale_dqn::policy::{Dqn, DqnParams, ViolationCost};
+use qscale_dqn::policy::{Dqn, DqnParams};
 use qscale_dqn::reward::{StepReward, TrainingReward};
 use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_policies::{Decision, Memory, Policy};

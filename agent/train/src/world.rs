@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qscale_common::hash::GOLDEN_RATIO;
+use qscale_common::policy::ViolationCost;
 use qscale_common::policy::{Guardrails, LatencyBound, Percentile, Range, ScalingPolicy};
 use qscale_common::time::{Span, TickLength};
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 use qscale_common::workload::trace::{MinuteTrace, TraceFunction};
 use qscale_common::workload::{Demand, DurationQuantiles, Gaps, Iat, MinuteCount, Pattern, Scale};
-use qscale_dqn::policy::ViolationCost;
 use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_sim::profile::{MemoryProfile, Startup};
 use qscale_sim::{Distribution, FunctionProfile, Gateway, Nanos, Perturbation, Setup, SimulatedLoad};

@@ -75,9 +75,9 @@ fn share(share: f64) -> OperatingPoint {
     OperatingPoint::ViolatedShare(share.try_into().expect("in range"))
 }
 
-/// A day at each end of the range of cautions.
+/// A day at each end of the range of violation costs.
 fn ends() -> (Held, Held) {
-    let fixed = |caution: f64| run(OperatingPoint::Caution(caution.try_into().expect("in range")), 1);
+    let fixed = |cost: f64| run(OperatingPoint::ViolationCost(cost.try_into().expect("in range")), 1);
     let (cheap, dear) = (fixed(10.0), fixed(20_000.0));
     assert!(dear.month > cheap.month && cheap.share > dear.share + 0.005, "{cheap:?} {dear:?}");
     (cheap, dear)
@@ -105,5 +105,5 @@ fn holds_a_budget_between_the_costs_of_both_ends_and_reports_one_out_of_reach() 
     let last_day = held.point.measured.expect("measured");
     assert!((last_day / middle - 1.0).abs() < 0.1, "{held:?}");
     let starved = run(budget(cheap.month / 2.0), 3);
-    assert!(starved.point.out_of_reach && starved.point.caution < 10.5, "{starved:?}");
+    assert!(starved.point.out_of_reach && starved.point.violation_cost < 10.5, "{starved:?}");
 }

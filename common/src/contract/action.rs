@@ -54,15 +54,15 @@ pub struct HeldPoint {
     /// Operating point of the ScalingPolicy.
     pub target: OperatingPoint,
     /// Cost of a violated tick at which the agent decided, in units of five seconds of the function's usual cost.
-    pub caution: f64,
+    pub violation_cost: f64,
     /// Mean of the held quantity over the last day, or since the agent first saw the function: a share of violated ticks, or a cost per month; absent before
-    /// the first measurement, and for a fixed caution.
+    /// the first measurement, and for a fixed violation cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<f64>,
     /// Hours over which it is the mean, at most 24.
     #[serde(default)]
     pub measured_hours: f64,
-    /// Whether the target is out of reach: the caution is at an end of its range, and the quantity still on the wrong side.
+    /// Whether the target is out of reach: the violation cost is at an end of its range, and the quantity still on the wrong side.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub out_of_reach: bool,
 }
@@ -124,8 +124,10 @@ impl Message for Action {
                 return Err(format!("{field} has {} bytes, at most {} are allowed", text.len(), Self::MAX_TEXT));
             }
         }
-        if let Some(HeldPoint { caution, measured, measured_hours, .. }) = self.point {
-            for (field, value) in [("caution", Some(caution)), ("measured", measured), ("measured_hours", Some(measured_hours))] {
+        if let Some(HeldPoint { violation_cost, measured, measured_hours, .. }) = self.point {
+            for (field, value) in
+                [("violation_cost", Some(violation_cost)), ("measured", measured), ("measured_hours", Some(measured_hours))]
+            {
                 if value.is_some_and(|value| !(value.is_finite() && value >= 0.0)) {
                     return Err(format!("point.{field} = {}, must be finite and at least 0", value.unwrap_or_default()));
                 }

@@ -183,7 +183,7 @@ impl Autoscalers {
         }
         if !spec["behavior"].is_null() {
             self.params.insert("behavior".to_owned(), behavior(&spec["behavior"]));
-            self.notes.push("its behavior is not imported; the agent hpa-behavior has a parameter of this name".to_owned());
+            self.notes.push(format!("it has a behavior; start the agent with behavior = {}", self.params["behavior"]));
         }
         self.note_other_fields(
             "",
@@ -424,7 +424,7 @@ mod tests {
         let metric = |target: Value| json!([{ "type": "Resource", "resource": { "name": "cpu", "target": target } }]);
         let hpa =
             |metrics: Value| json!({ "scaleTargetRef": target("fib"), "maxReplicas": 7, "metrics": metrics, "behavior": {}, "new": 1 });
-        let others = ["its behavior is not imported; the agent hpa-behavior has a parameter of this name", "its new = 1 is not imported"];
+        let others = ["it has a behavior; start the agent with behavior = {}", "its new = 1 is not imported"];
         let value = json!({ "type": "AverageValue", "averageValue": "500m", "averageUtilization": 60 });
         let target_of = |text: &str| format!("{text}; the agent has one of 80 % of the CPU request");
         let found = notes("HorizontalPodAutoscaler", hpa(metric(value)));

@@ -29,7 +29,7 @@ pub struct Objective {
 #[schemars(with = "PointFields")]
 pub enum OperatingPoint {
     /// A fixed cost of a violated tick, in units of five seconds of the function's usual cost.
-    Caution(Caution),
+    ViolationCost(ViolationCost),
     /// A share of violated ticks, 0.0001 to 0.5.
     ViolatedShare(TargetShare),
     /// A cost per month of 730 hours, in the currency of the prices.
@@ -43,7 +43,7 @@ pub enum OperatingPoint {
 struct PointFields {
     /// Cost of a violated tick in units of 5 s of the usual cost, 10 to 20000.
     #[serde(skip_serializing_if = "Option::is_none")]
-    caution: Option<Caution>,
+    violation_cost: Option<ViolationCost>,
     /// Share of violated ticks that the agent holds, 0.0001 to 0.5.
     #[serde(skip_serializing_if = "Option::is_none")]
     violated_share: Option<TargetShare>,
@@ -56,10 +56,10 @@ impl TryFrom<PointFields> for OperatingPoint {
     type Error = String;
     fn try_from(fields: PointFields) -> Result<Self, String> {
         match fields {
-            PointFields { caution: Some(caution), violated_share: None, budget_per_month: None } => Ok(Self::Caution(caution)),
-            PointFields { caution: None, violated_share: Some(share), budget_per_month: None } => Ok(Self::ViolatedShare(share)),
-            PointFields { caution: None, violated_share: None, budget_per_month: Some(budget) } => Ok(Self::BudgetPerMonth(budget)),
-            _ => Err("must have exactly one of caution, violated_share and budget_per_month".to_owned()),
+            PointFields { violation_cost: Some(cost), violated_share: None, budget_per_month: None } => Ok(Self::ViolationCost(cost)),
+            PointFields { violation_cost: None, violated_share: Some(share), budget_per_month: None } => Ok(Self::ViolatedShare(share)),
+            PointFields { violation_cost: None, violated_share: None, budget_per_month: Some(budget) } => Ok(Self::BudgetPerMonth(budget)),
+            _ => Err("must have exactly one of violation_cost, violated_share and budget_per_month".to_owned()),
         }
     }
 }
@@ -67,7 +67,7 @@ impl TryFrom<PointFields> for OperatingPoint {
 impl From<OperatingPoint> for PointFields {
     fn from(point: OperatingPoint) -> Self {
         match point {
-            OperatingPoint::Caution(caution) => Self { caution: Some(caution), ..Self::default() },
+            OperatingPoint::ViolationCost(cost) => Self { violation_cost: Some(cost), ..Self::default() },
             OperatingPoint::ViolatedShare(share) => Self { violated_share: Some(share), ..Self::default() },
             OperatingPoint::BudgetPerMonth(budget) => Self { budget_per_month: Some(budget), ..Self::default() },
         }
@@ -77,16 +77,16 @@ impl From<OperatingPoint> for PointFields {
 impl fmt::Display for OperatingPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Caution(caution) => write!(f, "caution {}", number(caution.get())),
+            Self::ViolationCost(cost) => write!(f, "violation cost {}", number(cost.get())),
             Self::ViolatedShare(share) => write!(f, "{} % of the ticks violated", number(share.get() * 100.0)),
             Self::BudgetPerMonth(budget) => write!(f, "{} a month", number(budget.get())),
         }
     }
 }
 
-/// Implements a number within a range.
+/// Implements a number within a range. `label` precedes the value in errors.
 macro_rules! ranged {
-    ($(#[$doc:meta])* $name:ident, $least:literal, $most:literal) => {
+    ($(#[$doc:meta])* $name:ident, $label:literal, $least:literal, $most:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
         #[serde(try_from = "f64", into = "f64")]
@@ -112,7 +112,7 @@ macro_rules! ranged {
                 if (Self::LEAST..=Self::MOST).contains(&value) {
                     Ok(Self(value))
                 } else {
-                    Err(format!("{}, must be from {} to {}", number(value), number(Self::LEAST), number(Self::MOST)))
+                    Err(format!("{}{}, must be from {} to {}", $label, number(value), number(Self::LEAST), number(Self::MOST)))
                 }
             }
         }
@@ -126,16 +126,16 @@ macro_rules! ranged {
 }
 
 ranged! {
-    /// Cost of a violated tick, in units of five seconds of the function's usual cost, 10 to 20000.
-    Caution, 10.0, 20_000.0
+    /// Cost of a violated tick, in units of five seconds of the function's usual cost, 10 to 20000, which is the range of training.
+    ViolationCost, "violation_cost = ", 10.0, 20_000.0
 }
 ranged! {
     /// A share of violated ticks to hold, 0.0001 to 0.5. A smaller one could not be measured within days.
-    TargetShare, 0.0001, 0.5
+    TargetShare, "", 0.0001, 0.5
 }
 ranged! {
     /// A cost per month, 0.01 to 1,000,000,000.
-    Budget, 0.01, 1e9
+    Budget, "", 0.01, 1e9
 }
 
 impl Default for Objective {

@@ -28,8 +28,8 @@ fn a_value_outside_its_range_is_refused_with_its_field() {
     refused_field("objective: {latency: 2h}", "objective.latency");
     refused_field("objective: {failure_share: 5}", "objective.failure_share");
     refused_field("objective: {point: {}}", "objective.point");
-    refused_field("objective: {point: {caution: 20, violated_share: 0.01}}", "objective.point");
-    refused_field("objective: {point: {caution: 9}}", "objective.point.caution");
+    refused_field("objective: {point: {violation_cost: 20, violated_share: 0.01}}", "objective.point");
+    refused_field("objective: {point: {violation_cost: 9}}", "objective.point.violation_cost");
     refused_field("objective: {point: {violated_share: 0}}", "objective.point.violated_share");
     refused_field("objective: {point: {budget_per_month: -5}}", "objective.point.budget_per_month");
     refused_field("bounds: {replicas: {min: 5, max: 2}}", "bounds.replicas");

@@ -13,7 +13,7 @@ use qscale_common::time::Span;
 use qscale_experiments::profile::describe;
 use qscale_replay::compare::{Challenger, Conclusion, MeanInterval, MetricComparison, ScenarioMetric};
 use qscale_replay::policy::load_model;
-use qscale_replay::{ComparisonSpec, MetricsComparison, ReplayPolicy};
+use qscale_replay::{ComparisonSpec, MetricsComparison, RecordedScenario, ReplayPolicy};
 use serde_json::{Value, json};
 
 use crate::output::{self, Table, TableCell, Tone};
@@ -102,18 +102,24 @@ fn to_json(spec: &ComparisonSpec, comparison: &MetricsComparison, seeds: u32) ->
     })
 }
 
-fn print(spec: &ComparisonSpec, comparison: &MetricsComparison, seeds: u32) -> anyhow::Result<()> {
-    let simulation = &spec.scenario.simulation;
-    output::line(format_args!(
-        "{} from {} {} to {} UTC: {} ticks of {}, simulated {seeds} times per policy after {} warm-up ticks",
-        spec.scenario.function,
+/// The function, period and number of ticks of `scenario`.
+pub(crate) fn simulated_ticks(scenario: &RecordedScenario) -> String {
+    let simulation = &scenario.simulation;
+    format!(
+        "{} from {} {} to {} UTC: {} ticks of {} after {} warm-up ticks",
+        scenario.function,
         output::day(simulation.since),
         output::clock(simulation.since),
         output::clock(simulation.until),
         simulation.ticks(),
         Span::millis(simulation.tick_ms()),
         simulation.warm_up
-    ))?;
+    )
+}
+
+fn print(spec: &ComparisonSpec, comparison: &MetricsComparison, seeds: u32) -> anyhow::Result<()> {
+    let simulation = &spec.scenario.simulation;
+    output::line(format_args!("{}, simulated {seeds} times per policy", simulated_ticks(&spec.scenario)))?;
     output::line(describe(&simulation.setup.profile))?;
     let (acting, other) = (format!("{} (acting)", spec.acting.title()), spec.other.title());
     let mut table = Table::new(&["", "RECORDED", &acting, &other, "DIFFERENCE"]);

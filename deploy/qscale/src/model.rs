@@ -118,7 +118,7 @@ pub enum ModelCommand {
     /// fidelity, the share of decisions with the same allocation in states that were not used to grow it, and its loss in a suite.
     #[command(after_help = "Examples:
   qscale model distil --depth 5 --out mine.tree
-  qscale model distil --model .qscale/training/model.dqn --caution 100 --out safe.tree
+  qscale model distil --model .qscale/training/model.dqn --violation-cost 100 --out safe.tree
   qscale evaluate --quick --policy tree:file=mine.tree --policy dqn
   qscale up --agent tree --model mine.tree")]
     Distil(DistilArgs),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 /// The finalizer.
 const FINALIZER: &str = "qscale.dev/restore";
 /// Time after the first request to restore the workload at which the object is released without it.
-const PATIENCE: Duration = Duration::from_secs(120);
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Restore of the workload of a deleted object.
 #[derive(Debug)]
@@ -48,8 +48,8 @@ pub(super) fn step(metadata: &ObjectMeta, on_delete: Option<OnDelete>, release: 
         (false, _) | (true, false) => Step::Nothing,
         (true, true) => match release {
             Some(Release { result: Some(result), .. }) => Step::Release(result.clone()),
-            Some(release) if now.since(release.since) >= PATIENCE => {
-                Step::Release(Err(format!("not restored within {} s", PATIENCE.as_secs())))
+            Some(release) if now.since(release.since) >= RESTORE_TIMEOUT => {
+                Step::Release(Err(format!("not restored within {} s", RESTORE_TIMEOUT.as_secs())))
             }
             Some(_) | None => Step::Restore,
         },
@@ -106,8 +106,8 @@ mod tests {
         let release = |result| Release { since: NOW, result };
         let of = |release: Option<&Release>, now| step(&deleted, None, release, now);
         assert_eq!(of(None, NOW), Step::Restore);
-        assert_eq!(of(Some(&release(None)), NOW.plus(PATIENCE / 2)), Step::Restore);
-        assert!(matches!(of(Some(&release(None)), NOW.plus(PATIENCE)), Step::Release(Err(_))));
+        assert_eq!(of(Some(&release(None)), NOW.plus(RESTORE_TIMEOUT / 2)), Step::Restore);
+        assert!(matches!(of(Some(&release(None)), NOW.plus(RESTORE_TIMEOUT)), Step::Release(Err(_))));
         for result in [Ok(None), Ok(Some(Allocation::new(1, 100, 64))), Err("refused".to_owned())] {
             assert_eq!(of(Some(&release(Some(result.clone()))), NOW), Step::Release(result));
         }

@@ -9,6 +9,7 @@ use strum::{EnumCount as _, VariantArray as _};
 use thiserror::Error;
 
 use super::{HistoryMetric, WorkloadHistory};
+use crate::report::csv_text;
 
 /// Columns before those of the metrics.
 const KEYS: [&str; 3] = ["time", "namespace", "workload"];
@@ -81,21 +82,16 @@ pub fn read(text: &str) -> Result<Vec<WorkloadHistory>, TableError> {
 /// `histories` as a table that [`read`] reads.
 #[must_use]
 pub fn write(histories: &[WorkloadHistory]) -> String {
-    let names = HistoryMetric::VARIANTS.iter().map(|metric| metric.name());
-    let mut text = KEYS.into_iter().chain(names).collect::<Vec<_>>().join(",") + "\n";
-    for history in histories {
+    let columns: Vec<&str> = KEYS.into_iter().chain(HistoryMetric::VARIANTS.iter().map(|metric| metric.name())).collect();
+    let rows = histories.iter().flat_map(|history| {
         let FunctionId { namespace, name } = &history.workload;
-        for (number, step) in (0_u32..).zip(&history.steps) {
+        (0_u32..).zip(&history.steps).map(move |(number, step)| {
             let time = millis(history.step * number) + history.begin.0;
-            text += &format!("{}.{:03},{namespace},{name}", time / 1000, time % 1000);
-            for metric in HistoryMetric::VARIANTS {
-                text.push(',');
-                text += &step.get(*metric).map_or_else(String::new, |value| value.to_string());
-            }
-            text.push('\n');
-        }
-    }
-    text
+            let values = HistoryMetric::VARIANTS.iter().map(|metric| step.get(*metric).map_or_else(String::new, |value| value.to_string()));
+            [format!("{}.{:03}", time / 1000, time % 1000), namespace.to_string(), name.to_string()].into_iter().chain(values).collect()
+        })
+    });
+    csv_text(&columns, rows)
 }
 
 /// Places of the columns in a record.

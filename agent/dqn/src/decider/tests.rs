@@ -12,7 +12,7 @@ use super::*;
 use crate::checkpoint::NetworkPurpose;
 use crate::context::FeatureContext;
 use crate::pretrained::pretrained;
-use crate::tree::{TreeHeader, TreeLeaf, TreeNode};
+use crate::tree::{self, TreeLeaf, TreeNode};
 use crate::{ActionCandidates, ActionSet, Actions, Checkpoint, DecisionTree, DqnParams, Scope, fixtures};
 
 /// A function with 2 replicas of 500m that keeps a core busy, at its tick number `tick`.
@@ -64,14 +64,7 @@ fn the_model_decides_while_states_resemble_training() {
 fn a_tree_is_trusted_like_the_network_that_it_imitates() {
     let network = learned(pretrained(), "threshold-both");
     let leaf = TreeNode::Leaf(TreeLeaf { action: 0, samples: 1, equal: 1 });
-    let header = TreeHeader {
-        model: pretrained().fingerprint(),
-        action_set: ActionSet::Headroom,
-        scope: Scope::Joint,
-        violation_cost: None,
-        seed: 1,
-    };
-    let tree = TreePolicy::new(DecisionTree::new(header, leaf, pretrained()).expect("valid"));
+    let tree = TreePolicy::new(DecisionTree::new(tree::tests::header(), leaf, pretrained()).expect("valid"));
     let fingerprint = tree.fingerprint().to_owned();
     let tree = Decider::learned(tree, "threshold-both").expect("a rule");
     assert_eq!((tree.name(), tree.provenance().fingerprint()), ("tree", Some(fingerprint.as_str())));

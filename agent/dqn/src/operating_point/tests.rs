@@ -20,18 +20,18 @@ fn state(tick: u64, violated: bool) -> State {
     state
 }
 
-/// Applies 100,000 ticks of a plant whose probability of a violation is `most` at the least caution, and falls to nothing at the greatest. Returns the share
+/// Applies 100,000 ticks of a plant whose probability of a violation is `most` at the least violation cost, and falls to nothing at the greatest. Returns the share
 /// of violated ticks and the controller.
 fn held(target: OperatingPoint, most: f64) -> (f64, PointController) {
     let (mut controller, mut violations, mut chance) = (PointController::default(), 0u32, 0.0);
-    let (mut caution, ticks) = (20.0f64, 100_000);
+    let (mut cost, ticks) = (20.0f64, 100_000);
     for tick in 1..=ticks {
-        let range = (Caution::MOST / Caution::LEAST).ln();
-        chance += most * (1.0 - (caution / Caution::LEAST).ln() / range);
+        let range = (ViolationCost::MOST / ViolationCost::LEAST).ln();
+        chance += most * (1.0 - (cost / ViolationCost::LEAST).ln() / range);
         let violated = chance >= 1.0;
         chance -= f64::from(u8::from(violated));
         violations += u32::from(violated);
-        caution = controller.update(&state(tick, violated), target, 20.0);
+        cost = controller.update(&state(tick, violated), target, 20.0);
     }
     (f64::from(violations) / f64::from(ticks as u32), controller)
 }
@@ -43,7 +43,10 @@ fn an_attainable_share_is_held_within_the_stated_bound() {
         // 7.6 / (0.1 x 100,000) = 0.00076.
         assert!((found - target).abs() <= 0.000_76, "{found} for {target}");
         let point = controller.held().expect("held");
-        assert!(!point.out_of_reach && point.caution > Caution::LEAST && point.caution < Caution::MOST, "{point:?}");
+        assert!(
+            !point.out_of_reach && point.violation_cost > ViolationCost::LEAST && point.violation_cost < ViolationCost::MOST,
+            "{point:?}"
+        );
         assert!((point.measured.expect("measured") - target).abs() < target / 5.0 && point.measured_hours == 24.0, "{point:?}");
     }
 }
@@ -51,18 +54,18 @@ fn an_attainable_share_is_held_within_the_stated_bound() {
 #[test]
 fn a_share_out_of_reach_is_reported_at_the_end_of_the_range() {
     let mut controller = PointController::default();
-    let caution = (1..=2000).map(|tick| controller.update(&state(tick, true), share(0.01), 20.0)).last().expect("a tick");
+    let cost = (1..=2000).map(|tick| controller.update(&state(tick, true), share(0.01), 20.0)).last().expect("a tick");
     let point = controller.held().expect("held");
-    assert!((caution - Caution::MOST).abs() < 1e-6 && point.out_of_reach, "{point:?}");
+    assert!((cost - ViolationCost::MOST).abs() < 1e-6 && point.out_of_reach, "{point:?}");
     // A function that is never violated is as cheap as it can be; that is no fault.
-    let caution = (2001..=90_000).map(|tick| controller.update(&state(tick, false), share(0.01), 20.0)).last().expect("a tick");
-    assert!((caution - Caution::LEAST).abs() < 1e-6 && !controller.held().expect("held").out_of_reach);
+    let cost = (2001..=90_000).map(|tick| controller.update(&state(tick, false), share(0.01), 20.0)).last().expect("a tick");
+    assert!((cost - ViolationCost::LEAST).abs() < 1e-6 && !controller.held().expect("held").out_of_reach);
 }
 
 #[test]
 fn one_step_is_the_gain_times_the_error() {
     let mut controller = PointController::default();
-    let ln = |caution: f64| caution.ln();
+    let ln = |cost: f64| cost.ln();
     let first = controller.update(&state(1, true), share(0.01), 20.0);
     assert!((ln(first) - (ln(20.0) + 0.1 * 0.99)).abs() < 1e-12);
     let second = controller.update(&state(2, false), share(0.01), 20.0);
@@ -89,15 +92,15 @@ fn a_budget_lowers_the_violation_cost_while_it_is_exceeded() {
         controller.update(&dear, budget(month / 2.0), 1000.0);
     }
     assert!(controller.held().expect("held").out_of_reach, "the allocation does not follow");
-    let caution = |dear: &State, of: f64| PointController::default().update(dear, budget(of), 1000.0);
-    assert!(caution(&dear, month * 2.0) > 1000.0, "money is left");
+    let cost = |dear: &State, of: f64| PointController::default().update(dear, budget(of), 1000.0);
+    assert!(cost(&dear, month * 2.0) > 1000.0, "money is left");
     dear.allocation = None;
-    assert!((caution(&dear, month) - 1000.0).abs() < 1e-9, "the cost is unknown");
+    assert!((cost(&dear, month) - 1000.0).abs() < 1e-9, "the cost is unknown");
 }
 
 #[test]
-fn a_fixed_caution_is_used_as_it_is() {
-    let point = OperatingPoint::Caution(300.0.try_into().expect("in range"));
+fn a_fixed_violation_cost_is_used_as_it_is() {
+    let point = OperatingPoint::ViolationCost(300.0.try_into().expect("in range"));
     let mut controller = PointController::default();
     assert!((controller.update(&state(1, true), point, 20.0) - 300.0).abs() < 1e-9);
     assert_eq!(controller.held().map(|held| (held.measured, held.out_of_reach)), Some((None, false)));
@@ -123,5 +126,5 @@ fn another_kind_of_target_keeps_the_position_and_measures_again() {
     controller.update(&unknown, budget(30.0), 20.0);
     let after = controller.held().expect("held");
     assert_eq!((after.measured, after.target), (None, budget(30.0)));
-    assert!((after.caution - before.caution).abs() < 1e-9 * before.caution);
+    assert!((after.violation_cost - before.violation_cost).abs() < 1e-9 * before.violation_cost);
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use qscale_common::policy::ViolationCost;
+
 use qscale_common::contract::State;
 use qscale_common::time::{Span, Timestamp};
 use qscale_policies::{Decision, History, HoldReason, Memory, Policy, Timing};
@@ -11,7 +13,7 @@ use super::DecisionTree;
 use crate::actions::{ActionCandidates, Actions};
 use crate::context::FeatureContext;
 use crate::observation;
-use crate::policy::{LearnedMemory, Valuation, ViolationCost, current, default_violation_cost};
+use crate::policy::{LearnedMemory, Valuation, current, default_violation_cost};
 
 /// Name of the policy.
 pub const TREE: &str = "tree";

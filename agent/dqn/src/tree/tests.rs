@@ -25,15 +25,13 @@ fn split(name: &str, at_most: f32, low: Box<TreeNode>, high: Box<TreeNode>) -> T
     TreeNode::Split { feature: feature(name), at_most, low, high }
 }
 
+/// Header of a tree that imitates the bundled model.
+pub(crate) fn header() -> TreeHeader {
+    TreeHeader { model: pretrained().fingerprint(), action_set: ActionSet::Headroom, scope: Scope::Joint, violation_cost: None, seed: 1 }
+}
+
 fn tree_of(root: TreeNode) -> Result<DecisionTree, String> {
-    let header = TreeHeader {
-        model: pretrained().fingerprint(),
-        action_set: ActionSet::Headroom,
-        scope: Scope::Joint,
-        violation_cost: None,
-        seed: 1,
-    };
-    DecisionTree::new(header, root, pretrained())
+    DecisionTree::new(header(), root, pretrained())
 }
 
 /// A tree that adds a replica while requests fail, and otherwise distinguishes busy and idle functions.

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::fmt::Write as _;
 
+use qscale_common::policy::ViolationCost;
+
 use qscale_common::document::compression;
 use thiserror::Error;
 
@@ -14,7 +16,6 @@ use super::{DecisionTree, FeatureRanges, MAX_DEPTH, TreeHeader, TreeLeaf, TreeNo
 use crate::actions::{ActionSet, Actions};
 use crate::observation::quantity::QUANTITIES;
 use crate::observation::{self, FEATURES};
-use crate::policy::ViolationCost;
 
 /// First line.
 const MAGIC: &str = "qscale-tree 1";

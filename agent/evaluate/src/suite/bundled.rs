@@ -64,6 +64,11 @@ mod tests {
         let names: Vec<_> =
             suite().narrowed(&outside).expect("a suite").evaluation_cells().into_iter().map(|cell| cell.report.name).collect();
         assert_eq!(names, ["fibonacci/step/lag-55s", "sleeping/step/lag-55s", "computing/step/lag-55s"]);
+        let trace = BUNDLED.iter().find(|suite| suite.name == "trace").expect("bundled");
+        let trace = Suite::parse(trace.text, Format::Toml).expect("a suite");
+        let named = SuiteFilter { perturbations: texts(&["none", "vertical"]), ..SuiteFilter::default() };
+        let cells = trace.narrowed(&named).expect("a suite").cells;
+        assert!(["none", "vertical"].iter().all(|name| cells.iter().any(|cell| cell.holds("", "", name))), "{cells:?}");
         let error = suite().narrowed(&SuiteFilter { workloads: texts(&["weekly"]), ..SuiteFilter::default() }).expect_err("refused");
         assert!(error.to_string().contains("`weekly`, must be one of constant, diurnal"), "{error}");
         let labelled = texts(&["a=hpa", "b=hpa:cpu_utilization=50", "hpa:cpu_utilization=50"]);

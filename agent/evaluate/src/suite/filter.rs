@@ -54,8 +54,8 @@ impl Suite {
         };
         if named != Selection::default() {
             self.check_selections("command", std::slice::from_ref(&named))?;
-            let within = self.both(&self.cells, std::slice::from_ref(&named));
-            // Named combinations may be outside the listed cells.
+            // Named combinations may be outside the listed cells. A trace has a cell for each perturbation, so that the named ones are all of them.
+            let within = if self.trace.is_some() { Vec::new() } else { self.both(&self.cells, std::slice::from_ref(&named)) };
             self.cells = if within.is_empty() { vec![named] } else { within };
         }
         self.seeds = filter.seeds.unwrap_or(self.seeds);

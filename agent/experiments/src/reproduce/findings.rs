@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use qscale_common::text::number;
 use qscale_evaluate::results::rounded;
+use qscale_evaluate::statistics::{mean_and_deviation, student_quantile};
 use serde::Serialize;
 
 use super::run::{RunMetric, StudyRun};
@@ -37,15 +38,9 @@ fn centre(values: &[f64]) -> f64 {
 
 /// Half the width of Student's 95 % confidence interval of the mean.
 fn half(values: &[f64]) -> Option<f64> {
-    /// 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; the last one, which is conservative, for more.
-    const QUANTILES: [f64; 30] = [
-        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101,
-        2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-    ];
     let freedom = values.len().checked_sub(1).filter(|freedom| *freedom > 0)?;
-    let mean = centre(values);
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / freedom as f64;
-    Some(QUANTILES[(freedom - 1).min(QUANTILES.len() - 1)] * (variance / values.len() as f64).sqrt())
+    let (_, deviation) = mean_and_deviation(values)?;
+    Some(student_quantile(freedom) * deviation / (values.len() as f64).sqrt())
 }
 
 /// Means of a competitor under a load.

@@ -87,10 +87,10 @@ class OperatingPoint(Record):
 
     budget_per_month: float | None = None
     """Cost of 730 hours, in the currency of the prices, that the agent holds."""
-    caution: float | None = None
-    """Cost of a violated tick in units of 5 s of the usual cost, 10 to 20000."""
     violated_share: float | None = None
     """Share of violated ticks that the agent holds, 0.0001 to 0.5."""
+    violation_cost: float | None = None
+    """Cost of a violated tick in units of 5 s of the usual cost, 10 to 20000."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,17 +293,17 @@ class Choice(Record):
 class HeldPoint(Record):
     """An operating point that an agent holds. After a restart it continues from the last one that it published."""
 
-    caution: float
-    """Cost of a violated tick at which the agent decided, in units of five seconds of the function's usual cost."""
     target: OperatingPoint
     """Operating point of the ScalingPolicy."""
+    violation_cost: float
+    """Cost of a violated tick at which the agent decided, in units of five seconds of the function's usual cost."""
     measured: float | None = None
     """Mean of the held quantity over the last day, or since the agent first saw the function: a share of violated ticks, or a cost per month; absent before
-    the first measurement, and for a fixed caution."""
+    the first measurement, and for a fixed violation cost."""
     measured_hours: float = 0.0
     """Hours over which it is the mean, at most 24."""
     out_of_reach: bool = False
-    """Whether the target is out of reach: the caution is at an end of its range, and the quantity still on the wrong side."""
+    """Whether the target is out of reach: the violation cost is at an end of its range, and the quantity still on the wrong side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

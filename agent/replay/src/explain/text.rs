@@ -318,16 +318,16 @@ fn short_history(features: &FeatureSnapshot) -> Option<String> {
 
 /// The operating point that the agent holds.
 fn operating_point(point: &HeldPoint) -> String {
-    let caution = number(point.caution.round());
+    let cost = number(point.violation_cost.round());
     let measured = match (point.target, point.measured) {
-        (OperatingPoint::Caution(_), _) => return format!("caution {caution}, as the ScalingPolicy states"),
+        (OperatingPoint::ViolationCost(_), _) => return format!("violation cost {cost}, as the ScalingPolicy states"),
         (_, None) => "not measured yet".to_owned(),
         (OperatingPoint::ViolatedShare(_), Some(share)) => format!("{:.2} % of the ticks were violated", share * 100.0),
         (OperatingPoint::BudgetPerMonth(_), Some(cost)) => format!("the cost was {cost:.2} a month"),
     };
     let over = if point.measured.is_some() { format!(" over the last {:.1} h", point.measured_hours) } else { String::new() };
-    let reach = if point.out_of_reach { "; the target is out of reach, as the caution is at the end of its range" } else { "" };
-    format!("target {}: caution {caution}; {measured}{over}{reach}", point.target)
+    let reach = if point.out_of_reach { "; the target is out of reach, as the violation cost is at the end of its range" } else { "" };
+    format!("target {}: violation cost {cost}; {measured}{over}{reach}", point.target)
 }
 
 /// Masked actions by reason.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use qscale_common::contract::{Action, Epoch, HeldPoint, State, StateId, WireObjective};
-use qscale_common::policy::{Caution, OperatingPoint};
+use qscale_common::policy::{OperatingPoint, ViolationCost};
 use qscale_common::time::{Tick, Timestamp};
 use qscale_dqn::decider::Decider;
 use serde::Serialize;
@@ -141,8 +141,8 @@ pub fn decide_again(
 
 /// `state` with the violation cost of `point` stated by its ScalingPolicy: the controller of the agent may have begun before the first recorded State.
 fn at_point(state: &State, point: &HeldPoint) -> State {
-    let caution = Caution::try_from(point.caution.clamp(Caution::LEAST, Caution::MOST)).ok();
-    State { objective: WireObjective { point: caution.map(OperatingPoint::Caution), ..state.objective }, ..state.clone() }
+    let cost = ViolationCost::try_from(point.violation_cost.clamp(ViolationCost::LEAST, ViolationCost::MOST)).ok();
+    State { objective: WireObjective { point: cost.map(OperatingPoint::ViolationCost), ..state.objective }, ..state.clone() }
 }
 
 /// For each State, the instance that answered it, or else the one that answered the next answered State.
@@ -221,8 +221,8 @@ mod tests {
         let mut actions = answers(&policy, &states.iter().collect::<Vec<_>>(), |_| true, "one");
         let begin = states[360].observed_at_ms;
         actions.retain(|_, action| action.decided_at_ms >= begin);
-        let cautions: Vec<f64> = actions.values().filter_map(|action| Some(action.point?.caution)).collect();
-        assert!(cautions.len() == 360 && cautions[0] < 19.5 && cautions[359] < cautions[0], "no tick is violated: {cautions:?}");
+        let costs: Vec<f64> = actions.values().filter_map(|action| Some(action.point?.violation_cost)).collect();
+        assert!(costs.len() == 360 && costs[0] < 19.5 && costs[359] < costs[0], "no tick is violated: {costs:?}");
         let replayed = decide_again(&policy, &states, actions, begin, true);
         check(&replayed, 360, 360);
     }

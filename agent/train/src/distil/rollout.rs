@@ -4,9 +4,11 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use qscale_common::policy::ViolationCost;
+
 use qscale_dqn::actions::{ActionCandidates, Actions};
 use qscale_dqn::observation::COUNT;
-use qscale_dqn::policy::{Dqn, ViolationCost, default_violation_cost};
+use qscale_dqn::policy::{Dqn, default_violation_cost};
 use qscale_dqn::reward::TrainingReward;
 use qscale_dqn::tasks::{Split, TaskDistribution};
 use qscale_dqn::tree::DecisionTree;

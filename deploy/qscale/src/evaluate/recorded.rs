@@ -16,6 +16,7 @@ use qscale_replay::compare::curve::CurveRuns;
 use qscale_replay::policy::load_model;
 
 use super::{Bar, EvaluateArgs, command, report};
+use crate::compare::simulated_ticks;
 use crate::output;
 use crate::period::PeriodArgs;
 use crate::system::Locate;
@@ -73,15 +74,7 @@ pub async fn run(locate: &Locate, arguments: &EvaluateArgs, function: &FunctionI
     let out = arguments.run.out(|| locate.state_dir.join("evaluations").join(format!("recorded-{}-{}", function.namespace, function.name)));
     let currency = simulation.currency().to_owned();
     write_curves(&out, &format!("Violations against cost of every setting: {function} as recorded"), &curves, &currency)?;
-    output::line(format_args!(
-        "{function} from {} {} to {} UTC: {} ticks of {} after {} warm-up ticks",
-        output::day(simulation.since),
-        output::clock(simulation.since),
-        output::clock(simulation.until),
-        simulation.ticks(),
-        Span::millis(simulation.tick_ms()),
-        simulation.warm_up
-    ))?;
+    output::line(simulated_ticks(&scenario))?;
     let runs = curves.iter().map(|curve| curve.points.len()).sum::<usize>() * seeds as usize;
     let report = CurveReport { curves, currency, runs, took: clock::since(began) };
     report::print_curves(&out, &report, &command(arguments), &["curves.svg", "curves.csv"])?;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
+use qscale_common::policy::ViolationCost;
 use qscale_common::runtime::cancellable::until_stopped;
 use qscale_dqn::Checkpoint;
-use qscale_dqn::policy::ViolationCost;
 use qscale_dqn::pretrained::pretrained;
 use qscale_evaluate::suite::BUNDLED;
 use qscale_experiments::distil::{SuiteChoice, SuiteComparison, SuiteLoss, compare_tree, write_tree};
@@ -34,7 +34,7 @@ pub struct DistilArgs {
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     out: PathBuf,
     /// Violation cost at which the model decides, 10 to 20000 [default: that of each function, 20, or 500 for one that may be scaled to zero]
-    #[arg(long, value_name = "NUMBER", visible_alias = "caution", value_parser = violation_cost)]
+    #[arg(long, value_name = "NUMBER", value_parser = violation_cost)]
     violation_cost: Option<ViolationCost>,
     /// Simulated functions of each round; a quarter as many to choose the tree, and to measure its fidelity
     #[arg(long, value_name = "NUMBER", default_value_t = DistilOptions::default().worlds)]

@@ -58,7 +58,8 @@ impl<'a> World<'a> {
             }
             if qscale_common::runtime::clock::since(began) > PATIENCE {
                 let described = self.cluster.try_kubectl(&["describe", "scp", "fibonacci"]).unwrap_or_else(|error| error);
-                panic!("timeout after {PATIENCE:?}: {what}\n{described}\n{}", self.node.pods_of_chart());
+                let pods = self.cluster.try_kubectl(&["describe", "pods", "--selector", FUNCTION]).unwrap_or_else(|error| error);
+                panic!("timeout after {PATIENCE:?}: {what}\n{pods}\n{described}\n{}", self.node.pods_of_chart());
             }
             std::thread::sleep(Duration::from_millis(250));
         }
@@ -85,10 +86,14 @@ impl<'a> World<'a> {
         condition["status"].as_str().map(str::to_owned)
     }
 
-    /// Pods of the function that are not ending.
+    /// Pods of the function that neither end nor have ended.
     fn pods(&self) -> Vec<Value> {
         let list = self.cluster.get(&["pods", "--selector", FUNCTION]);
-        list["items"].as_array().into_iter().flatten().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).cloned().collect()
+        let is_alive = |pod: &&Value| {
+            let phase = pod["status"]["phase"].as_str();
+            pod["metadata"]["deletionTimestamp"].is_null() && !matches!(phase, Some("Failed" | "Succeeded"))
+        };
+        list["items"].as_array().into_iter().flatten().filter(is_alive).cloned().collect()
     }
 
     /// CPU limit of a pod as its container has it.
@@ -162,19 +167,19 @@ fn faults(world: &World<'_>) {
     let leader = world.until("a leader", || world.leader());
     world.cluster.kubectl(&["delete", "pod", &leader, "--namespace=qscale-system", "--grace-period=0", "--force"]);
     let next = world.until("another leader", || world.leader().filter(|pod| *pod != leader));
-    world.change(&json!({ "bounds": { "cpu_millicores": { "min": 300, "max": 500 } } }));
-    world.until(&format!("a change by {next}"), || world.pods().iter().all(|pod| has_cpu(pod, 300)).then_some(()));
+    world.change(&json!({ "bounds": { "cpu_millicores": { "min": 250, "max": 500 } } }));
+    world.until(&format!("a change by {next}"), || world.pods().iter().all(|pod| has_cpu(pod, 250)).then_some(()));
 
     world.cluster.restart_api_server();
     world.change(&json!({ "bounds": { "replicas": { "min": 3, "max": 4 } } }));
     world.until("a change after the restart of the API server", || (world.pods().len() >= 3).then_some(()));
 
     world.cluster.kubectl(&["set", "env", "deployment/fibonacci", "ROLLOUT=1"]);
-    world.change(&json!({ "bounds": { "cpu_millicores": { "min": 350, "max": 500 } } }));
+    world.change(&json!({ "bounds": { "cpu_millicores": { "min": 300, "max": 500 } } }));
     world.cluster.kubectl(&["rollout", "status", "deployment/fibonacci", "--timeout=180s"]);
     world.until("pods of the rollout with the decided size", || {
         let pods = world.pods();
-        let all = pods.iter().all(|pod| has_cpu(pod, 350) && pod["spec"]["containers"][0]["env"][0]["name"] == "ROLLOUT");
+        let all = pods.iter().all(|pod| has_cpu(pod, 300) && pod["spec"]["containers"][0]["env"][0]["name"] == "ROLLOUT");
         (pods.len() >= 3 && all).then_some(())
     });
 }
