@@ -2,7 +2,7 @@
 # Arguments for `make up`: make up ARGS="--for 60s --load step:5@0s,40@20s,5@40s"
 
 .DEFAULT_GOAL := help
-.PHONY: help up up-kubernetes cluster cluster-install cluster-demo test test-gpu build tools format lint unit check-gpu python test-python test-kube kube-assets fuzz audit sbom schemas bench clean
+.PHONY: help up up-kubernetes cluster cluster-install cluster-demo cluster-scale test test-gpu build tools format lint unit check-gpu python test-python test-kube kube-assets fuzz audit sbom schemas bench clean
 ARGS ?=
 # Seconds for each target of `make fuzz`; 16 targets of 225 s take an hour. TARGETS selects some of them.
 SECONDS ?= 225
@@ -64,6 +64,10 @@ cluster-install: tools ## Run such a cluster with the chart installed in its pod
 	@deploy/cluster/assets.sh node
 	$(CARGO) build --locked --workspace $(FEATURES) --bins --example cluster
 	@NATS_SERVER_BIN="$(NATS)" target/debug/examples/cluster --install
+
+cluster-scale: tools kube-assets ## Measure the services with 5,000 workloads on simulated nodes (ARGS="WORKLOADS TICK MINUTES")
+	$(CARGO) build --locked --workspace $(FEATURES) --bins --example cluster_scale
+	@NATS_SERVER_BIN="$(NATS)" target/debug/examples/cluster_scale $(ARGS)
 
 cluster-demo: tools ## Run Qscale beside the HorizontalPodAutoscaler in such a cluster (ARGS="LOAD DURATION")
 	@deploy/cluster/assets.sh node

@@ -7,7 +7,8 @@
 The system has recovered when its agent decides for all functions again and does so for three ticks, by the outcomes that the
 actuator counts. The table shows how long this took from the end of the fault, 0 if no tick was missed, and which checks of
 readiness failed meanwhile. Fails if the system does not recover within three minutes, or if an allocation leaves the bounds
-of its policy. A full disk needs root: the state folder is then a small tmpfs. `make build` builds what this runs.
+of its policy. A full disk needs root: the state folder is then a small tmpfs. Clocks are set by a library that `cc` builds from
+clock.c and that the services load. `make build` builds what this runs.
 """
 
 import argparse
@@ -39,17 +40,32 @@ PROCESSES = {
     "platform": "qscale-simulate",
     "nats-server": "nats-server",
 }
+# Programs whose clock can be set.
+CLOCKS = {"collector": "qscale-collector", "agent": "qscale-agent", "actuator": "qscale-actuator", "platform": "qscale-simulated"}
+HOUR = 3600
 
 
 class System:
     """`qscale up --backend sim`, and what its services report."""
 
-    def __init__(self, state, functions, tick):
-        self.state, self.functions, self.tick = state, functions, tick
+    def __init__(self, folder, functions, tick):
+        self.state, self.clocks, self.functions, self.tick = folder / "state", folder / "clocks", functions, tick
         nats = subprocess.run([ROOT / "deploy/tools.sh"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
         self.environment = dict(os.environ, QSCALE_STATE=str(state), NATS_SERVER_BIN=nats.stdout.strip())
+        self.clocks.mkdir()
+        library = self.clocks / "clock.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, ROOT / "tests/clock.c", "-ldl"], check=True)
+        self.set_clocks(CLOCKS, 0)
+        self.environment.update(LD_PRELOAD=str(library), QSCALE_TEST_CLOCKS=str(self.clocks))
         command = [ROOT / "target/debug/qscale", "up", "--backend", "sim", "--functions", str(functions), "--tick", f"{tick}s", "--plain"]
         self.process = subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def set_clocks(self, services, seconds):
+        """Sets the clocks of `services` forward by `seconds`. The services have mapped the files, so these are changed in place."""
+        for service in services:
+            file = os.open(self.clocks / CLOCKS[service], os.O_WRONLY | os.O_CREAT, 0o600)
+            os.pwrite(file, seconds.to_bytes(8, sys.byteorder, signed=True), 0)
+            os.close(file)
 
     def qscale(self, *arguments):
         """Output of a command, which need not succeed."""
@@ -191,6 +207,13 @@ def fill_disk(system):
     filler.unlink()
 
 
+def step_clocks(system, services, seconds):
+    """Sets the clocks of `services` by `seconds` for 30 seconds."""
+    system.set_clocks(services, seconds)
+    time.sleep(30)
+    system.set_clocks(services, 0)
+
+
 FAULTS = {
     **{f"{service} killed": functools.partial(kill, service=service) for service in PROCESSES},
     **{f"{service} stopped for 30 s": functools.partial(pause, service=service) for service in PROCESSES},
@@ -199,6 +222,11 @@ FAULTS = {
     "bucket of policies deleted": functools.partial(delete_stream, stream="KV_qscale_policies"),
     "files of all streams damaged": damage_streams,
     "disk full for a minute": fill_disk,
+    **{
+        f"clock of {name} {text} for 30 s": functools.partial(step_clocks, services=services, seconds=seconds)
+        for name, services in [*((service, [service]) for service in CLOCKS), ("all", list(CLOCKS))]
+        for text, seconds in (("+1 h", HOUR), ("-1 h", -HOUR))
+    },
 }
 
 
@@ -236,15 +264,15 @@ def main():
         if any("disk" in name for name in faults):
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3g,mode=700", "none", folder], check=True)
             cleanup.callback(subprocess.run, ["umount", "--lazy", folder], check=True)
-        system = System(folder / "state", options.functions, options.tick)
+        system = System(folder, options.functions, options.tick)
         cleanup.callback(system.stop)
         if system.until_decided(RECOVERS_WITHIN) is None:
             raise SystemExit("the system does not decide for all functions after its start")
         print(f"{options.functions} functions, tick {options.tick} s")
-        print(f"{'fault':34}{'seconds to recovery':>20}  checks that failed meanwhile", flush=True)
+        print(f"{'fault':36}{'seconds to recovery':>20}  checks that failed meanwhile", flush=True)
         for name, fault in faults.items():
             seconds, failing = disturb(system, fault)
-            print(f"{name:34}{'never' if seconds is None else f'{seconds:.1f}':>20}  {', '.join(sorted(failing)) or 'none'}", flush=True)
+            print(f"{name:36}{'never' if seconds is None else f'{seconds:.1f}':>20}  {', '.join(sorted(failing)) or 'none'}", flush=True)
             wrong = system.out_of_bounds()
             if seconds is None:
                 failed.append(f"{name}: no recovery within {RECOVERS_WITHIN} s; readiness: {sorted(system.failing())}")

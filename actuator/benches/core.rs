@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use divan::Bencher;
 use qscale_actuator::backend::{WorkloadId, WorkloadStatus};
-use qscale_actuator::core::{Command, Core, Lead, Settings};
+use qscale_actuator::core::{Core, CoreCommand, Lead, Settings};
 use qscale_common::contract::{Action, Ages, Epoch, State, Usage, Window, Windows};
 use qscale_common::name::FunctionId;
 use qscale_common::policy::{Mode, ScalingPolicy, WorkloadKind};
@@ -75,15 +75,19 @@ fn leading(policies: &[ScalingPolicy]) -> Core {
 }
 
 /// Executes commands immediately.
-fn answer(core: &mut Core, commands: &[Command], now: Timestamp) {
+fn answer(core: &mut Core, commands: &[CoreCommand], now: Timestamp) {
     for command in commands {
         match command {
-            Command::Apply(order) => {
+            CoreCommand::Apply(order) => {
                 let workload = WorkloadStatus { id: order.workload.clone(), desired: order.allocation, vertical: true };
                 core.on_applied(&order.function, order.number, Ok(workload), now);
             }
-            Command::Store(function, record) => core.on_stored(function, record.clone(), Some(record.clone()), now),
-            Command::Publish(..) | Command::Forget(_) | Command::Released(..) | Command::List | Command::StepDown { .. } => {}
+            CoreCommand::Store(function, record) => core.on_stored(function, record.clone(), Some(record.clone()), now),
+            CoreCommand::Publish(..)
+            | CoreCommand::Forget(_)
+            | CoreCommand::Released(..)
+            | CoreCommand::List
+            | CoreCommand::StepDown { .. } => {}
         }
     }
 }

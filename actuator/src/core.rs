@@ -35,7 +35,7 @@ const LIST_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Something for the service to do.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Command {
+pub enum CoreCommand {
     /// Send a request to the platform, and answer with [`Core::on_applied`].
     Apply(ApplyRequest),
     /// Publish an Outcome as part of the decision's trace.
@@ -129,7 +129,7 @@ pub struct Core {
     woken_at: Timestamp,
     attempts: u64,
     rng: SmallRng,
-    commands: Vec<Command>,
+    commands: Vec<CoreCommand>,
     /// Refused Actions for functions without a ScalingPolicy since the last sweep.
     unknown: BTreeMap<Name, u32>,
     /// Refused Actions without an Outcome.
@@ -166,7 +166,7 @@ impl Core {
 
     /// Takes the commands to execute, in order.
     #[must_use]
-    pub fn take_commands(&mut self) -> Vec<Command> {
+    pub fn take_commands(&mut self) -> Vec<CoreCommand> {
         std::mem::take(&mut self.commands)
     }
 
@@ -236,7 +236,7 @@ impl Core {
         self.sweep(now);
     }
 
-    /// Restores `id`, whose policy is being deleted, and answers with [`Command::Released`]. A repeated request for one under way changes nothing. An actuator that
+    /// Restores `id`, whose policy is being deleted, and answers with [`CoreCommand::Released`]. A repeated request for one under way changes nothing. An actuator that
     /// does not lead does not answer.
     pub fn release(&mut self, id: &FunctionId, now: Timestamp) {
         if !self.leading() || !self.records_read {
@@ -247,7 +247,7 @@ impl Core {
                 function.request_release(now);
                 self.restore(id, now);
             }
-            _ => self.commands.push(Command::Released(id.clone(), Ok(None))),
+            _ => self.commands.push(CoreCommand::Released(id.clone(), Ok(None))),
         }
     }
 
@@ -353,7 +353,7 @@ impl Core {
         if self.leading() && self.reports_refusal(action) {
             let function = self.functions.get(&action.function());
             let outcome = admission::refused(action, function, why, &self.settings.actuator, now);
-            self.commands.push(Command::Publish(Box::new(outcome), trace));
+            self.commands.push(CoreCommand::Publish(Box::new(outcome), trace));
         }
     }
 
@@ -403,7 +403,7 @@ impl Core {
     fn request_list(&mut self, now: Timestamp) {
         self.list_at = now.plus(self.settings.reconcile);
         if !std::mem::replace(&mut self.listing, true) {
-            self.commands.push(Command::List);
+            self.commands.push(CoreCommand::List);
         }
     }
 
@@ -433,7 +433,7 @@ impl Core {
     fn forget(&mut self, id: &FunctionId) {
         let leading = self.leading();
         if self.functions.get_mut(id).is_some_and(|function| leading && function.take_deletion()) {
-            self.commands.push(Command::Forget(id.clone()));
+            self.commands.push(CoreCommand::Forget(id.clone()));
         }
     }
 
@@ -443,7 +443,7 @@ impl Core {
             && leading
             && let Some(budget) = function.budget_to_store(at_most_every, now)
         {
-            self.commands.push(Command::Store(id.clone(), Record::Budget(budget)));
+            self.commands.push(CoreCommand::Store(id.clone(), Record::Budget(budget)));
         }
     }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::actions::ActionReceiver;
 use crate::backend::{BackendError, LoopAccess, LoopReport, PlatformBackend, WorkloadStatus};
 use crate::config::ActuatorConfig;
-use crate::core::{ApplyRequest, Command, Core, Lead, Settings};
+use crate::core::{ApplyRequest, Core, CoreCommand, Lead, Settings};
 use crate::metrics::ActuatorMetrics;
 use crate::store::{self, Record, StoredRecord};
 
@@ -288,17 +288,17 @@ impl Service {
     fn execute(&mut self) {
         for command in self.core.take_commands() {
             match command {
-                Command::Apply(request) => self.apply(request),
-                Command::Publish(outcome, trace) => {
+                CoreCommand::Apply(request) => self.apply(request),
+                CoreCommand::Publish(outcome, trace) => {
                     self.metrics.outcome(&outcome);
                     self.report(|| LoopReport::Outcome(outcome.clone()));
                     self.outbox.push(*outcome, self.bus.child_trace(trace));
                 }
-                Command::Store(function, record) => self.store(function, record),
-                Command::Forget(function) => self.forget(function),
-                Command::Released(function, result) => self.report(|| LoopReport::Released(function, result)),
-                Command::List => self.list(),
-                Command::StepDown { highest } => self.lease.step_down(highest),
+                CoreCommand::Store(function, record) => self.store(function, record),
+                CoreCommand::Forget(function) => self.forget(function),
+                CoreCommand::Released(function, result) => self.report(|| LoopReport::Released(function, result)),
+                CoreCommand::List => self.list(),
+                CoreCommand::StepDown { highest } => self.lease.step_down(highest),
             }
         }
     }

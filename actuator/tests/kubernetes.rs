@@ -408,10 +408,17 @@ async fn an_object_is_a_policy_whose_decisions_are_applied_and_explained() {
     }
 
     let pod = pods(&world.cluster, "fib", 3)[0]["metadata"]["name"].as_str().expect("a name").to_owned();
-    let pending = json!({ "type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "no room" });
-    let patch = json!({ "status": { "conditions": [pending] } }).to_string();
-    world.cluster.kubectl(&["patch", "pod", &pod, "--subresource=status", "--type=strategic", "-p", &patch]);
+    let set_condition = |kind: &str, status: &str, reason: &str| {
+        let condition = json!({ "type": kind, "status": status, "reason": reason, "message": "no room" });
+        let patch = json!({ "status": { "conditions": [condition] } }).to_string();
+        world.cluster.kubectl(&["patch", "pod", &pod, "--subresource=status", "--type=strategic", "-p", &patch]);
+    };
+    set_condition("PodResizePending", "True", "Deferred");
     assert_eq!(world.condition("fib", "ResizePending", "True"), "Deferred");
+    set_condition("PodResizePending", "False", "");
+    world.condition("fib", "ResizePending", "False");
+    set_condition("PodResizeInProgress", "True", "Error");
+    assert_eq!(world.condition("fib", "ResizePending", "True"), "Error");
 
     // The API server accepts it, since it does not know every unit.
     world.cluster.apply(&policy("fib", &json!({ "mode": "active", "agent": "agent", "tick": "5parsec" })));

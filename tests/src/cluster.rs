@@ -80,7 +80,7 @@ impl Cluster {
     #[must_use]
     pub fn start() -> Option<Self> {
         let mut cluster = Self::start_without_nodes()?;
-        cluster.add_simulated_nodes();
+        cluster.add_simulated_nodes(2, &json!({ "cpu": "32", "memory": "256Gi", "pods": "500" }));
         Some(cluster)
     }
 
@@ -185,7 +185,11 @@ impl Cluster {
         eventually("the controllers", || self.run(&["get", "serviceaccount", "default"], "").ok());
     }
 
-    fn add_simulated_nodes(&mut self) {
+    /// Adds `count` simulated nodes, each with `resources`, and waits until they are ready.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub fn add_simulated_nodes(&mut self, count: usize, resources: &Value) {
         let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
         let kubelets = free_port();
         let kwok = [
@@ -202,12 +206,11 @@ impl Cluster {
             "--node-lease-duration-seconds=40".into(),
         ];
         self.controllers.push(self.launch("kwok", &kwok));
-        let resources = json!({ "cpu": "32", "memory": "256Gi", "pods": "500" });
-        for name in ["node-0", "node-1"] {
+        for name in (0..count).map(|number| format!("node-{number}")) {
             let annotations = json!({ "metrics.k8s.io/resource-metrics-path": format!("/metrics/nodes/{name}/metrics/resource") });
             let metadata =
                 json!({ "name": name, "annotations": annotations, "labels": { "kubernetes.io/hostname": name, "type": "simulated" } });
-            let status = json!({ "allocatable": &resources, "capacity": &resources });
+            let status = json!({ "allocatable": resources, "capacity": resources });
             self.apply(&json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status }));
         }
         self.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"]);
@@ -263,6 +266,16 @@ impl Cluster {
     #[track_caller]
     pub fn apply(&self, object: &Value) {
         self.run(&["apply", "-f", "-"], &object.to_string()).unwrap_or_else(|error| panic!("{object}: {error}"));
+    }
+
+    /// Creates `objects`, which must be new.
+    ///
+    /// # Panics
+    /// When one is refused.
+    #[track_caller]
+    pub fn create(&self, objects: &[Value]) {
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
+        self.run(&["create", "-f", "-"], &list.to_string()).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Why the API server refuses `object`.

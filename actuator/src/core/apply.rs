@@ -11,7 +11,7 @@ use rand::RngExt as _;
 
 use super::decision::AllocationDecision;
 use super::function::{BaselineState, PendingChange, Presence, ScaledFunction, Work};
-use super::{ApplyRequest, Command, Core, Lead};
+use super::{ApplyRequest, Core, CoreCommand, Lead};
 use crate::backend::{BackendError, WorkloadId, WorkloadStatus};
 use crate::store::{self, Record};
 
@@ -129,7 +129,7 @@ impl Core {
             (BaselineState::None, Some(allocation)) => {
                 let baseline = store::Baseline { workload: workload.name, kind: workload.kind, allocation, at_ms: now };
                 (function.baseline, function.work) = (BaselineState::Storing, Work::Preparing(job));
-                self.commands.push(Command::Store(id.clone(), Record::Baseline(baseline)));
+                self.commands.push(CoreCommand::Store(id.clone(), Record::Baseline(baseline)));
             }
             (BaselineState::None | BaselineState::Storing | BaselineState::Deleting { .. }, _) => function.work = Work::Preparing(job),
         }
@@ -142,7 +142,7 @@ impl Core {
         job.attempts = job.attempts.saturating_add(1);
         let (number, allocation) = (self.attempts, job.allocation);
         function.work = Work::InFlight { job, number };
-        self.commands.push(Command::Apply(ApplyRequest { function: id.clone(), workload, allocation, lease, number }));
+        self.commands.push(CoreCommand::Apply(ApplyRequest { function: id.clone(), workload, allocation, lease, number }));
     }
 
     /// The baseline is stored: the change that waited for it is decided on again, since it may have been frozen meanwhile, or its State may have become stale.
@@ -189,7 +189,7 @@ impl Core {
             }
             Err(BackendError::StaleLease { reason, highest }) => {
                 tracing::warn!(function = %id, reason, "the platform refuses the lease");
-                self.commands.push(Command::StepDown { highest });
+                self.commands.push(CoreCommand::StepDown { highest });
                 return self.set_lead(Lead::Following, now);
             }
             Err(BackendError::Unavailable(why)) => return self.retry_later(id, job, &why, now),
@@ -269,7 +269,7 @@ impl Core {
     pub(super) fn publish(&mut self, id: &FunctionId, decision: &AllocationDecision, effect: Effect, complete: impl FnOnce(&mut Outcome)) {
         let mut outcome = decision.outcome(id, effect, &self.settings.actuator);
         complete(&mut outcome);
-        self.commands.push(Command::Publish(Box::new(outcome), decision.trace));
+        self.commands.push(CoreCommand::Publish(Box::new(outcome), decision.trace));
     }
 }
 

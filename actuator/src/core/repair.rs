@@ -8,7 +8,7 @@ use qscale_common::units::{Allocation, Replicas};
 
 use super::decision::AllocationDecision;
 use super::function::{BaselineState, Presence, Work};
-use super::{Command, Core, Lead};
+use super::{Core, CoreCommand, Lead};
 use crate::fallback::decide;
 use crate::store::Record;
 
@@ -85,7 +85,7 @@ impl Core {
         let Some(function) = self.functions.get_mut(id).filter(|function| leads && !function.restoring()) else { return };
         let Some(request) = function.pending_restore(all) else {
             if !std::mem::replace(&mut function.restored_stored, true) {
-                self.commands.push(Command::Store(id.clone(), Record::Restored(function.restored)));
+                self.commands.push(CoreCommand::Store(id.clone(), Record::Restored(function.restored)));
             }
             return;
         };
@@ -105,7 +105,7 @@ impl Core {
                 // Two requests that arrive at once get one answer.
                 let answered = function.nothing_restored_at.replace(now) == Some(now);
                 let current = function.current().filter(|_| !answered);
-                self.commands.push(Command::Store(id.clone(), Record::Restored(request)));
+                self.commands.push(CoreCommand::Store(id.clone(), Record::Restored(request)));
                 if let (Some(current), Some(function)) = (current, self.functions.get(id)) {
                     let decision = AllocationDecision::of_restore(
                         current,
@@ -128,10 +128,10 @@ impl Core {
         if let Some(request) = function.last_restore(all) {
             // A request that arrived after this decision has the same goal, so it counts as executed too.
             function.restored = function.restored.max(request);
-            self.commands.push(Command::Store(id.clone(), Record::Restored(function.restored)));
+            self.commands.push(CoreCommand::Store(id.clone(), Record::Restored(function.restored)));
         }
         if function.end_restore() {
-            self.commands.push(Command::Released(id.clone(), result.map(Some)));
+            self.commands.push(CoreCommand::Released(id.clone(), result.map(Some)));
         }
         self.forget(id);
     }

@@ -160,17 +160,17 @@ impl Rig {
         }
     }
 
-    fn execute(&mut self, command: Command) {
+    fn execute(&mut self, command: CoreCommand) {
         match command {
-            Command::Publish(outcome, _) => self.outcomes.push(*outcome),
-            Command::StepDown { .. } => self.stepped_down = true,
-            Command::List => self.list(),
-            Command::Forget(function) => {
+            CoreCommand::Publish(outcome, _) => self.outcomes.push(*outcome),
+            CoreCommand::StepDown { .. } => self.stepped_down = true,
+            CoreCommand::List => self.list(),
+            CoreCommand::Forget(function) => {
                 self.records.remove(&Record::baseline_key(&function));
                 self.core.on_forgotten(&function, true, self.now);
             }
-            Command::Released(_, answer) => self.released.push(answer),
-            Command::Store(function, record) => {
+            CoreCommand::Released(_, answer) => self.released.push(answer),
+            CoreCommand::Store(function, record) => {
                 let key = record.key(&function);
                 let stored = match self.records.get(&key) {
                     Some(older) if matches!(record, Record::Baseline(_)) => older.1.clone(),
@@ -179,7 +179,7 @@ impl Rig {
                 self.records.insert(key, Arc::new((function.clone(), stored.clone())));
                 self.core.on_stored(&function, record, Some(stored), self.now);
             }
-            Command::Apply(order) => {
+            CoreCommand::Apply(order) => {
                 self.orders.push(order.clone());
                 if self.platform.answers { self.answer(&order) } else { self.pending.push(order) }
             }

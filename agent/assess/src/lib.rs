@@ -7,6 +7,7 @@ pub mod assessment;
 pub mod blocks;
 pub mod calibration;
 pub mod competitors;
+mod csv_text;
 pub mod estimate;
 pub mod history;
 pub mod interval;

@@ -6,6 +6,7 @@ use qscale_common::name::Name;
 use serde::Serialize;
 
 use crate::assessment::{Assessment, PolicyEstimate, WorkloadAssessment};
+use crate::csv_text::csv_text;
 use crate::interval::EstimatedRange;
 
 /// Name of the acting autoscalers in totals, which may differ between workloads.
@@ -139,13 +140,4 @@ pub fn csv(assessment: &Assessment) -> String {
         }
     }
     csv_text(&COLUMNS, rows)
-}
-
-/// A table as CSV.
-pub(crate) fn csv_text(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let written = "memory takes every row, and all rows are equally long";
-    writer.write_record(columns).expect(written);
-    rows.into_iter().for_each(|row| writer.write_record(row).expect(written));
-    String::from_utf8(writer.into_inner().expect(written)).expect("every cell was text")
 }

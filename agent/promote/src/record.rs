@@ -18,7 +18,7 @@ use crate::settings::{PromotionRequest, PromotionSettings, RoundRequest};
 
 /// An entry of the bucket, without its model.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Entry {
+pub enum BucketEntry {
     /// State of the promotion, key `<model>`. Only the promoter writes it.
     Promotion,
     /// Request of operators, key `request.<model>`. Only operators write it.
@@ -35,13 +35,13 @@ pub fn request_key(model: &Name) -> String {
 ///
 /// # Errors
 /// Names what is wrong with key or value.
-pub fn parse(key: &str, value: &[u8]) -> Result<(Name, Entry), String> {
+pub fn parse(key: &str, value: &[u8]) -> Result<(Name, BucketEntry), String> {
     let name = |text: &str| Name::new(text).map_err(|error| error.to_string());
     match key.split_once('.') {
-        None => Ok((name(key)?, Entry::Promotion)),
+        None => Ok((name(key)?, BucketEntry::Promotion)),
         Some((subject::PROMOTION_REQUEST, model)) => {
             let request = serde_json::from_slice(value).map_err(|error| error.to_string())?;
-            Ok((name(model)?, Entry::Request(Box::new(request))))
+            Ok((name(model)?, BucketEntry::Request(Box::new(request))))
         }
         Some((prefix, _)) => Err(format!("unknown prefix `{prefix}`")),
     }
@@ -168,8 +168,8 @@ mod tests {
     #[test]
     fn keys_name_the_model_and_the_kind_of_entry() {
         let model = Name::new("mine").expect("valid");
-        assert_eq!(parse("mine", b"anything"), Ok((model.clone(), Entry::Promotion)));
-        let request = Entry::Request(Box::default());
+        assert_eq!(parse("mine", b"anything"), Ok((model.clone(), BucketEntry::Promotion)));
+        let request = BucketEntry::Request(Box::default());
         assert_eq!(parse(&request_key(&model), b"{}"), Ok((model, request)));
         assert!(parse("other.mine", b"{}").is_err() && parse("Mine", b"{}").is_err() && parse("request.mine", b"[").is_err());
     }

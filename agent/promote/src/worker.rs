@@ -29,7 +29,7 @@ use crate::finetune::MAX_RECORDED;
 use crate::gate::{NotSimulated, Thresholds};
 use crate::metrics::PromoterMetrics;
 use crate::promotion::{Due, PromotionDecision, Trial};
-use crate::record::{Entry, PromotionRecord, RecordChanged, request_key};
+use crate::record::{BucketEntry, PromotionRecord, RecordChanged, request_key};
 use crate::recorded_functions::{RecordedFunction, ServedAgent, functions_of};
 use crate::requests::BusRequests;
 use crate::settings::{PromotionRequest, PromotionSettings};
@@ -48,7 +48,7 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 const MAX_ROUND_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// Entries of the promotion bucket, by key.
-pub(crate) type PromotionEntries = Bucket<(Name, Entry)>;
+pub(crate) type PromotionEntries = Bucket<(Name, BucketEntry)>;
 
 /// Promotes one model until `token` is cancelled.
 pub(crate) struct Worker {
@@ -104,7 +104,7 @@ impl Worker {
     fn request(&self) -> PromotionRequest {
         let entries = self.entries.borrow();
         match entries.as_ref().and_then(|entries| entries.get(&request_key(&self.model))).map(|entry| &entry.1) {
-            Some(Entry::Request(request)) => (**request).clone(),
+            Some(BucketEntry::Request(request)) => (**request).clone(),
             _ => PromotionRequest::default(),
         }
     }
@@ -118,7 +118,7 @@ impl Worker {
         let (key, token) = (request_key(&self.model), self.token.clone());
         let changed = self.entries.wait_for(|entries| {
             let entry = entries.as_ref().and_then(|entries| entries.get(&key)).map(|entry| &entry.1);
-            matches!(entry, Some(Entry::Request(request)) if **request != *seen)
+            matches!(entry, Some(BucketEntry::Request(request)) if **request != *seen)
         });
         tokio::select! {
             () = token.cancelled() => {}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qscale_actuator::backend::{BackendError, WorkloadStatus};
-use qscale_actuator::core::{ApplyRequest, Command, Core, Lead, Settings};
+use qscale_actuator::core::{ApplyRequest, Core, CoreCommand, Lead, Settings};
 use qscale_actuator::store::Record;
 use qscale_common::contract::Outcome;
 use qscale_common::name::FunctionId;
@@ -13,7 +13,7 @@ use qscale_common::policy::WorkloadKind;
 use qscale_common::runtime::lease::{self, Election, LeaderStatus};
 
 use crate::context::Context;
-use crate::protocol::{Delivery, Output, Payload, PlatformReply, PlatformRequest, Request, Timer};
+use crate::protocol::{Delivery, Payload, PlatformReply, PlatformRequest, ProcessOutput, Request, Timer};
 use crate::recorder::Recorder;
 use crate::view::ActuatorView;
 
@@ -207,24 +207,24 @@ impl Actuator {
             }
             for command in commands {
                 match command {
-                    Command::Apply(request) => self.apply(request, cx),
-                    Command::Publish(outcome, _) => self.publish(*outcome, cx),
-                    Command::Store(function, record) => {
+                    CoreCommand::Apply(request) => self.apply(request, cx),
+                    CoreCommand::Publish(outcome, _) => self.publish(*outcome, cx),
+                    CoreCommand::Store(function, record) => {
                         self.stored += 1;
                         self.stores.insert(self.stored, (function.clone(), record.clone()));
                         cx.send(Request::Store(self.stored, function, record));
                         cx.after(STORE_TIMEOUT, Timer::StoreTimeout(self.stored));
                     }
-                    Command::Forget(function) => {
+                    CoreCommand::Forget(function) => {
                         self.stored += 1;
                         self.forgetting.insert(self.stored, function.clone());
                         cx.send(Request::Forget(self.stored, function));
                         cx.after(STORE_TIMEOUT, Timer::StoreTimeout(self.stored));
                     }
                     // No policy is an object of this platform.
-                    Command::Released(..) => {}
-                    Command::List => cx.out.push(Output::ToPlatform(PlatformRequest::List(cx.wall))),
-                    Command::StepDown { highest } => self.step_down(highest, cx),
+                    CoreCommand::Released(..) => {}
+                    CoreCommand::List => cx.out.push(ProcessOutput::ToPlatform(PlatformRequest::List(cx.wall))),
+                    CoreCommand::StepDown { highest } => self.step_down(highest, cx),
                 }
             }
         }
@@ -244,7 +244,7 @@ impl Actuator {
         cx.checks.on_apply(cx.process, &request, status, &self.view, cx.wall);
         self.applying.insert(request.number, request.clone());
         cx.after(APPLY_TIMEOUT, Timer::ApplyTimeout(request.clone()));
-        cx.out.push(Output::ToPlatform(PlatformRequest::Apply(request)));
+        cx.out.push(ProcessOutput::ToPlatform(PlatformRequest::Apply(request)));
     }
 
     fn on_stored(&mut self, number: u64, stored: Option<Record>, cx: &mut Context<'_>) {

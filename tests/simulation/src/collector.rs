@@ -13,7 +13,7 @@ use qscale_common::units::{Mebibytes, Millicores};
 
 use crate::context::Context;
 use crate::platform;
-use crate::protocol::{Delivery, Output, Payload, PlatformRequest, Request, Timer};
+use crate::protocol::{Delivery, Payload, PlatformRequest, ProcessOutput, Request, Timer};
 use crate::recorder::Recorder;
 
 /// Timeout of a reading, as configured by default.
@@ -84,7 +84,7 @@ impl Collector {
         }
         self.scrapes += 1;
         self.busy = Some(self.scrapes);
-        cx.out.push(Output::ToPlatform(PlatformRequest::Scrape(self.scrapes)));
+        cx.out.push(ProcessOutput::ToPlatform(PlatformRequest::Scrape(self.scrapes)));
         cx.after(SCRAPE_TIMEOUT, Timer::ScrapeTimeout(self.scrapes));
     }
 

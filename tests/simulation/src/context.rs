@@ -6,7 +6,7 @@ use qscale_common::time::Timestamp;
 use rand::rngs::SmallRng;
 
 use crate::checks::Checks;
-use crate::protocol::{Millis, Output, ProcessId, Request, Timer};
+use crate::protocol::{Millis, ProcessId, ProcessOutput, Request, Timer};
 
 /// State and means of a process while it handles an input.
 pub(crate) struct Context<'a> {
@@ -23,7 +23,7 @@ pub(crate) struct Context<'a> {
     /// Randomness.
     pub(crate) rng: &'a mut SmallRng,
     /// Its orders.
-    pub(crate) out: &'a mut Vec<Output>,
+    pub(crate) out: &'a mut Vec<ProcessOutput>,
     /// The checks, which record its actions.
     pub(crate) checks: &'a mut Checks,
 }
@@ -31,12 +31,12 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     /// Sends to the nats-server.
     pub(crate) fn send(&mut self, request: Request) {
-        self.out.push(Output::ToServer(request));
+        self.out.push(ProcessOutput::ToServer(request));
     }
 
     /// Sets a timer.
     pub(crate) fn after(&mut self, delay: Duration, timer: Timer) {
-        self.out.push(Output::After(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), timer));
+        self.out.push(ProcessOutput::After(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), timer));
     }
 }
 

@@ -143,7 +143,7 @@ pub(crate) enum Timer {
 
 /// Order of a process.
 #[derive(Debug)]
-pub(crate) enum Output {
+pub(crate) enum ProcessOutput {
     /// Send to the nats-server.
     ToServer(Request),
     /// Send to the platform.

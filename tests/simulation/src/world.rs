@@ -26,7 +26,7 @@ use crate::collector::Collector;
 use crate::context::{Context, START};
 use crate::plan::{ACTUATORS, AGENTS, COLLECTOR, FUNCTIONS, PLATFORM, PROCESSES, Plan};
 use crate::platform::{Saved, SimulatedPlatform, function_id};
-use crate::protocol::{Delivery, Millis, Output, PlatformReply, PlatformRequest, ProcessId, Request, Timer};
+use crate::protocol::{Delivery, Millis, PlatformReply, PlatformRequest, ProcessId, ProcessOutput, Request, Timer};
 use server::{Buckets, Server};
 
 /// Key of the lease.
@@ -427,13 +427,13 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, process: ProcessId, out: Vec<Output>) {
+    fn carry_out(&mut self, process: ProcessId, out: Vec<ProcessOutput>) {
         let life = self.processes[process].life;
         for output in out {
             match output {
-                Output::After(delay, timer) => self.schedule(self.now + delay, Event::Process(process, life, Input::Timer(timer))),
-                Output::ToServer(request) => self.send(process, request),
-                Output::ToPlatform(request) => {
+                ProcessOutput::After(delay, timer) => self.schedule(self.now + delay, Event::Process(process, life, Input::Timer(timer))),
+                ProcessOutput::ToServer(request) => self.send(process, request),
+                ProcessOutput::ToPlatform(request) => {
                     let delay = self.delay();
                     self.schedule(self.now + delay, Event::Platform(process, life, request));
                 }

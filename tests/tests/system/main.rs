@@ -10,6 +10,7 @@ mod finetune;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod models;
+mod operating_point;
 mod reproduce;
 mod signatures;
 mod simulated;

@@ -35,6 +35,10 @@ use crate::backend::{BackendError, BackendFuture, LoopAccess, PlatformBackend, W
 pub(super) const FIELD_MANAGER: &str = "qscale-actuator";
 /// Condition of a pod whose resize was accepted but not begun.
 const PENDING_RESIZE: &str = "PodResizePending";
+/// Condition of a pod that is being resized.
+const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+/// Reason of that condition after a failed attempt, which the kubelet repeats.
+const RESIZE_FAILED: &str = "Error";
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
 /// Pause before a request is repeated on a newer revision.
@@ -67,7 +71,7 @@ pub(super) struct Seen {
     /// Size that new pods get; `None` if this actuator has decided none.
     pub pod_size: Option<PodSize>,
     pub uid: Option<String>,
-    /// Why the resize of a pod waits, or cannot be done: reason and message of its condition.
+    /// Why the resize of a pod waits, failed, or cannot be done: reason and message of its condition.
     pub pending_resize: Option<(String, String)>,
 }
 
@@ -321,10 +325,13 @@ impl KubernetesBackend {
     }
 }
 
-/// Reason and message of a resize that waits, or that the node cannot do.
+/// Reason and message of a resize that waits, failed, or that the node cannot do.
 fn pending_resize(pod: &Pod) -> Option<(String, String)> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let pending = conditions.iter().find(|condition| condition.type_ == PENDING_RESIZE && condition.status == "True")?;
+    let pending = conditions.iter().filter(|condition| condition.status == "True").find(|condition| {
+        let failed = condition.reason.as_deref() == Some(RESIZE_FAILED);
+        condition.type_ == PENDING_RESIZE || condition.type_ == RESIZE_IN_PROGRESS && failed
+    })?;
     let pod = pod.metadata.name.as_deref().unwrap_or_default();
     Some((pending.reason.clone().unwrap_or_default(), format!("{pod}: {}", pending.message.as_deref().unwrap_or_default())))
 }

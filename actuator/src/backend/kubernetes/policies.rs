@@ -120,7 +120,7 @@ impl Listing {
 }
 
 /// One object.
-struct Entry {
+struct PolicyEntry {
     object: PolicyObject,
     /// The policy that is in use: that of the object, or the last valid one of an object that became invalid.
     policy: Option<ScalingPolicy>,
@@ -136,7 +136,7 @@ struct Entry {
     reported: HashMap<&'static str, Timestamp>,
 }
 
-impl Entry {
+impl PolicyEntry {
     fn new(object: PolicyObject) -> Self {
         let mut entry = Self {
             written: object.status.clone().unwrap_or_default(),
@@ -211,7 +211,7 @@ struct Policies {
     recorder: Recorder,
     author: Author,
     listings: Vec<Listing>,
-    entries: BTreeMap<FunctionId, Entry>,
+    entries: BTreeMap<FunctionId, PolicyEntry>,
     view: SharedView,
     /// The last error, so that each is logged once.
     failed: Option<String>,
@@ -249,7 +249,7 @@ impl Policies {
         let function = object.function()?;
         match self.entries.get_mut(&function) {
             Some(entry) => entry.update(object),
-            None => drop(self.entries.insert(function.clone(), Entry::new(object))),
+            None => drop(self.entries.insert(function.clone(), PolicyEntry::new(object))),
         }
         Some(function)
     }
@@ -366,7 +366,7 @@ impl Policies {
         }
         for policy in bucket.values().filter(|policy| policy.mirrored && policy.workload.kind != WorkloadKind::Local) {
             let function = policy.function();
-            let unused = |entry: &Entry| matches!(entry.unused, Some(Unused::Conflict(_) | Unused::Deleted));
+            let unused = |entry: &PolicyEntry| matches!(entry.unused, Some(Unused::Conflict(_) | Unused::Deleted));
             let used = self.entries.get(&function).is_some_and(|entry| !unused(entry));
             if !used && self.listings.iter().any(|listing| listing.covers(&function)) {
                 let reason = "the ScalingPolicy object was deleted, or another one is for the same workload".to_owned();
@@ -492,7 +492,7 @@ async fn write_status(client: &Client, function: &FunctionId, status: &PolicySta
 /// Publishes the events of `outcome`; returns their number.
 async fn publish(
     recorder: &Recorder,
-    entry: &mut Entry,
+    entry: &mut PolicyEntry,
     outcome: &Outcome,
     target: Option<&ObjectReference>,
     now: Timestamp,

@@ -265,7 +265,7 @@ fn storing_the_baseline() -> (Rig, FunctionId, Record) {
     let action = rig.make_action("agent", state_id, 6);
     rig.core.on_action(action, None, rig.now);
     let commands = rig.core.take_commands();
-    let [Command::Store(function, record @ Record::Baseline(_))] = commands.as_slice() else { panic!("{commands:?}") };
+    let [CoreCommand::Store(function, record @ Record::Baseline(_))] = commands.as_slice() else { panic!("{commands:?}") };
     (rig, function.clone(), record.clone())
 }
 

@@ -116,7 +116,7 @@ fn a_change_under_a_new_policy_waits_for_the_deletion_of_the_baseline() {
             break;
         }
         for command in commands {
-            if matches!(command, Command::Forget(_)) { deletions += 1 } else { rig.execute(command) }
+            if matches!(command, CoreCommand::Forget(_)) { deletions += 1 } else { rig.execute(command) }
         }
     }
     assert_eq!(deletions, 1);

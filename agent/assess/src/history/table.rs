@@ -9,7 +9,7 @@ use strum::{EnumCount as _, VariantArray as _};
 use thiserror::Error;
 
 use super::{HistoryMetric, WorkloadHistory};
-use crate::report::csv_text;
+use crate::csv_text::csv_text;
 
 /// Columns before those of the metrics.
 const KEYS: [&str; 3] = ["time", "namespace", "workload"];
