@@ -51,7 +51,7 @@ class System:
     def __init__(self, folder, functions, tick):
         self.state, self.clocks, self.functions, self.tick = folder / "state", folder / "clocks", functions, tick
         nats = subprocess.run([ROOT / "deploy/tools.sh"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-        self.environment = dict(os.environ, QSCALE_STATE=str(state), NATS_SERVER_BIN=nats.stdout.strip())
+        self.environment = dict(os.environ, QSCALE_STATE=str(self.state), NATS_SERVER_BIN=nats.stdout.strip())
         self.clocks.mkdir()
         library = self.clocks / "clock.so"
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, ROOT / "tests/clock.c", "-ldl"], check=True)

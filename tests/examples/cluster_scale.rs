@@ -1,13 +1,14 @@
 //! What thousands of workloads cost: a real control plane with simulated nodes, one Deployment and one ScalingPolicy for each workload, and the services of
 //! Qscale on this machine: `make cluster-scale`. Owns the experiment and its summary.
 //!
-//! Arguments: the number of workloads, the tick and the length of the measurement in minutes, such as `5000 15s 5`.
+//! Arguments: the number of workloads, the tick, the length of the measurement in minutes and the agent, such as `5000 15s 5 hpa`. The pods are not asked for
+//! their requests, so the agent must do without. `threshold-both` changes its mind often, `hpa` rarely.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::process::Command;
 use std::time::Duration;
 
-use qscale_common::contract::{Effect, EventType, Outcome, State, subject};
+use qscale_common::contract::{DecisionSource, Effect, EventType, Outcome, State, subject};
 use qscale_common::name::Name;
 use qscale_common::runtime::bus::Subscription;
 use qscale_common::runtime::clock;
@@ -33,6 +34,7 @@ fn main() {
     let argument = |place: usize, default: &str| arguments.get(place).cloned().unwrap_or_else(|| default.to_owned());
     let workloads: usize = argument(0, "5000").parse().expect("the number of workloads");
     let (tick, minutes) = (argument(1, "15s"), argument(2, "5").parse::<u64>().expect("minutes"));
+    let agent = argument(3, "hpa");
     let Some(mut cluster) = Cluster::start_without_nodes() else { std::process::exit(1) };
     let resources = json!({ "cpu": "4000", "memory": "8Ti", "pods": (PER_NODE * 4).to_string() });
     cluster.add_simulated_nodes(workloads.div_ceil(PER_NODE), &resources);
@@ -46,10 +48,10 @@ fn main() {
     });
     println!("[1/3] {workloads} Deployments with a ready pod each");
 
-    let system = System::up_with(&["--backend", "kubernetes", "--insecure-kubelets"], None, |command| {
+    let system = System::up_with(&["--backend", "kubernetes", "--insecure-kubelets", "--agent", &agent], None, |command| {
         command.env("KUBECONFIG", account(&cluster));
     });
-    create(&cluster, workloads, |number| policy(number, &tick));
+    create(&cluster, workloads, |number| policy(number, &tick, &agent));
     println!("[2/3] as many ScalingPolicies with a tick of {tick}");
 
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -67,18 +69,18 @@ fn create(cluster: &Cluster, workloads: usize, object: impl Fn(usize) -> Value) 
     objects.chunks(BATCH).for_each(|batch| cluster.create(batch));
 }
 
-/// A Deployment whose pod uses 60 to 300 millicores, so that some of them are scaled.
+/// A Deployment whose pod has 500 millicores and uses 60 to 640, so that some are scaled.
 fn deployment(number: usize) -> Value {
-    let mut object = Cluster::deployment(1, &format!("{}m", 60 + number * 37 % 240));
+    let mut object = Cluster::deployment(1, &format!("{}m", 60 + number * 37 % 580));
     object["metadata"]["name"] = name(number).into();
     object["spec"]["selector"]["matchLabels"]["app"] = name(number).into();
     object["spec"]["template"]["metadata"]["labels"]["app"] = name(number).into();
     object
 }
 
-fn policy(number: usize, tick: &str) -> Value {
+fn policy(number: usize, tick: &str, agent: &str) -> Value {
     let bounds = json!({ "replicas": { "min": 1, "max": 3 } });
-    let spec = json!({ "agent": "threshold-both", "mode": "active", "tick": tick, "bounds": bounds });
+    let spec = json!({ "agent": agent, "mode": "active", "tick": tick, "bounds": bounds });
     let metadata = json!({ "name": name(number), "namespace": "default" });
     json!({ "apiVersion": "qscale.dev/v1alpha1", "kind": "ScalingPolicy", "metadata": metadata, "spec": spec })
 }
@@ -128,6 +130,7 @@ struct Lags {
     observed: HashMap<(Name, Tick), Timestamp>,
     all: Vec<u64>,
     changed: Vec<u64>,
+    effects: BTreeMap<String, u32>,
 }
 
 impl Lags {
@@ -135,6 +138,7 @@ impl Lags {
         let Some(observed) = self.observed.remove(&(outcome.function.clone(), outcome.tick)) else { return };
         let lag = clock::now().0.saturating_sub(observed.0);
         self.all.push(lag);
+        *self.effects.entry(format!("{:?}", outcome.effect).to_lowercase()).or_default() += 1;
         if matches!(outcome.effect, Effect::Applied | Effect::Changed) {
             self.changed.push(lag);
         }
@@ -183,6 +187,7 @@ async fn measure(cluster: &Cluster, system: &System, workloads: usize, length: D
             println!("{:<40} {:>12.2}", right.to_string(), f64::from(count) / seconds);
         }
     }
+    println!("\noutcomes: {}", lags.effects.iter().map(|(effect, count)| format!("{count} {effect}")).collect::<Vec<_>>().join(", "));
     println!("\n{:<40} {:>8} {:>10} {:>10} {:>10}", "from State to Outcome, ms", "number", "p50", "p95", "largest");
     for (text, lags) in [("all", &mut lags.all), ("of changed allocations", &mut lags.changed)] {
         lags.sort_unstable();
@@ -204,6 +209,9 @@ async fn follow(states: &mut Subscription<State>, outcomes: &mut Subscription<Ou
                 lags.observed.insert((state.function, state.tick), state.observed_at_ms);
             }
             Some(received) = outcomes.next() => {
+                if received.message.source == DecisionSource::Shadow {
+                    continue;
+                }
                 each(&received.message);
                 lags.add(&received.message);
             }
