@@ -582,3 +582,53 @@ async fn a_workload_that_another_autoscaler_scales_is_left_to_it() {
     assert_eq!(world.condition("fib", "Conflict", "False"), "None");
     world.until(allocation(3, 300, 192), Effect::Applied).await;
 }
+
+/// The custom resource `kind` with any specification.
+fn resource(group: &str, version: &str, kind: &str, plural: &str) -> Value {
+    let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    let version = json!({ "name": version, "served": true, "storage": true, "schema": { "openAPIV3Schema": schema } });
+    let names = json!({ "kind": kind, "plural": plural });
+    let spec = json!({ "group": group, "names": names, "scope": "Namespaced", "versions": [version] });
+    let (name, kind) = (format!("{plural}.{group}"), "CustomResourceDefinition");
+    // The group is protected; these definitions are for tests.
+    let annotations = json!({ "api-approved.kubernetes.io": "unapproved, for tests" });
+    let metadata = json!({ "name": name, "annotations": annotations });
+    json!({ "apiVersion": "apiextensions.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acting_autoscalers_of_custom_resources_are_left_to_it_too() {
+    let Some(world) = World::start().await else { return };
+    world.cluster.apply(&resource("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects"));
+    world.cluster.apply(&resource("autoscaling.k8s.io", "v1", "VerticalPodAutoscaler", "verticalpodautoscalers"));
+    world.cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"]);
+    let _actuator = world.actuator();
+    world.cluster.apply(&policy("fib", &json!({ "mode": "active", "agent": "agent", "tick": "1s", "fallback": { "rule": "hold" } })));
+    assert_eq!(world.condition("fib", "Conflict", "False"), "None");
+    let message = || {
+        let conditions = world.cluster.get(&["scp", "fib"])["status"]["conditions"].clone();
+        let conflict = conditions.as_array().and_then(|conditions| conditions.iter().find(|condition| condition["type"] == "Conflict"));
+        conflict.and_then(|conflict| conflict["message"].as_str()).unwrap_or_default().to_owned()
+    };
+
+    let keda = json!({ "scaleTargetRef": { "name": "fib" }, "triggers": [] });
+    let vpa = json!({ "targetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "fib" } });
+    let object = |version: &str, kind: &str, spec: &Value| {
+        world
+            .cluster
+            .apply(&json!({ "apiVersion": version, "kind": kind, "metadata": { "name": "old", "namespace": "default" }, "spec": spec }));
+    };
+    object("keda.sh/v1alpha1", "ScaledObject", &keda);
+    assert_eq!(world.condition("fib", "Conflict", "True"), "Autoscaler");
+    assert!(message().contains("ScaledObject/old"), "{}", message());
+    world.cluster.kubectl(&["annotate", "scaledobject", "old", "autoscaling.keda.sh/paused=true"]);
+    world.condition("fib", "Conflict", "False");
+
+    object("autoscaling.k8s.io/v1", "VerticalPodAutoscaler", &vpa);
+    assert_eq!(world.condition("fib", "Conflict", "True"), "Autoscaler");
+    assert!(message().contains("VerticalPodAutoscaler/old"), "{}", message());
+    let mut off = vpa;
+    off["updatePolicy"] = json!({ "updateMode": "Off" });
+    object("autoscaling.k8s.io/v1", "VerticalPodAutoscaler", &off);
+    world.condition("fib", "Conflict", "False");
+}

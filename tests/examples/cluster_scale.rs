@@ -1,4 +1,4 @@
-//! What thousands of workloads cost: a real control plane with simulated nodes, one Deployment and one ScalingPolicy for each workload, and the services of
+//! Cost of thousands of workloads: a real control plane with simulated nodes, one Deployment and one ScalingPolicy for each workload, and the services of
 //! Qscale on this machine: `make cluster-scale`. Owns the experiment and its summary.
 //!
 //! Arguments: the number of workloads, the tick, the length of the measurement in minutes and the agent, such as `5000 15s 5 hpa`. The pods are not asked for

@@ -9,7 +9,13 @@ mod finalizer;
 #[cfg(feature = "kubernetes")]
 mod policies;
 #[cfg(feature = "kubernetes")]
+mod reports;
+#[cfg(feature = "kubernetes")]
+mod requests;
+#[cfg(feature = "kubernetes")]
 mod resource;
+#[cfg(feature = "kubernetes")]
+mod rivals;
 #[cfg(feature = "kubernetes")]
 mod status;
 

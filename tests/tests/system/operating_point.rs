@@ -34,7 +34,7 @@ async fn an_operating_point_is_held_through_a_crash_of_the_agent() {
     assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
     let begun = held(&mut actions, &function, |_| true).await;
     let (_, begun) = begun.unwrap_or_else(|| panic!("no point is held:\n{}", system.tail()));
-    assert!(begun.violation_cost > 1.5 * ViolationCost::LEAST, "{begun:?}: a start from the default can be told from a continuation");
+    assert!(begun.violation_cost > 1.5 * ViolationCost::LEAST, "{begun:?}: a start from the default differs from a continuation");
     assert!(matches!(begun.target, OperatingPoint::ViolatedShare(share) if share.get() == 0.5), "{begun:?}");
     // Fewer ticks are violated, so that the violation cost falls to the least one.
     let moved = held(&mut actions, &function, |point| point.violation_cost < 1.1 * ViolationCost::LEAST).await;

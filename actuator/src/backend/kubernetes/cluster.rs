@@ -13,7 +13,6 @@ use std::time::Duration;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::Selector;
@@ -21,13 +20,15 @@ use kube::{Api, Client, Resource};
 use qscale_common::policy::WorkloadKind;
 use qscale_common::runtime::kubernetes::scaled::{self, Scaled, owner};
 use qscale_common::runtime::kubernetes::sizing::{Size, Sizing};
-use qscale_common::runtime::kubernetes::{apis, configuration, function_id, is_alive};
+use qscale_common::runtime::kubernetes::{apis, configuration, is_alive};
 use qscale_common::units::Allocation;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
 use super::fence::Fence;
+use super::requests::{backend_error, pages};
 use super::resource::PodSize;
+use super::rivals::RivalFinder;
 use super::{KubernetesBackendConfig, policies};
 use crate::backend::{BackendError, BackendFuture, LoopAccess, PlatformBackend, WorkloadId, WorkloadStatus};
 
@@ -39,8 +40,6 @@ const PENDING_RESIZE: &str = "PodResizePending";
 const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 /// Reason of that condition after a failed attempt, which the kubelet repeats.
 const RESIZE_FAILED: &str = "Error";
-/// Objects in one page of a list.
-const PAGE: u32 = 500;
 /// Pause before a request is repeated on a newer revision.
 const CONFLICT_DELAY: Duration = Duration::from_millis(20);
 /// Timeout of a list of all workloads and pods.
@@ -51,6 +50,7 @@ pub struct KubernetesBackend {
     config: KubernetesBackendConfig,
     client: OnceCell<Client>,
     requested: Mutex<HashMap<WorkloadId, Requested>>,
+    rivals: RivalFinder,
     view: SharedView,
 }
 
@@ -68,6 +68,8 @@ pub(super) struct View {
 #[derive(Debug)]
 pub(super) struct Seen {
     pub status: WorkloadStatus,
+    /// Whether all of its pods have the size of its status, and no resize waits.
+    pub uniform: bool,
     /// Size that new pods get; `None` if this actuator has decided none.
     pub pod_size: Option<PodSize>,
     pub uid: Option<String>,
@@ -101,14 +103,6 @@ impl From<kube::Error> for Attempt {
     }
 }
 
-fn backend_error(error: kube::Error) -> BackendError {
-    match error {
-        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 404 | 405 | 413 | 422) => BackendError::Invalid(status.message),
-        kube::Error::Api(status) => BackendError::Unavailable(format!("{} ({})", status.message, status.code)),
-        error => BackendError::Unavailable(format!("{:#}", anyhow::Error::new(error))),
-    }
-}
-
 /// A client of the cluster.
 pub(super) async fn connect(config: &KubernetesBackendConfig) -> anyhow::Result<Client> {
     Ok(Client::try_from(configuration(config.kubeconfig.as_deref(), config.context.as_deref()).await?)?)
@@ -118,7 +112,7 @@ impl KubernetesBackend {
     /// A cluster; connects with the first request.
     #[must_use]
     pub fn new(config: KubernetesBackendConfig) -> Self {
-        Self { config, client: OnceCell::new(), requested: Mutex::default(), view: SharedView::default() }
+        Self { config, client: OnceCell::new(), requested: Mutex::default(), rivals: RivalFinder::default(), view: SharedView::default() }
     }
 
     async fn client(&self) -> Result<&Client, BackendError> {
@@ -133,15 +127,7 @@ impl KubernetesBackend {
     {
         let mut found = Vec::new();
         for api in apis::<K>(client, &self.config.namespaces) {
-            let mut params = ListParams::default().limit(PAGE);
-            loop {
-                let page = api.list(&params).await.map_err(backend_error)?;
-                found.extend(page.items);
-                match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                    Some(token) => params.continue_token = Some(token),
-                    None => break,
-                }
-            }
+            found.extend(pages(&api).await.map_err(backend_error)?);
         }
         Ok(found)
     }
@@ -161,7 +147,7 @@ impl KubernetesBackend {
                 pods.entry(id).or_default().push(pod);
             }
         }
-        let rivals = self.rivals(client).await?;
+        let rivals = self.rivals.find(client, &self.config.namespaces).await?;
         let seen = deployments.iter().map(|object| self.seen(object, &pods)).chain(sets.iter().map(|object| self.seen(object, &pods)));
         let workloads: HashMap<_, _> = seen.flatten().map(|seen| (seen.status.id.clone(), seen)).collect();
         let statuses = workloads.values().map(|seen| seen.status.clone()).collect();
@@ -170,36 +156,16 @@ impl KubernetesBackend {
         Ok(statuses)
     }
 
-    /// The HorizontalPodAutoscaler of each workload that has one. Without the right to read them there are none.
-    async fn rivals(&self, client: &Client) -> Result<HashMap<WorkloadId, String>, BackendError> {
-        let found = match self.all::<HorizontalPodAutoscaler>(client).await {
-            Ok(found) => found,
-            Err(BackendError::Invalid(error)) => {
-                tracing::debug!(error, "HorizontalPodAutoscalers cannot be read");
-                return Ok(HashMap::new());
-            }
-            Err(error) => return Err(error),
-        };
-        let rival = |autoscaler: &HorizontalPodAutoscaler| {
-            let target = &autoscaler.spec.as_ref()?.scale_target_ref;
-            let kind = match target.kind.as_str() {
-                "Deployment" => WorkloadKind::Deployment,
-                "StatefulSet" => WorkloadKind::StatefulSet,
-                _ => return None,
-            };
-            let metadata = ObjectMeta { name: Some(target.name.clone()), ..autoscaler.metadata.clone() };
-            let name = autoscaler.metadata.name.as_deref().unwrap_or_default();
-            Some((WorkloadId { kind, name: function_id(&metadata)? }, format!("HorizontalPodAutoscaler/{name}")))
-        };
-        Ok(found.iter().filter_map(rival).collect())
-    }
-
     /// An object as it is listed; `None` if its name or namespace is not a DNS label.
     fn seen<K: Scaled>(&self, object: &K, pods: &HashMap<WorkloadId, Vec<Pod>>) -> Option<Seen> {
         let status = self.status(object, pods)?;
-        let pending_resize = pods.get(&status.id).and_then(|pods| pods.iter().find_map(pending_resize));
+        let own = pods.get(&status.id).map_or(&[][..], Vec::as_slice);
+        let pending_resize = own.iter().find_map(pending_resize);
+        let sizing = object.template().and_then(Sizing::of);
+        let has_size = |pod: &Pod| sizing.as_ref().and_then(|sizing| sizing.size(pod)) == Some(Size::of(status.desired));
+        let uniform = pending_resize.is_none() && own.iter().all(has_size);
         let pod_size = self.pod_size(&status).filter(|_| pending_resize.is_none());
-        Some(Seen { status, pod_size, uid: object.meta().uid.clone(), pending_resize })
+        Some(Seen { uniform, pod_size, uid: object.meta().uid.clone(), pending_resize, status })
     }
 
     /// Size that new pods get: the one that was requested last, if all pods have it. One that a pod was refused may fit no node.
@@ -237,6 +203,7 @@ impl KubernetesBackend {
                         let pod_size = self.pod_size(&status);
                         // New pods get the new size before the next list.
                         if let Some(seen) = self.view.lock().unwrap_or_else(PoisonError::into_inner).workloads.get_mut(id) {
+                            seen.uniform &= Size::of(seen.status.desired) == Size::of(status.desired);
                             (seen.status, seen.pod_size) = (status.clone(), pod_size);
                         }
                         return Ok(status);
@@ -249,6 +216,12 @@ impl KubernetesBackend {
         let timeout = self.config.timeout;
         let in_time = tokio::time::timeout(timeout.0, attempts).await;
         in_time.unwrap_or_else(|_| Err(BackendError::Unavailable(format!("the change took longer than platform.timeout = {timeout}"))))
+    }
+
+    /// Size of a workload's pods in the last list, and whether all of them had it.
+    fn listed(&self, id: &WorkloadId) -> Option<(Size, bool)> {
+        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.workloads.get(id).map(|seen| (Size::of(seen.status.desired), seen.uniform))
     }
 
     async fn attempt<K: Scaled>(
@@ -264,10 +237,18 @@ impl KubernetesBackend {
             Some(object) => object,
             None => return Err(Attempt::Failed(BackendError::NotFound(id.name.clone()))),
         };
+        let sizing = object.template().and_then(Sizing::of);
+        let vertical = sizing.as_ref().is_some_and(Sizing::is_possible);
+        let listed = self.listed(id);
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let selector = object.selector().cloned().map(Selector::try_from).transpose();
-        let selector = selector.map_err(|error| Attempt::Failed(BackendError::Invalid(error.to_string())))?.unwrap_or_default();
-        let own = pods.list(&ListParams::default().labels_from(&selector)).await?.items;
+        let own = if vertical && !listed.is_some_and(|(size, uniform)| uniform && size == Size::of(wanted)) {
+            let selector = object.selector().cloned().map(Selector::try_from).transpose();
+            let selector = selector.map_err(|error| Attempt::Failed(BackendError::Invalid(error.to_string())))?.unwrap_or_default();
+            // From the cache of the API server: a resize of a pod that has changed since then is refused, and repeated.
+            pods.list(&ListParams::default().labels_from(&selector).match_any()).await?.items
+        } else {
+            Vec::new()
+        };
         // After everything that is written below was read.
         Fence::new(client, &self.config.lease_namespace).check(lease).await?;
 
@@ -283,14 +264,12 @@ impl KubernetesBackend {
             let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
             objects.replace_scale(name, &params, &scale).await?;
         }
-        let sizing = object.template().and_then(Sizing::of);
-        let vertical = sizing.as_ref().is_some_and(Sizing::is_possible);
         let size = match sizing {
             Some(sizing) if vertical => {
                 let own: Vec<_> = own.into_iter().filter(|pod| owner(pod).as_ref() == Some(id) && is_alive(pod)).collect();
                 self.resize(&pods, &sizing, &own, id, Size::of(wanted)).await?
             }
-            Some(sizing) => sizing.requested(&own, None),
+            Some(sizing) => listed.map_or_else(|| sizing.requested([], None), |(size, _)| size),
             None => Size::default(),
         };
         Ok(WorkloadStatus { id: id.clone(), desired: size.allocation(wanted.replicas), vertical })

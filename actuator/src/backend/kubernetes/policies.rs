@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, FuturesUnordered};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Event, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource as _};
 use qscale_common::contract::{DecisionSource, Message as _, Outcome, State};
@@ -25,11 +27,11 @@ use qscale_common::runtime::lease::LeaderStatus;
 use qscale_common::runtime::nats_accounts::User;
 use qscale_common::runtime::policies;
 use qscale_common::time::Timestamp;
-use serde_json::json;
 
 use super::KubernetesBackendConfig;
 use super::cluster::{FIELD_MANAGER, SharedView, connect};
 use super::finalizer::{self, Release, Step};
+use super::reports::{self, PolicyReport, WrittenReport};
 use super::resource::{PolicyObject, PolicyStatus};
 use super::status::{self, Facts, Unused};
 use crate::backend::{LoopAccess, LoopReport, WorkloadId};
@@ -40,8 +42,12 @@ const STEP: Duration = Duration::from_secs(1);
 const MEASURED_INTERVAL: Duration = Duration::from_secs(60);
 /// Shortest interval between two events of one policy with the same reason.
 const EVENT_INTERVAL: Duration = Duration::from_secs(10);
-/// Writes of statuses, and of events, in one step: what a default API server serves beside its other clients.
+/// Reports that are written at the same time, and that are begun in one step: what a default API server serves beside its other clients.
 const WRITES: usize = 50;
+/// Objects that are looked at in each step even if nothing was learned about them.
+const LOOKED_AT: usize = 500;
+/// Steps in which all objects are looked at, however many there are.
+const MAX_PARTS: usize = 10;
 /// Failed writes of policies in one step, after which the others wait for the next one.
 const MAX_FAILURES: u32 = 3;
 /// Pause before another attempt to connect.
@@ -62,6 +68,8 @@ pub(super) async fn run(config: KubernetesBackendConfig, view: SharedView, mut a
         listings: config.namespaces.iter().map(|namespace| Listing::of(Some(namespace.clone()))).collect(),
         entries: BTreeMap::new(),
         view,
+        writes: FuturesUnordered::new(),
+        step: 0,
         failed: None,
     };
     if policies.listings.is_empty() {
@@ -74,9 +82,12 @@ pub(super) async fn run(config: KubernetesBackendConfig, view: SharedView, mut a
             () = token.cancelled() => return,
             Some((listing, event)) = events.next() => policies.on_watch(listing, event),
             Some(report) = access.reports.recv() => policies.on_report(report),
+            Some(written) = policies.writes.next() => policies.on_written(written),
             _ = timer.tick() => {
                 if !matches!(access.lease.status(), LeaderStatus::Leading { .. }) {
-                    policies.entries.values_mut().for_each(|entry| entry.release = None);
+                    // Another actuator writes.
+                    policies.writes.clear();
+                    policies.entries.values_mut().for_each(|entry| (entry.release, entry.writing, entry.changed) = (None, false, true));
                 } else if token.run_until_cancelled(policies.write(&access)).await.is_none() {
                     return;
                 }
@@ -134,6 +145,10 @@ struct PolicyEntry {
     release: Option<Release>,
     /// Time of the last event by reason.
     reported: HashMap<&'static str, Timestamp>,
+    /// Whether something was learned since its status was last compared with what was written.
+    changed: bool,
+    /// Whether its status or events are being written.
+    writing: bool,
 }
 
 impl PolicyEntry {
@@ -149,6 +164,8 @@ impl PolicyEntry {
             events: VecDeque::new(),
             release: None,
             reported: HashMap::new(),
+            changed: true,
+            writing: false,
         };
         entry.read();
         entry
@@ -162,6 +179,7 @@ impl PolicyEntry {
         // Another leader may have written it.
         self.written = object.status.clone().unwrap_or_default();
         self.object = object;
+        self.changed = true;
         if !same {
             self.read();
         }
@@ -177,11 +195,22 @@ impl PolicyEntry {
         }
     }
 
-    /// Takes the oldest Outcome without an event, unless the last event with its reason was written a moment ago.
-    fn next_event(&mut self, now: Timestamp) -> Option<Outcome> {
-        let (_, reason, _) = status::event(self.events.back()?)?;
+    /// Whether the oldest Outcome without an event has one now: the last event with its reason was not written a moment ago.
+    fn has_event(&self, now: Timestamp) -> bool {
+        let Some((_, reason, _)) = self.events.back().and_then(status::event) else { return false };
         let recent = |last: &Timestamp| now.since(*last) < EVENT_INTERVAL && *last <= now;
-        if self.reported.get(reason).is_some_and(recent) { None } else { self.events.pop_back() }
+        !self.reported.get(reason).is_some_and(recent)
+    }
+
+    fn take_events(&mut self, now: Timestamp) -> Vec<Event> {
+        let mut taken = Vec::new();
+        while self.has_event(now)
+            && let Some((reason, event)) = self.events.pop_back().as_ref().and_then(reports::event)
+        {
+            self.reported.insert(reason, now);
+            taken.push(event);
+        }
+        taken
     }
 
     fn on_delete(&self) -> Option<OnDelete> {
@@ -206,6 +235,16 @@ impl PolicyEntry {
     }
 }
 
+/// A report that could be written now.
+struct DueReport {
+    /// Whether only measurements changed.
+    is_measured: bool,
+    written_at: Timestamp,
+    function: FunctionId,
+    status: Option<PolicyStatus>,
+    target: Option<ObjectReference>,
+}
+
 struct Policies {
     client: Client,
     recorder: Recorder,
@@ -213,6 +252,10 @@ struct Policies {
     listings: Vec<Listing>,
     entries: BTreeMap<FunctionId, PolicyEntry>,
     view: SharedView,
+    /// Reports that are being written.
+    writes: FuturesUnordered<BoxFuture<'static, WrittenReport>>,
+    /// Number of steps so far.
+    step: usize,
     /// The last error, so that each is logged once.
     failed: Option<String>,
 }
@@ -245,8 +288,10 @@ impl Policies {
         }
     }
 
-    fn apply(&mut self, object: PolicyObject) -> Option<FunctionId> {
+    fn apply(&mut self, mut object: PolicyObject) -> Option<FunctionId> {
         let function = object.function()?;
+        // A large part of it, and not needed.
+        object.metadata.managed_fields = None;
         match self.entries.get_mut(&function) {
             Some(entry) => entry.update(object),
             None => drop(self.entries.insert(function.clone(), PolicyEntry::new(object))),
@@ -261,6 +306,7 @@ impl Policies {
             LoopReport::Released(function, _) => function.clone(),
         };
         let Some(entry) = self.entries.get_mut(&function) else { return };
+        entry.changed = true;
         match report {
             LoopReport::Released(_, result) => {
                 if let Some(release) = &mut entry.release {
@@ -292,8 +338,9 @@ impl Policies {
         self.find_conflicts();
         // Finalizers first: a status that is written makes the last known revision of its object an old one. A failure of one does not prevent the others.
         let finalized = self.finalize(access).await;
-        let (mirrored, reported) = (self.mirror(access).await, self.report(access).await);
-        if let Err(error) = finalized.and(mirrored).and(reported) {
+        let mirrored = self.mirror(access).await;
+        self.report(access);
+        if let Err(error) = finalized.and(mirrored) {
             self.report_failure(format!("{error:#}"));
         }
     }
@@ -424,107 +471,79 @@ impl Policies {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Writes statuses and events.
-    async fn report(&mut self, access: &LoopAccess) -> anyhow::Result<()> {
+    /// Starts to write statuses and events: first those whose conditions or allocation changed, then those that were not written for the longest time.
+    fn report(&mut self, access: &LoopAccess) {
         let now = clock::now();
         let controls = access.controls.borrow().clone();
-        let (mut statuses, mut events) = (0, 0);
-        for (function, entry) in &mut self.entries {
-            let workload = entry.workload();
-            let (facts, target) = {
-                let view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-                let seen = workload.as_ref().and_then(|workload| view.workloads.get(workload));
-                let facts = Facts {
-                    generation: entry.object.metadata.generation,
-                    policy: match (&entry.unused, &entry.policy) {
-                        (Some(unused), _) => Err(unused),
-                        (None, Some(policy)) => Ok(policy),
-                        (None, None) => continue,
-                    },
-                    workload: seen.map(|seen| &seen.status),
-                    pod_size: seen.and_then(|seen| seen.pod_size.as_ref()),
-                    platform_read: view.read,
-                    rival: workload.as_ref().and_then(|workload| view.rivals.get(workload)).map(String::as_str),
-                    frozen: controls.as_ref().is_none_or(|controls| control::is_frozen(controls, function)),
-                    pending_resize: seen.and_then(|seen| seen.pending_resize.as_ref()),
-                    state: entry.state.as_ref().map(|(state, arrived)| (state, *arrived)),
-                    decision: entry.decision.as_ref(),
-                };
-                (status::status(&facts, &entry.written, now), workload.as_ref().zip(seen).map(|(id, seen)| reference(id, seen.uid.clone())))
-            };
-            let due = status::differ(&facts, &entry.written) || now.since(entry.written_at) >= MEASURED_INTERVAL;
-            if facts != entry.written && due && statuses < WRITES {
-                statuses += 1;
-                write_status(&self.client, function, &facts).await?;
-                (entry.written, entry.written_at) = (facts, now);
+        self.step = self.step.wrapping_add(1);
+        // What changes by itself, such as the age of measurements, is looked at in every step, or less often of many objects.
+        let parts = (self.entries.len() / LOOKED_AT).clamp(1, MAX_PARTS);
+        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = Vec::new();
+        for (number, (function, entry)) in self.entries.iter_mut().enumerate() {
+            if entry.writing || !(entry.changed || number % parts == self.step % parts) {
+                continue;
             }
-            while events < WRITES
-                && let Some(outcome) = entry.next_event(now)
-            {
-                events += publish(&self.recorder, entry, &outcome, target.as_ref(), now).await?;
+            entry.changed = false;
+            let workload = entry.workload();
+            let seen = workload.as_ref().and_then(|workload| view.workloads.get(workload));
+            let facts = Facts {
+                generation: entry.object.metadata.generation,
+                policy: match (&entry.unused, &entry.policy) {
+                    (Some(unused), _) => Err(unused),
+                    (None, Some(policy)) => Ok(policy),
+                    (None, None) => continue,
+                },
+                workload: seen.map(|seen| &seen.status),
+                pod_size: seen.and_then(|seen| seen.pod_size.as_ref()),
+                platform_read: view.read,
+                rival: workload.as_ref().and_then(|workload| view.rivals.get(workload)).map(String::as_str),
+                frozen: controls.as_ref().is_none_or(|controls| control::is_frozen(controls, function)),
+                pending_resize: seen.and_then(|seen| seen.pending_resize.as_ref()),
+                state: entry.state.as_ref().map(|(state, arrived)| (state, *arrived)),
+                decision: entry.decision.as_ref(),
+            };
+            let status = status::status(&facts, &entry.written, now);
+            let differs = status::differ(&status, &entry.written);
+            let is_old = status != entry.written && now.since(entry.written_at) >= MEASURED_INTERVAL;
+            let target = workload.as_ref().zip(seen).map(|(id, seen)| reports::reference(id, seen.uid.clone()));
+            if differs || is_old || entry.has_event(now) {
+                let status = (differs || is_old).then_some(status);
+                due.push(DueReport { is_measured: !differs, written_at: entry.written_at, function: function.clone(), status, target });
             }
         }
-        Ok(())
+        drop(view);
+        due.sort_by_key(|report| (report.is_measured, report.written_at));
+        let room = WRITES.saturating_sub(self.writes.len());
+        for (place, DueReport { function, status, target, .. }) in due.into_iter().enumerate() {
+            let Some(entry) = self.entries.get_mut(&function) else { continue };
+            if place >= room {
+                entry.changed = true;
+                continue;
+            }
+            entry.writing = true;
+            let events = entry.take_events(now);
+            let about = std::iter::once(entry.object.object_ref(&())).chain(target).collect();
+            let report = PolicyReport { function, status, events, about };
+            self.writes.push(report.write(self.client.clone(), self.recorder.clone()).boxed());
+        }
+    }
+
+    /// Remembers what was written.
+    fn on_written(&mut self, written: WrittenReport) {
+        if let Some(entry) = self.entries.get_mut(&written.function) {
+            entry.writing = false;
+            entry.changed |= written.result.is_err();
+            if let Some(status) = written.status {
+                (entry.written, entry.written_at) = (status, clock::now());
+            }
+        }
+        if let Err(error) = written.result {
+            self.report_failure(format!("{error:#}"));
+        }
     }
 }
 
 fn generation(object: &PolicyObject) -> i64 {
     object.metadata.generation.unwrap_or_default()
-}
-
-async fn write_status(client: &Client, function: &FunctionId, status: &PolicyStatus) -> anyhow::Result<()> {
-    let api: Api<PolicyObject> = Api::namespaced(client.clone(), function.namespace.as_str());
-    let patch = json!({
-        "apiVersion": PolicyObject::api_version(&()),
-        "kind": PolicyObject::kind(&()),
-        "metadata": { "name": function.name.as_str() },
-        "status": status,
-    });
-    match api.patch_status(function.name.as_str(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await {
-        // It is being deleted.
-        Err(kube::Error::Api(error)) if error.code == 404 => Ok(()),
-        written => {
-            written.map(drop).map_err(|error| anyhow::Error::new(error).context(format!("failed to write the status of {function}")))
-        }
-    }
-}
-
-/// Publishes the events of `outcome`; returns their number.
-async fn publish(
-    recorder: &Recorder,
-    entry: &mut PolicyEntry,
-    outcome: &Outcome,
-    target: Option<&ObjectReference>,
-    now: Timestamp,
-) -> anyhow::Result<usize> {
-    let Some((normal, reason, note)) = status::event(outcome) else { return Ok(0) };
-    entry.reported.insert(reason, now);
-    // Events with the same action are counted instead of written again, with the first note.
-    let action = format!("{reason} {}", outcome.allowed.unwrap_or(outcome.requested));
-    let event = Event {
-        type_: if normal { EventType::Normal } else { EventType::Warning },
-        reason: reason.to_owned(),
-        note: Some(note),
-        action,
-        secondary: None,
-    };
-    let own = entry.object.object_ref(&());
-    let mut written = 0;
-    for object in [Some(&own), target].into_iter().flatten() {
-        recorder.publish(&event, object).await.map_err(|error| anyhow::Error::new(error).context("failed to write an event"))?;
-        written += 1;
-    }
-    Ok(written)
-}
-
-fn reference(workload: &WorkloadId, uid: Option<String>) -> ObjectReference {
-    let kind = if workload.kind == WorkloadKind::StatefulSet { "StatefulSet" } else { "Deployment" };
-    ObjectReference {
-        api_version: Some("apps/v1".into()),
-        kind: Some(kind.into()),
-        name: Some(workload.name.name.to_string()),
-        namespace: Some(workload.name.namespace.to_string()),
-        uid,
-        ..ObjectReference::default()
-    }
 }

@@ -191,7 +191,7 @@ fn conflict(facts: &Facts<'_>) -> Found {
     let found = |holds, reason, message: String| Found::new(ConditionKind::Conflict, holds, reason, message);
     match (facts.policy, facts.rival) {
         (Err(Unused::Conflict(other)), _) => found(true, "SameTarget", format!("policy {other} is for the same workload")),
-        (_, Some(rival)) => found(true, "Autoscaler", format!("{rival} scales the workload; nothing is changed until it is deleted")),
+        (_, Some(rival)) => found(true, "Autoscaler", format!("{rival} scales the workload; nothing is changed until that ends")),
         _ => found(false, "None", String::new()),
     }
 }

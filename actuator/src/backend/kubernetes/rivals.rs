@@ -1,0 +1,159 @@
+//! Other autoscalers of the same workloads: HorizontalPodAutoscalers, acting VerticalPodAutoscalers and ScaledObjects. Owns which of them acts on what; must not
+//! change anything.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
+use kube::{Api, Client};
+use qscale_common::name::Name;
+use qscale_common::policy::WorkloadKind;
+use qscale_common::runtime::clock;
+use qscale_common::runtime::kubernetes::function_id;
+use serde_json::Value;
+
+use super::requests::{backend_error, pages};
+use crate::backend::{BackendError, WorkloadId};
+
+/// Time after which a kind that a cluster does not have, or that may not be read, is asked for again.
+const ABSENT_FOR: Duration = Duration::from_secs(300);
+
+/// A kind of autoscaler.
+struct AutoscalerKind {
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    /// Field of the specification that names the workload.
+    target: &'static str,
+    /// Whether an object of it changes its workload.
+    acts: fn(&DynamicObject) -> bool,
+}
+
+/// All kinds. A ScaledObject makes a HorizontalPodAutoscaler of its own, so it comes first: deleting it deletes both.
+const KINDS: [AutoscalerKind; 3] = [
+    AutoscalerKind { group: "keda.sh", version: "v1alpha1", kind: "ScaledObject", target: "scaleTargetRef", acts: is_not_paused },
+    AutoscalerKind { group: "autoscaling", version: "v2", kind: "HorizontalPodAutoscaler", target: "scaleTargetRef", acts: |_| true },
+    AutoscalerKind { group: "autoscaling.k8s.io", version: "v1", kind: "VerticalPodAutoscaler", target: "targetRef", acts: is_not_off },
+];
+
+/// KEDA pauses a ScaledObject by these annotations.
+fn is_not_paused(object: &DynamicObject) -> bool {
+    let annotations = object.metadata.annotations.as_ref();
+    let value = |name: &str| annotations.and_then(|annotations| annotations.get(name));
+    let paused = value("autoscaling.keda.sh/paused").is_some_and(|value| value == "true");
+    !paused && value("autoscaling.keda.sh/paused-replicas").is_none()
+}
+
+/// A VerticalPodAutoscaler without a mode acts.
+fn is_not_off(object: &DynamicObject) -> bool {
+    object.data["spec"]["updatePolicy"]["updateMode"] != "Off"
+}
+
+/// Finds other autoscalers.
+#[derive(Debug, Default)]
+pub(super) struct RivalFinder {
+    /// When a kind was not there, or could not be read.
+    absent: Mutex<HashMap<&'static str, Instant>>,
+}
+
+impl RivalFinder {
+    /// The autoscaler of each workload that has one, as `kind/name`.
+    pub(super) async fn find(&self, client: &Client, namespaces: &[Name]) -> Result<HashMap<WorkloadId, String>, BackendError> {
+        let mut rivals = HashMap::new();
+        for kind in &KINDS {
+            if self.is_absent(kind.kind) {
+                continue;
+            }
+            for object in self.list(client, namespaces, kind).await?.iter().filter(|object| (kind.acts)(object)) {
+                if let Some(workload) = workload(object, kind.target) {
+                    let name = object.metadata.name.as_deref().unwrap_or_default();
+                    rivals.entry(workload).or_insert_with(|| format!("{}/{name}", kind.kind));
+                }
+            }
+        }
+        Ok(rivals)
+    }
+
+    async fn list(&self, client: &Client, namespaces: &[Name], kind: &AutoscalerKind) -> Result<Vec<DynamicObject>, BackendError> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.group, kind.version, kind.kind));
+        let apis: Vec<Api<DynamicObject>> = match namespaces {
+            [] => vec![Api::all_with(client.clone(), &resource)],
+            some => some.iter().map(|namespace| Api::namespaced_with(client.clone(), namespace.as_str(), &resource)).collect(),
+        };
+        let mut found = Vec::new();
+        for api in apis {
+            match pages(&api).await {
+                Ok(objects) => found.extend(objects),
+                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
+                    tracing::debug!(kind = kind.kind, error = status.message, "no autoscalers of this kind can be read");
+                    self.absent.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.kind, clock::instant());
+                    return Ok(Vec::new());
+                }
+                Err(error) => return Err(backend_error(error)),
+            }
+        }
+        Ok(found)
+    }
+
+    fn is_absent(&self, kind: &str) -> bool {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent.get(kind).is_some_and(|since| clock::since(*since) < ABSENT_FOR)
+    }
+}
+
+/// The workload that `object` names in the field `target` of its specification.
+fn workload(object: &DynamicObject, target: &str) -> Option<WorkloadId> {
+    let target = &object.data["spec"][target];
+    // A ScaledObject may leave the kind out.
+    let kind = match target["kind"].as_str().unwrap_or("Deployment") {
+        "Deployment" => WorkloadKind::Deployment,
+        "StatefulSet" => WorkloadKind::StatefulSet,
+        _ => return None,
+    };
+    let name = Value::as_str(&target["name"])?.to_owned();
+    let metadata = ObjectMeta { name: Some(name), namespace: object.metadata.namespace.clone(), ..ObjectMeta::default() };
+    Some(WorkloadId { kind, name: function_id(&metadata)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(kind: &AutoscalerKind, annotations: Value, spec: Value) -> DynamicObject {
+        let metadata = json!({ "name": "old", "namespace": "shop", "annotations": annotations });
+        serde_json::from_value(json!({ "apiVersion": "v1", "kind": kind.kind, "metadata": metadata, "spec": spec })).expect("an object")
+    }
+
+    #[test]
+    fn an_autoscaler_that_changes_nothing_is_no_rival() {
+        let [keda, hpa, vpa] = &KINDS;
+        let none = json!({});
+        for (kind, annotations, spec, acts) in [
+            (keda, none.clone(), none.clone(), true),
+            (keda, json!({ "autoscaling.keda.sh/paused": "true" }), none.clone(), false),
+            (keda, json!({ "autoscaling.keda.sh/paused": "false" }), none.clone(), true),
+            (keda, json!({ "autoscaling.keda.sh/paused-replicas": "2" }), none.clone(), false),
+            (hpa, none.clone(), none.clone(), true),
+            (vpa, none.clone(), none.clone(), true),
+            (vpa, none.clone(), json!({ "updatePolicy": { "updateMode": "Initial" } }), true),
+            (vpa, none.clone(), json!({ "updatePolicy": { "updateMode": "Off" } }), false),
+        ] {
+            let object = object(kind, annotations, spec);
+            assert_eq!((kind.acts)(&object), acts, "{object:?}");
+        }
+    }
+
+    #[test]
+    fn the_target_may_leave_its_kind_out_and_must_be_one_that_is_scaled() {
+        let named = |target: Value| workload(&object(&KINDS[0], json!({}), json!({ "scaleTargetRef": target })), "scaleTargetRef");
+        let deployment = named(json!({ "name": "fib" })).expect("a Deployment");
+        assert_eq!((deployment.kind, deployment.name.to_string()), (WorkloadKind::Deployment, "shop/fib".to_owned()));
+        assert_eq!(named(json!({ "kind": "StatefulSet", "name": "fib" })).map(|workload| workload.kind), Some(WorkloadKind::StatefulSet));
+        assert_eq!(named(json!({ "kind": "Rollout", "name": "fib" })), None);
+        assert_eq!(named(json!({ "name": 7 })), None);
+        assert_eq!(named(json!("fib")), None);
+    }
+}
