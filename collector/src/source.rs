@@ -6,6 +6,7 @@
 
 pub mod exposition;
 pub mod kubernetes;
+pub mod prometheus;
 
 use std::collections::HashMap;
 
@@ -19,6 +20,7 @@ use thiserror::Error;
 use crate::reading::Reading;
 use exposition::{Exposition, ExpositionConfig};
 use kubernetes::KubernetesConfig;
+use prometheus::{Prometheus, PrometheusConfig};
 
 /// Configuration of a source, by `kind`. Without `kind` it is a text exposition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,8 @@ pub enum SourceConfig {
     Exposition(ExpositionConfig),
     /// A Kubernetes cluster: workloads, pods, and their CPU and memory. Only programs that are built with the feature `kubernetes` read it.
     Kubernetes(KubernetesConfig),
+    /// A Prometheus server that measures requests.
+    Prometheus(PrometheusConfig),
 }
 
 impl Serialize for SourceConfig {
@@ -59,6 +63,7 @@ impl SourceConfig {
         match self {
             Self::Exposition(config) => config.check(),
             Self::Kubernetes(config) => config.check(),
+            Self::Prometheus(config) => config.check(),
         }
     }
 }
@@ -121,6 +126,28 @@ pub enum SourceError {
         "the pod exposes no known histogram of request durations (many expose none before their first request); set `metrics.endpoint.duration` in the ScalingPolicy"
     )]
     NoRequests,
+    /// A query that the server refused.
+    #[error("query refused with HTTP status {status}: {message}")]
+    Query {
+        /// The status.
+        status: u16,
+        /// The server's message.
+        message: String,
+    },
+    /// An answer that is not a result of the query.
+    #[error("answer is not that of a Prometheus server to a range selector: {0}")]
+    NotPrometheus(String),
+    /// Missing or wrong credentials.
+    #[error("HTTP status {0}: the server requires another token; set `token_file` to a file with one that it accepts")]
+    TokenRefused(u16),
+    /// A token that cannot be read.
+    #[error("token_file = {path}: {error}")]
+    Token {
+        /// Path of the file.
+        path: String,
+        /// The cause.
+        error: String,
+    },
     /// The previous reading is still under way.
     #[error("previous reading still under way")]
     Busy,
@@ -147,6 +174,8 @@ pub enum Source {
     /// A Kubernetes cluster.
     #[cfg(feature = "kubernetes")]
     Kubernetes(Box<kubernetes::Cluster>),
+    /// A Prometheus server that measures requests.
+    Prometheus(Box<Prometheus>),
 }
 
 impl Source {
@@ -157,6 +186,7 @@ impl Source {
     pub fn open(config: &SourceConfig) -> anyhow::Result<Self> {
         match config {
             SourceConfig::Exposition(config) => Exposition::new(config).map(Self::Exposition),
+            SourceConfig::Prometheus(config) => Prometheus::new(config).map(|source| Self::Prometheus(Box::new(source))),
             #[cfg(feature = "kubernetes")]
             SourceConfig::Kubernetes(config) => Ok(Self::Kubernetes(Box::new(kubernetes::Cluster::new(config)))),
             #[cfg(not(feature = "kubernetes"))]
@@ -170,10 +200,10 @@ impl Source {
     ///
     /// # Errors
     /// If no complete answer comes within the source's limits of time and size.
-    #[cfg_attr(not(feature = "kubernetes"), expect(unused_variables, reason = "an exposition shows all workloads at once"))]
     pub async fn read(&mut self, observed: &ObservedWorkloads) -> Result<Reading, SourceError> {
         match self {
             Self::Exposition(source) => source.read().await,
+            Self::Prometheus(source) => source.read(observed).await,
             #[cfg(feature = "kubernetes")]
             Self::Kubernetes(source) => source.read(observed).await,
         }

@@ -13,6 +13,7 @@ pub use labels::LabelNames;
 pub use reader::ExpositionReader;
 #[cfg(feature = "kubernetes")]
 pub(super) use reader::RequestMetrics;
+pub(super) use status::is_failure;
 
 use std::time::Duration;
 

@@ -27,7 +27,7 @@ const GRPC: [(&str, u16); 17] = [
 ///
 /// An HTTP status is a number, a class such as `5xx` or `5`, or `OK`. A gRPC status is a number or a name in any spelling:
 /// `NOT_FOUND`, `NotFound`.
-pub(super) fn is_failure(http: Option<&[u8]>, grpc: Option<&[u8]>) -> bool {
+pub(in super::super) fn is_failure(http: Option<&[u8]>, grpc: Option<&[u8]>) -> bool {
     http.is_some_and(|status| !status.is_empty() && http_failed(status))
         || grpc.is_some_and(|status| !status.is_empty() && grpc_failed(status))
 }
