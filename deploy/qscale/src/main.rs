@@ -7,6 +7,7 @@ mod assess;
 mod author;
 mod bus;
 mod changes;
+mod cluster;
 mod compare;
 mod doctor;
 mod evaluate;
@@ -139,7 +140,14 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+async fn run(mut cli: Cli) -> anyhow::Result<ExitCode> {
+    let _forward = match &mut cli.command {
+        Command::Up(options) => {
+            options.context = cli.locate.context.clone();
+            None
+        }
+        _ => cli.locate.forward()?,
+    };
     let locate = &cli.locate;
     if !matches!(cli.command, Command::Up(_)) {
         locate.follow_clock()?;

@@ -16,6 +16,8 @@ use qscale_common::runtime::signature::{PublicKey, SigningKey, TrustConfig};
 use qscale_replay::SettingsFolder;
 pub use qscale_up::state_dir::{StateDir, SystemTrust};
 
+use crate::cluster::PortForward;
+
 /// Timeout of requests to servers.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -29,6 +31,12 @@ pub struct Locate {
     /// Address of a nats-server not started by `qscale up`: nats://user:password@host:port
     #[arg(long, global = true, env = "QSCALE_NATS", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
+    /// Context of kubectl: for `up --backend kubernetes` the cluster whose workloads are scaled, for other commands the one in which the chart runs
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Namespace of the chart in that cluster
+    #[arg(long, global = true, value_name = "NAME", default_value = "qscale-system")]
+    pub context_namespace: String,
     /// Address of a local platform's API not started by `qscale up`
     #[arg(long, global = true, env = "QSCALE_PLATFORM", value_name = "HOST:PORT")]
     pub platform: Option<String>,
@@ -41,6 +49,14 @@ pub struct Locate {
 }
 
 impl Locate {
+    /// Makes the nats-server of the chart in the cluster of `--context` the one of this command, until the result is dropped.
+    pub fn forward(&mut self) -> anyhow::Result<Option<PortForward>> {
+        let Some(context) = &self.context else { return Ok(None) };
+        let forward = PortForward::open(context, &self.context_namespace)?;
+        self.nats = Some(forward.url.clone());
+        Ok(Some(forward))
+    }
+
     /// State folder of a system that runs or ran, to read from it.
     pub fn state(&self) -> anyhow::Result<StateDir> {
         self.check_state()?;

@@ -85,8 +85,8 @@ pub struct UpOptions {
     /// Replay a trace instead of --load: a folder or file in the format of InVitro or Azure, one function for each of its functions
     #[arg(long, value_name = "DIR|FILE", value_hint = clap::ValueHint::AnyPath, help_heading = "Simulated functions")]
     pub trace: Option<PathBuf>,
-    /// Context of the kubeconfig (`KUBECONFIG`, or ~/.kube/config) [default: its current one]
-    #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
+    /// Context of the kubeconfig (`KUBECONFIG`, or ~/.kube/config); absent: its current one. An option of all commands.
+    #[arg(skip)]
     pub context: Option<String>,
     /// Accept certificates of kubelets that cannot be checked, as they are self-signed in many clusters
     #[arg(long, help_heading = "Kubernetes")]
@@ -200,9 +200,8 @@ mod tests {
         check("--backend sim --speed 10 --functions 3", None);
         check("--backend sim --function aes", Some("function"));
         check("--backend sim --input name=1", Some("input"));
-        check("--context kind", Some("context"));
         check("--backend sim --requests http://x/metrics", Some("requests"));
-        check("--backend kubernetes --context kind --requests http://x/metrics --insecure-kubelets", None);
+        check("--backend kubernetes --requests http://x/metrics --insecure-kubelets", None);
         check("--backend kubernetes --function aes", Some("function"));
         check("--backend kubernetes --speed 2", Some("speed"));
         check("--backend kubernetes --versus static", Some("versus"));

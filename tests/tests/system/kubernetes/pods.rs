@@ -150,6 +150,7 @@ fn the_chart_in_real_pods_scales_a_function_under_load_and_survives_faults() {
 
     faults(&world);
     drop(load);
+    commands(&world);
 
     world.cluster.kubectl(&["delete", "scp", "fibonacci", "--timeout=120s"]);
     let original = |pods: &[Value]| pods.len() == 1 && World::actual_cpu(&pods[0]).as_deref() == Some("200m");
@@ -160,6 +161,27 @@ fn the_chart_in_real_pods_scales_a_function_under_load_and_survives_faults() {
     for service in ["actuator", "collector"] {
         rights::check(&cluster, service, rights::NodeKind::Real);
     }
+}
+
+/// Commands that reach the chart's nats-server with the rights of kubectl.
+fn commands(world: &World<'_>) {
+    let path = format!("{}:{}", world.cluster.assets().display(), std::env::var("PATH").unwrap_or_default());
+    let qscale = |arguments: &[&str]| {
+        let mut command = Command::new(binary("qscale"));
+        command.args(["--context", "test"]).args(arguments).env("KUBECONFIG", world.cluster.kubeconfig()).env("PATH", &path);
+        let output = command.output().expect("qscale runs");
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    for (arguments, part) in [
+        (&["policy", "list"][..], "fibonacci"),
+        (&["why", "fibonacci"], "threshold"),
+        (&["watch", "--since", "1m", "--kind", "outcome", "--json"], "\"agent\""),
+    ] {
+        let (done, text) = qscale(arguments);
+        assert!(done && text.contains(part), "{arguments:?}: {text}");
+    }
+    let (done, text) = qscale(&["--context-namespace", "default", "policy", "list"]);
+    assert!(!done && text.contains("--context-namespace"), "{text}");
 }
 
 /// Faults that the services survive: the leader killed, the API server restarted, a rollout during resizes.
