@@ -55,7 +55,7 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* One service: its configuration, pods and budget. Keys: root, component, kind, replicas, user, program, config, image, resources, placement, account. */}}
+{{/* One service: its configuration, pods and budget. Keys: root, component, kind, replicas, user, program, config, image, resources, placement, account, tokenSecret. */}}
 {{- define "qscale.service" -}}
 {{- $nats := dict "url" (include "qscale.nats" .root) "user" .user "password_file" "/etc/qscale/credentials/password" -}}
 {{- $config := mergeOverwrite (dict "health" "0.0.0.0:8080" "nats" $nats) .config -}}
@@ -130,7 +130,14 @@ spec:
             - { name: config, mountPath: /etc/qscale/config, readOnly: true }
             - { name: credentials, mountPath: /etc/qscale/credentials, readOnly: true }
             - { name: tmp, mountPath: /tmp }
+            {{- if .tokenSecret }}
+            - { name: token, mountPath: /etc/qscale/token, readOnly: true }
+            {{- end }}
       volumes:
+        {{- with .tokenSecret }}
+        - name: token
+          secret: { secretName: {{ . }}, items: [{ key: token, path: token }] }
+        {{- end }}
         - name: config
           configMap: { name: qscale-{{ .component }} }
         - name: credentials
