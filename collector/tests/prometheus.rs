@@ -120,16 +120,14 @@ async fn every_failure_has_its_own_error() {
         Some(token) if token == "Bearer secret" => (StatusCode::OK, EMPTY),
         _ => (StatusCode::UNAUTHORIZED, ""),
     };
+    let path = |server: &str| format!("/{server}/api/v1/query");
     let address = serve(
         Router::new()
-            .route("/token/api/v1/query", post(with_token))
-            .route("/page/api/v1/query", post(async || "<html>"))
-            .route(
-                "/busy/api/v1/query",
-                post(async || (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"error","error":"query timed out"}"#)),
-            )
-            .route("/large/api/v1/query", post(async || " ".repeat(2 << 20)))
-            .route("/silent/api/v1/query", post(async || std::future::pending::<()>().await)),
+            .route(&path("token"), post(with_token))
+            .route(&path("page"), post(async || "<html>"))
+            .route(&path("busy"), post(async || (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"error","error":"query timed out"}"#)))
+            .route(&path("large"), post(async || " ".repeat(2 << 20)))
+            .route(&path("silent"), post(async || std::future::pending::<()>().await)),
     )
     .await;
     let config = |path: &str| PrometheusConfig { url: format!("http://{address}/{path}"), max_body_mib: 1, ..PrometheusConfig::default() };

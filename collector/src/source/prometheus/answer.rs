@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_sample_counts_and_a_value_that_is_no_number_is_absent() {
+    fn the_newest_sample_counts_and_an_unreadable_value_is_absent() {
         let body = br#"{"status":"success","data":{"resultType":"matrix","result":[
             {"metric":{"pod":"a","empty":""},"values":[[60.25,"1"],[120.5,"2e1"]]},
             {"metric":{},"values":[[60,"much"]]},{"metric":{},"histograms":[[60,{"count":"1"}]]},{"values":[[1,"NaN"]]}]}}"#;

@@ -16,7 +16,7 @@ pub struct PrometheusReader {
     query: RequestQuery,
 }
 
-/// What a series counts.
+/// Meaning of a series.
 enum Counted {
     Requests,
     /// Requests of at most this duration, seconds.
