@@ -167,7 +167,7 @@ impl From<ExchangeError> for SourceError {
 
 /// A source.
 #[derive(Debug)]
-#[cfg_attr(feature = "kubernetes", expect(clippy::large_enum_variant, reason = "there are a few, each on a task of its own"))]
+#[expect(clippy::large_enum_variant, reason = "there are a few, each on a task of its own")]
 pub enum Source {
     /// An endpoint that exposes metrics in Prometheus's text format or in OpenMetrics.
     Exposition(Exposition),

@@ -14,9 +14,9 @@ use qscale_common::policy::ScalingPolicy;
 use qscale_common::time::Timestamp;
 
 /// Line between the expositions of two ticks.
-const NEXT_TICK: &[u8] = b"# next tick\n";
-const TICK_MS: u64 = 5_000;
-const BEGIN_MS: u64 = 1_700_000_000_000;
+pub(crate) const NEXT_TICK: &[u8] = b"# next tick\n";
+pub(crate) const TICK_MS: u64 = 5_000;
+pub(crate) const BEGIN_MS: u64 = 1_700_000_000_000;
 
 /// The expositions of successive ticks: each State is valid, and short lines are read as long ones are.
 pub fn exposition(data: &[u8]) {
@@ -36,7 +36,7 @@ pub fn exposition(data: &[u8]) {
     }
 }
 
-fn check(state: &State) {
+pub(crate) fn check(state: &State) {
     assert_eq!(state.check(), Ok(()));
     parse::<State>(&state.encode()).expect("a valid State can be written");
     for window in [&state.windows.tick, &state.windows.short, &state.windows.long] {
@@ -60,7 +60,7 @@ fn compare_lines(text: ExpositionText<'_>) {
     }
 }
 
-fn split<'a>(mut data: &'a [u8], at: &[u8]) -> Vec<&'a [u8]> {
+pub(crate) fn split<'a>(mut data: &'a [u8], at: &[u8]) -> Vec<&'a [u8]> {
     let mut parts = Vec::new();
     while let Some(begin) = data.windows(at.len()).position(|window| window == at) {
         parts.push(&data[..begin]);

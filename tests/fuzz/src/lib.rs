@@ -9,6 +9,7 @@ mod histories;
 mod input;
 mod messages;
 mod models;
+mod prometheus;
 mod protobuf;
 mod rules;
 mod trees;
@@ -22,6 +23,7 @@ pub use guard::guard;
 pub use histories::histories;
 pub use messages::messages;
 pub use models::models;
+pub use prometheus::prometheus;
 pub use protobuf::protobuf;
 pub use rules::rules;
 pub use trees::trees;
@@ -32,7 +34,7 @@ pub use workload::{patterns, traces};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     ("exposition", exposition),
     ("functions", functions),
     ("gateway", gateway),
@@ -43,6 +45,7 @@ pub const TARGETS: [Target; 16] = [
     ("patterns", patterns),
     ("policies", policies),
     ("profiles", profiles),
+    ("prometheus", prometheus),
     ("protobuf", protobuf),
     ("rules", rules),
     ("suites", suites),

@@ -181,7 +181,7 @@ macro_rules! fuzz {
     };
 }
 
-fuzz! { exposition functions gateway guard histories messages models patterns policies profiles protobuf rules suites traces trees windows }
+fuzz! { exposition functions gateway guard histories messages models patterns policies profiles prometheus protobuf rules suites traces trees windows }
 
 /// Names in a folder of this crate, without their ending.
 fn entries(folder: &str, ending: &str) -> BTreeSet<String> {
