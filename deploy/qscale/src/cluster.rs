@@ -42,7 +42,7 @@ impl PortForward {
             ensure!(
                 output.status.success(),
                 "context {context}, namespace {namespace}: {}; is the chart installed there? --context-namespace names another namespace",
-                text(&output.stderr)
+                text(&output.stderr).trim_start_matches("error: ")
             );
             Ok(text(&output.stdout))
         };

@@ -50,11 +50,22 @@ fn is_not_off(object: &DynamicObject) -> bool {
     object.data["spec"]["updatePolicy"]["updateMode"] != "Off"
 }
 
+/// Autoscalers of one kind by their workloads, as `kind/name`.
+type FoundRivals = Vec<(WorkloadId, String)>;
+
 /// Finds other autoscalers.
 #[derive(Debug, Default)]
 pub(super) struct RivalFinder {
-    /// When a kind was not there, or could not be read.
-    absent: Mutex<HashMap<&'static str, Instant>>,
+    kinds: Mutex<HashMap<&'static str, LastRead>>,
+}
+
+/// The last attempt to read a kind.
+#[derive(Debug, Clone)]
+struct LastRead {
+    /// Those that were found last.
+    found: FoundRivals,
+    /// When the kind was not there, or could not be read.
+    absent_at: Option<Instant>,
 }
 
 impl RivalFinder {
@@ -62,44 +73,50 @@ impl RivalFinder {
     pub(super) async fn find(&self, client: &Client, namespaces: &[Name]) -> Result<HashMap<WorkloadId, String>, BackendError> {
         let mut rivals = HashMap::new();
         for kind in &KINDS {
-            if self.is_absent(kind.kind) {
-                continue;
-            }
-            for object in self.list(client, namespaces, kind).await?.iter().filter(|object| (kind.acts)(object)) {
-                if let Some(workload) = workload(object, kind.target) {
-                    let name = object.metadata.name.as_deref().unwrap_or_default();
-                    rivals.entry(workload).or_insert_with(|| format!("{}/{name}", kind.kind));
-                }
+            for (workload, name) in self.of_kind(client, namespaces, kind).await? {
+                rivals.entry(workload).or_insert(name);
             }
         }
         Ok(rivals)
     }
 
-    async fn list(&self, client: &Client, namespaces: &[Name], kind: &AutoscalerKind) -> Result<Vec<DynamicObject>, BackendError> {
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.group, kind.version, kind.kind));
-        let apis: Vec<Api<DynamicObject>> = match namespaces {
-            [] => vec![Api::all_with(client.clone(), &resource)],
-            some => some.iter().map(|namespace| Api::namespaced_with(client.clone(), namespace.as_str(), &resource)).collect(),
-        };
-        let mut found = Vec::new();
-        for api in apis {
-            match pages(&api).await {
-                Ok(objects) => found.extend(objects),
-                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
-                    tracing::debug!(kind = kind.kind, error = status.message, "no autoscalers of this kind can be read");
-                    self.absent.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.kind, clock::instant());
-                    return Ok(Vec::new());
-                }
-                Err(error) => return Err(backend_error(error)),
-            }
+    async fn of_kind(&self, client: &Client, namespaces: &[Name], kind: &AutoscalerKind) -> Result<FoundRivals, BackendError> {
+        let last = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).get(kind.kind).cloned();
+        if let Some(LastRead { found, absent_at: Some(at) }) = &last
+            && clock::since(*at) < ABSENT_FOR
+        {
+            return Ok(found.clone());
         }
+        let read = match list(client, namespaces, kind).await {
+            Ok(found) => LastRead { found, absent_at: None },
+            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
+                tracing::debug!(kind = kind.kind, error = status.message, "no autoscalers of this kind can be read");
+                // Without the right to read them, those that were there count as if they still were.
+                let found = last.filter(|_| status.code == 403).map(|last| last.found).unwrap_or_default();
+                LastRead { found, absent_at: Some(clock::instant()) }
+            }
+            Err(error) => return Err(backend_error(error)),
+        };
+        let found = read.found.clone();
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.kind, read);
         Ok(found)
     }
+}
 
-    fn is_absent(&self, kind: &str) -> bool {
-        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
-        absent.get(kind).is_some_and(|since| clock::since(*since) < ABSENT_FOR)
+async fn list(client: &Client, namespaces: &[Name], kind: &AutoscalerKind) -> Result<FoundRivals, kube::Error> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.group, kind.version, kind.kind));
+    let apis: Vec<Api<DynamicObject>> = match namespaces {
+        [] => vec![Api::all_with(client.clone(), &resource)],
+        some => some.iter().map(|namespace| Api::namespaced_with(client.clone(), namespace.as_str(), &resource)).collect(),
+    };
+    let mut found = Vec::new();
+    for api in apis {
+        for object in pages(&api).await?.iter().filter(|object| (kind.acts)(object)) {
+            let name = object.metadata.name.as_deref().unwrap_or_default();
+            found.extend(workload(object, kind.target).map(|workload| (workload, format!("{}/{name}", kind.kind))));
+        }
     }
+    Ok(found)
 }
 
 /// The workload that `object` names in the field `target` of its specification.
