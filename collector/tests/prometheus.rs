@@ -1,9 +1,6 @@
-//! The source for a Prometheus server: against a real one, and its failures. A real server is `PROMETHEUS_BIN`, or `prometheus` in the folder
-//! `KUBEBUILDER_ASSETS` or on the PATH; without one its test is skipped.
+//! The source for a Prometheus server: against a real one, and its failures.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,18 +13,9 @@ use qscale_collector::source::{ObservedWorkloads, Source, SourceConfig, SourceEr
 use qscale_common::policy::MetricsSource;
 use qscale_common::runtime::clock;
 use qscale_common::time::Span;
-use qscale_tests::{Folder, Program, eventually_async, free_port};
+use qscale_tests::prometheus::PrometheusProgram;
+use qscale_tests::{Folder, eventually_async};
 use tokio::net::TcpListener;
-
-fn program() -> Option<PathBuf> {
-    let folders = std::env::var_os("KUBEBUILDER_ASSETS").into_iter().chain(std::env::var_os("PATH"));
-    let on_path = || folders.flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>()).map(|folder| folder.join("prometheus"));
-    let found = std::env::var_os("PROMETHEUS_BIN").map(PathBuf::from).or_else(|| on_path().find(|path| path.is_file()));
-    if found.is_none() {
-        eprintln!("skipped: there is no prometheus; install Debian's package `prometheus`, or set PROMETHEUS_BIN");
-    }
-    found
-}
 
 /// Serves `router` and returns its address.
 async fn serve(router: Router) -> String {
@@ -66,23 +54,12 @@ fn sidecars(requests: u64) -> String {
 
 #[tokio::test]
 async fn requests_of_a_mesh_are_read_from_a_real_server() {
-    let Some(program) = program() else { return };
     let requests = Arc::new(AtomicU64::new(100));
     let shown = Arc::clone(&requests);
     let target = serve(Router::new().route("/metrics", get(async move || sidecars(shown.load(Ordering::Relaxed))))).await;
-    let folder = Folder::new("prometheus");
-    let config = format!(
-        "scrape_configs:\n- job_name: mesh\n  scrape_interval: 1s\n  honor_labels: true\n  static_configs: [{{ targets: ['{target}'] }}]\n"
-    );
-    std::fs::write(folder.path().join("prometheus.yml"), config).expect("written");
-    let port = free_port();
-    let mut command = Command::new(program);
-    command.arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()));
-    command.arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
-    command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
-    let _server = Program::spawn(command, &folder.path().join("prometheus.log"));
+    let Some(program) = PrometheusProgram::start(&target) else { return };
 
-    let config = PrometheusConfig { url: format!("http://127.0.0.1:{port}"), timeout: Span::seconds(10), ..PrometheusConfig::default() };
+    let config = PrometheusConfig { url: program.url.clone(), timeout: Span::seconds(10), ..PrometheusConfig::default() };
     for expected in [100, 200] {
         requests.store(expected, Ordering::Relaxed);
         let reading = eventually_async("the samples", async || {
@@ -109,7 +86,7 @@ async fn requests_of_a_mesh_are_read_from_a_real_server() {
     query.query = "up # [$window]".into();
     let refused = read(PrometheusConfig { requests: Some(query), ..config.clone() }).await.err();
     assert!(matches!(&refused, Some(SourceError::NotPrometheus(error)) if error.contains("vector")), "{refused:?}");
-    let large = PrometheusConfig { url: format!("http://127.0.0.1:{port}/elsewhere"), ..config };
+    let large = PrometheusConfig { url: format!("{}/elsewhere", program.url), ..config };
     assert_eq!(read(large).await.err(), Some(SourceError::Status(404)));
 }
 

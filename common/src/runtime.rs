@@ -21,6 +21,7 @@ pub mod operator;
 pub mod platform;
 pub mod policies;
 pub mod private;
+pub mod prometheus;
 pub mod provision;
 pub mod service;
 pub mod shutdown;

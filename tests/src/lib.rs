@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod command;
 pub mod nats;
 pub mod process;
+pub mod prometheus;
 pub mod signals;
 pub mod source;
 pub mod system;

@@ -7,13 +7,10 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::Full;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use http::StatusCode;
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::runtime::http::{ExchangeError, HttpClient};
-use qscale_common::text::clean;
+use qscale_common::runtime::prometheus::{PrometheusApi, ReplyError, shown};
 use qscale_common::time::{Span, Timestamp};
 use strum::VariantArray as _;
 use thiserror::Error;
@@ -31,15 +28,12 @@ const MAX_REPLY: usize = 64 << 20;
 const MAX_STEPS: u64 = 2_000;
 /// Fewest steps of a request before a reply that is too large is an error.
 const MIN_STEPS: u64 = 10;
-/// Longest message of a server that is shown, characters.
-const MAX_MESSAGE: usize = 300;
 
 /// A Prometheus server.
 #[derive(Debug, Clone)]
 pub struct PrometheusServer {
     http: HttpClient,
-    authority: String,
-    path: String,
+    api: PrometheusApi,
     token: Option<String>,
 }
 
@@ -104,14 +98,7 @@ impl PrometheusServer {
     /// # Errors
     /// Another scheme, or no host.
     pub fn new(url: &str, token: Option<String>) -> anyhow::Result<Self> {
-        let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL such as http://127.0.0.1:9090"))?;
-        ensure!(
-            uri.scheme_str() == Some("http"),
-            "`{url}`, must begin with http://; for a server behind TLS, forward a port: kubectl port-forward -n monitoring svc/prometheus 9090"
-        );
-        let authority = uri.authority().with_context(|| format!("`{url}` has no host"))?.to_string();
-        let path = uri.path().trim_end_matches('/').to_owned();
-        Ok(Self { http: HttpClient::new(CONNECT_TIMEOUT), authority, path, token })
+        Ok(Self { http: HttpClient::new(CONNECT_TIMEOUT), api: PrometheusApi::new(url)?, token })
     }
 
     /// The name of the first preset whose arrivals the server has at `at`; `None` if it has none of them.
@@ -197,36 +184,26 @@ impl PrometheusServer {
     async fn range(&self, query: &str, first: Timestamp, step: Duration, steps: u64) -> Result<Vec<RangeSeries>, QueryError> {
         let seconds = |at: Timestamp| format!("{}.{:03}", at.0 / 1000, at.0 % 1000);
         let last = Timestamp(first.0 + step.as_millis() as u64 * steps.saturating_sub(1));
-        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let form = [("query", query), ("start", &seconds(first)), ("end", &seconds(last)), ("step", &step.as_secs_f64().to_string())];
-        let form = form.map(|(name, value)| format!("{name}={}", encoded(value))).join("&");
-        let mut request = Request::post(format!("http://{}{}/api/v1/query_range", self.authority, self.path))
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
-        let request = request.body(Full::new(Bytes::from(form))).map_err(|error| QueryError::Reply(error.to_string()))?;
+        let request = self.api.request("query_range", &form, self.token.as_deref());
+        let request = request.map_err(|error| QueryError::Reply(error.to_string()))?;
         let exchange = tokio::time::timeout(REPLY_TIMEOUT, self.http.exchange(request, MAX_REPLY));
         let reply = exchange.await.map_err(|_| QueryError::Timeout(REPLY_TIMEOUT))??;
-        series(reply.status() == StatusCode::OK, reply.body()).map_err(|error| match error {
-            answer::AnswerError::Refused(message) => QueryError::Refused { status: reply.status().as_u16(), message: shortened(&message) },
+        series(reply.status(), reply.body()).map_err(|error| match error {
+            ReplyError::Refused(message) => QueryError::Refused { status: reply.status().as_u16(), message },
             // A proxy or another server answers in its own words.
-            answer::AnswerError::Foreign(_) if reply.status() != StatusCode::OK => {
-                QueryError::Refused { status: reply.status().as_u16(), message: shortened(&String::from_utf8_lossy(reply.body())) }
+            ReplyError::Foreign(_) if reply.status() != StatusCode::OK => {
+                QueryError::Refused { status: reply.status().as_u16(), message: shown(&String::from_utf8_lossy(reply.body())) }
             }
-            answer::AnswerError::Foreign(reason) => QueryError::Reply(shortened(&reason)),
+            ReplyError::Foreign(reason) => QueryError::Reply(reason),
         })
     }
 }
 
 impl fmt::Display for PrometheusServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.path)
+        self.api.fmt(f)
     }
-}
-
-fn shortened(message: &str) -> String {
-    clean(&message.chars().take(MAX_MESSAGE).collect::<String>())
 }
 
 /// Whether fewer steps may have a result.
@@ -257,7 +234,7 @@ fn place(
     };
     let namespace = series.labels.get("namespace").filter(|name| !name.is_empty()).map_or(FunctionId::DEFAULT_NAMESPACE, String::as_str);
     let (Ok(namespace), Ok(label)) = (Name::new(namespace), Name::new(name.as_str())) else {
-        note(remarks, format!("{metric}: {}/{} is left out: it is not a name of Kubernetes", shortened(namespace), shortened(name)));
+        note(remarks, format!("{metric}: {}/{} is left out: it is not a name of Kubernetes", shown(namespace), shown(name)));
         return Ok(());
     };
     let workload = FunctionId::new(namespace, label);

@@ -1,9 +1,7 @@
-//! Every preset against a real Prometheus server, with samples of the past hour of each exporter. Skipped without the program: `PROMETHEUS_BIN`, or
-//! `prometheus` on the PATH (Debian's package `prometheus`).
+//! Every preset against a real Prometheus server, with samples of the past hour of each exporter. Skipped without the
+//! program.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,7 +12,8 @@ use qscale_assess::queries::{PRESETS, QueryParameters, QuerySet};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::http::serve;
 use qscale_common::time::{Span, Timestamp};
-use qscale_tests::{Folder, Program, eventually_async, free_port};
+use qscale_tests::eventually_async;
+use qscale_tests::prometheus::PrometheusProgram;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -23,17 +22,6 @@ const SAMPLE_S: u64 = 15;
 const LENGTH_S: u64 = 3600;
 /// Arrivals of each workload, requests/s.
 const RATE: f64 = 10.0;
-
-fn program() -> Option<PathBuf> {
-    let found = match std::env::var_os("PROMETHEUS_BIN") {
-        Some(path) => Some(PathBuf::from(path)),
-        None => std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join("prometheus")).find(|path| path.is_file()),
-    };
-    if found.is_none() {
-        eprintln!("skipped: there is no prometheus; install Debian's package `prometheus`, or set PROMETHEUS_BIN");
-    }
-    found
-}
 
 /// Samples of one series: its value after a number of seconds.
 fn series(text: &mut String, begin: u64, name: &str, labels: &str, value: impl Fn(f64) -> f64) {
@@ -120,7 +108,6 @@ fn exposition(begin: u64) -> String {
 
 #[tokio::test]
 async fn every_preset_reads_its_exporters_from_a_real_server() {
-    let Some(program) = program() else { return };
     let end = clock::now().0 / 60_000 * 60_000 - 60_000;
     let begin = end - LENGTH_S * 1000;
     let text = exposition(begin);
@@ -128,20 +115,8 @@ async fn every_preset_reads_its_exporters_from_a_real_server() {
     let target = listener.local_addr().expect("bound");
     tokio::spawn(serve(listener, Router::new().route("/metrics", get(async move || text)), CancellationToken::new()));
 
-    let folder = Folder::new("prometheus");
-    let config = format!(
-        "storage: {{ tsdb: {{ out_of_order_time_window: 3h }} }}\nscrape_configs:\n- job_name: test\n  scrape_interval: 1s\n  honor_labels: true\n  \
-         static_configs: [{{ targets: ['{target}'] }}]\n"
-    );
-    std::fs::write(folder.path().join("prometheus.yml"), config).expect("written");
-    let port = free_port();
-    let mut command = Command::new(program);
-    command.arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()));
-    command.arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
-    command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
-    let _server = Program::spawn(command, &folder.path().join("prometheus.log"));
-
-    let server = PrometheusServer::new(&format!("http://127.0.0.1:{port}"), None).expect("valid");
+    let Some(program) = PrometheusProgram::start(&target.to_string()) else { return };
+    let server = PrometheusServer::new(&program.url, None).expect("valid");
     let step = Duration::from_secs(60);
     let grid = HistoryGrid { begin: Timestamp(begin), step, steps: (LENGTH_S / 60) as usize };
     let parameters = QueryParameters { window: Span(step), percentile: 0.95, namespaces: "shop" };

@@ -11,18 +11,18 @@
 mod answer;
 mod reader;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, Uri, header};
+use http::{Request, StatusCode};
 use http_body_util::Full;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use qscale_common::document::{self, Format};
 use qscale_common::range::{check_number, check_span};
 use qscale_common::runtime::clock;
 use qscale_common::runtime::files::{MAX_DOCUMENT, read_text};
 use qscale_common::runtime::http::HttpClient;
+use qscale_common::runtime::prometheus::PrometheusApi;
 use qscale_common::time::Span;
 use serde::{Deserialize, Serialize};
 
@@ -133,16 +133,12 @@ impl PrometheusConfig {
         document::parse(text, Format::Toml).with_context(|| format!("preset {name}"))
     }
 
-    /// Address of the server's query API.
-    fn uri(&self) -> anyhow::Result<Uri> {
-        let uri: Uri = self.url.parse().with_context(|| format!("url = `{}`", self.url))?;
-        let http = uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none();
-        ensure!(http, "url = `{}`, must be like http://prometheus.monitoring:9090", self.url);
-        Ok(format!("{}/api/v1/query", self.url.trim_end_matches('/')).parse()?)
+    fn api(&self) -> anyhow::Result<PrometheusApi> {
+        PrometheusApi::new(&self.url).context("url")
     }
 
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        self.uri()?;
+        self.api()?;
         check_span("timeout", self.timeout, Span::millis(1), Span::seconds(60))?;
         check_span("window", self.window, Span::seconds(1), Span::seconds(3600))?;
         check_number("max_body_mib", self.max_body_mib, 1, 1024)?;
@@ -181,7 +177,7 @@ impl RequestQuery {
 #[derive(Debug)]
 pub struct Prometheus {
     client: HttpClient,
-    uri: Uri,
+    api: PrometheusApi,
     config: PrometheusConfig,
     query: RequestQuery,
     reader: PrometheusReader,
@@ -192,7 +188,7 @@ impl Prometheus {
         let query = config.query()?;
         Ok(Self {
             client: HttpClient::new(config.timeout.0),
-            uri: config.uri()?,
+            api: config.api()?,
             config: config.clone(),
             reader: PrometheusReader::new(query.clone()),
             query,
@@ -207,7 +203,7 @@ impl Prometheus {
         match reply.status() {
             StatusCode::OK => self.reader.read(reply.body(), requested_at),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(SourceError::TokenRefused(status.as_u16())),
-            status => Err(match answer::message(reply.body()) {
+            status => Err(match answer::message(status, reply.body()) {
                 Some(message) => SourceError::Query { status: status.as_u16(), message },
                 None => SourceError::Status(status.as_u16()),
             }),
@@ -218,20 +214,22 @@ impl Prometheus {
         let PrometheusConfig { window, timeout, .. } = self.config;
         let (query, timeout, limit) =
             (self.query.text(window, observed), format!("{}ms", timeout.0.as_millis()), (MAX_SERIES + 1).to_string());
-        let form = [("query", &query), ("timeout", &timeout), ("limit", &limit)];
-        let form = form.map(|(key, value)| format!("{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))).join("&");
-        let mut request = Request::post(self.uri.clone())
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(header::USER_AGENT, concat!("qscale-collector/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = &self.config.token_file {
-            let failed = |error: String| SourceError::Token { path: path.display().to_string(), error };
-            // Read each time: a token may be replaced while the collector runs.
-            let token = read_text(path, MAX_DOCUMENT).map_err(|error| failed(format!("{error:#}")))?;
-            let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim())).map_err(|error| failed(error.to_string()))?;
-            value.set_sensitive(true);
-            request = request.header(header::AUTHORIZATION, value);
-        }
-        request.body(Full::from(form)).map_err(|error| SourceError::Connection(error.to_string()))
+        let form = [("query", query.as_str()), ("timeout", timeout.as_str()), ("limit", limit.as_str())];
+        let token = match &self.config.token_file {
+            Some(path) => {
+                // Read each time: a token may be replaced while the collector runs.
+                let read = read_text(path, MAX_DOCUMENT);
+                let failed = |error: anyhow::Error| SourceError::Token { path: path.display().to_string(), error: format!("{error:#}") };
+                Some(read.map_err(failed)?.trim().to_owned())
+            }
+            None => None,
+        };
+        let request = self.api.request("query", &form, token.as_deref());
+        // Nothing else in it can be wrong.
+        request.map_err(|error| {
+            let path = self.config.token_file.as_deref().unwrap_or(Path::new("")).display().to_string();
+            SourceError::Token { path, error: error.to_string() }
+        })
     }
 }
 

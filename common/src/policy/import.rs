@@ -63,10 +63,10 @@ pub enum ImportError {
 pub fn import(documents: &[Value]) -> Result<Vec<ImportedPolicy>, ImportError> {
     let mut workloads: BTreeMap<WorkloadId, Autoscalers> = BTreeMap::new();
     for object in documents.iter().flat_map(objects) {
-        let Some(kind) = ManifestKind::of(object) else { continue };
+        let Some(kind) = AutoscalerKind::of(object) else { continue };
         let named = describe(object);
         let read = |reason| ImportError::Object { object: named.clone(), reason };
-        let workload = target(object, kind).map_err(read)?;
+        let workload = kind.workload(text(&object["metadata"], "namespace"), &object["spec"]).map_err(read)?;
         let autoscalers = workloads.entry(workload).or_default();
         autoscalers.add(object, kind).map_err(read)?;
         autoscalers.from.push(named);
@@ -85,21 +85,49 @@ fn objects(document: &Value) -> &[Value] {
     }
 }
 
+/// A kind of object that scales a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ManifestKind {
+pub enum AutoscalerKind {
+    /// Kubernetes' HorizontalPodAutoscaler.
     Hpa,
+    /// Kubernetes' VerticalPodAutoscaler.
     Vpa,
+    /// KEDA's ScaledObject.
     ScaledObject,
 }
 
-impl ManifestKind {
+impl AutoscalerKind {
+    const ALL: [Self; 3] = [Self::Hpa, Self::Vpa, Self::ScaledObject];
+
     fn of(object: &Value) -> Option<Self> {
-        match object["kind"].as_str()? {
-            "HorizontalPodAutoscaler" => Some(Self::Hpa),
-            "VerticalPodAutoscaler" => Some(Self::Vpa),
-            "ScaledObject" => Some(Self::ScaledObject),
-            _ => None,
+        Self::ALL.into_iter().find(|kind| object["kind"] == kind.name())
+    }
+
+    /// Its name in manifests.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hpa => "HorizontalPodAutoscaler",
+            Self::Vpa => "VerticalPodAutoscaler",
+            Self::ScaledObject => "ScaledObject",
         }
+    }
+
+    /// The workload that an object of this kind scales, from its namespace and specification.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    pub fn workload(self, namespace: Option<&str>, spec: &Value) -> Result<WorkloadId, String> {
+        let field = if self == Self::Vpa { "targetRef" } else { "scaleTargetRef" };
+        let target = &spec[field];
+        let name = text(target, "name").ok_or_else(|| format!("spec.{field}.name is missing"))?;
+        let kind = match text(target, "kind").unwrap_or("Deployment") {
+            "Deployment" => WorkloadKind::Deployment,
+            "StatefulSet" => WorkloadKind::StatefulSet,
+            other => return Err(format!("spec.{field}.kind = {other}, must be Deployment or StatefulSet")),
+        };
+        let label = |text: &str| Name::new(text).map_err(|error| error.to_string());
+        Ok(WorkloadId { kind, name: FunctionId::new(label(namespace.unwrap_or(FunctionId::DEFAULT_NAMESPACE))?, label(name)?) })
     }
 }
 
@@ -111,21 +139,6 @@ fn describe(object: &Value) -> String {
     let metadata = &object["metadata"];
     let (namespace, name) = (text(metadata, "namespace").unwrap_or(FunctionId::DEFAULT_NAMESPACE), text(metadata, "name").unwrap_or("?"));
     format!("{} {namespace}/{name}", text(object, "kind").unwrap_or("?"))
-}
-
-/// The workload that `object` scales.
-fn target(object: &Value, kind: ManifestKind) -> Result<WorkloadId, String> {
-    let field = if kind == ManifestKind::Vpa { "targetRef" } else { "scaleTargetRef" };
-    let target = &object["spec"][field];
-    let name = text(target, "name").ok_or_else(|| format!("spec.{field}.name is missing"))?;
-    let kind = match text(target, "kind").unwrap_or("Deployment") {
-        "Deployment" => WorkloadKind::Deployment,
-        "StatefulSet" => WorkloadKind::StatefulSet,
-        other => return Err(format!("spec.{field}.kind = {other}, must be Deployment or StatefulSet")),
-    };
-    let namespace = text(&object["metadata"], "namespace").unwrap_or(FunctionId::DEFAULT_NAMESPACE);
-    let label = |text: &str| Name::new(text).map_err(|error| error.to_string());
-    Ok(WorkloadId { kind, name: FunctionId::new(label(namespace)?, label(name)?) })
 }
 
 /// The autoscalers of one workload.
@@ -142,7 +155,7 @@ struct Autoscalers {
 }
 
 impl Autoscalers {
-    fn add(&mut self, object: &Value, kind: ManifestKind) -> Result<(), String> {
+    fn add(&mut self, object: &Value, kind: AutoscalerKind) -> Result<(), String> {
         let spec = &object["spec"];
         for (annotation, value) in object["metadata"]["annotations"].as_object().into_iter().flatten() {
             if ANNOTATIONS.iter().any(|beginning| annotation.starts_with(beginning)) {
@@ -150,9 +163,9 @@ impl Autoscalers {
             }
         }
         match kind {
-            ManifestKind::Hpa => self.add_hpa(spec),
-            ManifestKind::ScaledObject => self.add_scaled_object(spec),
-            ManifestKind::Vpa => self.add_vpa(spec),
+            AutoscalerKind::Hpa => self.add_hpa(spec),
+            AutoscalerKind::ScaledObject => self.add_scaled_object(spec),
+            AutoscalerKind::Vpa => self.add_vpa(spec),
         }
     }
 
@@ -398,6 +411,18 @@ mod tests {
         assert_eq!((policy.bounds.memory_mib.min(), policy.bounds.memory_mib.max()), (Mebibytes(64), Mebibytes(1024)));
         assert_eq!(*from, ["HorizontalPodAutoscaler prod/old", "VerticalPodAutoscaler prod/old"]);
         assert!(notes.len() == 2 && notes[0].contains("60 %") && notes[1].contains("External"), "{notes:?}");
+    }
+
+    #[test]
+    fn a_target_may_leave_its_kind_out_and_must_be_one_that_is_scaled() {
+        let target = |target: Value| AutoscalerKind::ScaledObject.workload(Some("shop"), &json!({ "scaleTargetRef": target }));
+        let deployment = target(json!({ "name": "fib" })).expect("a Deployment");
+        assert_eq!((deployment.kind, deployment.name.to_string()), (WorkloadKind::Deployment, "shop/fib".to_owned()));
+        let set = target(json!({ "kind": "StatefulSet", "name": "fib" }));
+        assert_eq!(set.map(|workload| workload.kind), Ok(WorkloadKind::StatefulSet));
+        for wrong in [json!({ "kind": "Rollout", "name": "fib" }), json!({ "name": 7 }), json!({ "name": "Fib" }), json!("fib")] {
+            assert!(target(wrong.clone()).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -78,7 +78,8 @@ impl PatternArrivals {
             let Segment { end, least, most } = self.segment;
             if next <= end {
                 self.at = next;
-                if least == most || self.is_kept() {
+                // Of a very long wave that begins at zero, almost no request is kept for ages.
+                if least == most || self.is_kept() || self.at >= self.until {
                     return;
                 }
             } else if least < most {

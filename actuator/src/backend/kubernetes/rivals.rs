@@ -5,13 +5,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use qscale_common::name::Name;
-use qscale_common::policy::WorkloadKind;
+use qscale_common::policy::import::AutoscalerKind;
 use qscale_common::runtime::clock;
-use qscale_common::runtime::kubernetes::function_id;
-use serde_json::Value;
 
 use super::requests::{backend_error, pages};
 use crate::backend::{BackendError, WorkloadId};
@@ -19,22 +17,20 @@ use crate::backend::{BackendError, WorkloadId};
 /// Time after which a kind that a cluster does not have, or that may not be read, is asked for again.
 const ABSENT_FOR: Duration = Duration::from_secs(300);
 
-/// A kind of autoscaler.
-struct AutoscalerKind {
+/// How objects of a kind are read.
+struct RivalKind {
+    kind: AutoscalerKind,
     group: &'static str,
     version: &'static str,
-    kind: &'static str,
-    /// Field of the specification that names the workload.
-    target: &'static str,
     /// Whether an object of it changes its workload.
     acts: fn(&DynamicObject) -> bool,
 }
 
 /// All kinds. A ScaledObject makes a HorizontalPodAutoscaler of its own, so it comes first: deleting it deletes both.
-const KINDS: [AutoscalerKind; 3] = [
-    AutoscalerKind { group: "keda.sh", version: "v1alpha1", kind: "ScaledObject", target: "scaleTargetRef", acts: is_not_paused },
-    AutoscalerKind { group: "autoscaling", version: "v2", kind: "HorizontalPodAutoscaler", target: "scaleTargetRef", acts: |_| true },
-    AutoscalerKind { group: "autoscaling.k8s.io", version: "v1", kind: "VerticalPodAutoscaler", target: "targetRef", acts: is_not_off },
+const KINDS: [RivalKind; 3] = [
+    RivalKind { kind: AutoscalerKind::ScaledObject, group: "keda.sh", version: "v1alpha1", acts: is_not_paused },
+    RivalKind { kind: AutoscalerKind::Hpa, group: "autoscaling", version: "v2", acts: |_| true },
+    RivalKind { kind: AutoscalerKind::Vpa, group: "autoscaling.k8s.io", version: "v1", acts: is_not_off },
 ];
 
 /// KEDA pauses a ScaledObject by these annotations.
@@ -80,8 +76,8 @@ impl RivalFinder {
         Ok(rivals)
     }
 
-    async fn of_kind(&self, client: &Client, namespaces: &[Name], kind: &AutoscalerKind) -> Result<FoundRivals, BackendError> {
-        let last = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).get(kind.kind).cloned();
+    async fn of_kind(&self, client: &Client, namespaces: &[Name], kind: &RivalKind) -> Result<FoundRivals, BackendError> {
+        let last = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).get(kind.kind.name()).cloned();
         if let Some(LastRead { found, absent_at: Some(at) }) = &last
             && clock::since(*at) < ABSENT_FOR
         {
@@ -90,7 +86,7 @@ impl RivalFinder {
         let read = match list(client, namespaces, kind).await {
             Ok(found) => LastRead { found, absent_at: None },
             Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
-                tracing::debug!(kind = kind.kind, error = status.message, "no autoscalers of this kind can be read");
+                tracing::debug!(kind = kind.kind.name(), error = status.message, "no autoscalers of this kind can be read");
                 // Without the right to read them, those that were there count as if they still were.
                 let found = last.filter(|_| status.code == 403).map(|last| last.found).unwrap_or_default();
                 LastRead { found, absent_at: Some(clock::instant()) }
@@ -98,13 +94,13 @@ impl RivalFinder {
             Err(error) => return Err(backend_error(error)),
         };
         let found = read.found.clone();
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.kind, read);
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.kind.name(), read);
         Ok(found)
     }
 }
 
-async fn list(client: &Client, namespaces: &[Name], kind: &AutoscalerKind) -> Result<FoundRivals, kube::Error> {
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.group, kind.version, kind.kind));
+async fn list(client: &Client, namespaces: &[Name], kind: &RivalKind) -> Result<FoundRivals, kube::Error> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.group, kind.version, kind.kind.name()));
     let apis: Vec<Api<DynamicObject>> = match namespaces {
         [] => vec![Api::all_with(client.clone(), &resource)],
         some => some.iter().map(|namespace| Api::namespaced_with(client.clone(), namespace.as_str(), &resource)).collect(),
@@ -113,35 +109,24 @@ async fn list(client: &Client, namespaces: &[Name], kind: &AutoscalerKind) -> Re
     for api in apis {
         for object in pages(&api).await?.iter().filter(|object| (kind.acts)(object)) {
             let name = object.metadata.name.as_deref().unwrap_or_default();
-            found.extend(workload(object, kind.target).map(|workload| (workload, format!("{}/{name}", kind.kind))));
+            // One of another kind of workload is no rival.
+            let workload = kind.kind.workload(object.metadata.namespace.as_deref(), &object.data["spec"]).ok();
+            found.extend(workload.map(|workload| (workload, format!("{}/{name}", kind.kind.name()))));
         }
     }
     Ok(found)
 }
 
-/// The workload that `object` names in the field `target` of its specification.
-fn workload(object: &DynamicObject, target: &str) -> Option<WorkloadId> {
-    let target = &object.data["spec"][target];
-    // A ScaledObject may leave the kind out.
-    let kind = match target["kind"].as_str().unwrap_or("Deployment") {
-        "Deployment" => WorkloadKind::Deployment,
-        "StatefulSet" => WorkloadKind::StatefulSet,
-        _ => return None,
-    };
-    let name = Value::as_str(&target["name"])?.to_owned();
-    let metadata = ObjectMeta { name: Some(name), namespace: object.metadata.namespace.clone(), ..ObjectMeta::default() };
-    Some(WorkloadId { kind, name: function_id(&metadata)? })
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn object(kind: &AutoscalerKind, annotations: Value, spec: Value) -> DynamicObject {
+    fn object(kind: &RivalKind, annotations: Value, spec: Value) -> DynamicObject {
         let metadata = json!({ "name": "old", "namespace": "shop", "annotations": annotations });
-        serde_json::from_value(json!({ "apiVersion": "v1", "kind": kind.kind, "metadata": metadata, "spec": spec })).expect("an object")
+        serde_json::from_value(json!({ "apiVersion": "v1", "kind": kind.kind.name(), "metadata": metadata, "spec": spec }))
+            .expect("an object")
     }
 
     #[test]
@@ -161,16 +146,5 @@ mod tests {
             let object = object(kind, annotations, spec);
             assert_eq!((kind.acts)(&object), acts, "{object:?}");
         }
-    }
-
-    #[test]
-    fn the_target_may_leave_its_kind_out_and_must_be_one_that_is_scaled() {
-        let named = |target: Value| workload(&object(&KINDS[0], json!({}), json!({ "scaleTargetRef": target })), "scaleTargetRef");
-        let deployment = named(json!({ "name": "fib" })).expect("a Deployment");
-        assert_eq!((deployment.kind, deployment.name.to_string()), (WorkloadKind::Deployment, "shop/fib".to_owned()));
-        assert_eq!(named(json!({ "kind": "StatefulSet", "name": "fib" })).map(|workload| workload.kind), Some(WorkloadKind::StatefulSet));
-        assert_eq!(named(json!({ "kind": "Rollout", "name": "fib" })), None);
-        assert_eq!(named(json!({ "name": 7 })), None);
-        assert_eq!(named(json!("fib")), None);
     }
 }

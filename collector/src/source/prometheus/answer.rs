@@ -1,18 +1,16 @@
-//! Answers of Prometheus's HTTP API to a range selector. Owns their format; must not know what a label means.
+//! Series of a range selector, of which only the newest sample is kept. Must not know what a label means.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use qscale_common::text::clean;
+use http::StatusCode;
+use qscale_common::runtime::prometheus::{ReplyError, matrix};
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::MAX_SERIES;
 use crate::source::SourceError;
-
-/// Longest message of a server that is shown, characters.
-const MAX_MESSAGE: usize = 300;
 
 /// One series.
 #[derive(Debug, Deserialize)]
@@ -65,56 +63,21 @@ impl<'de> Deserialize<'de> for Newest {
     }
 }
 
-#[derive(Deserialize)]
-struct Envelope<T> {
-    #[serde(default)]
-    status: String,
-    data: Option<Data<T>>,
-    #[serde(default)]
-    error: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Data<T> {
-    #[serde(default)]
-    result_type: String,
-    result: T,
-}
-
 /// The series of an answer with status 200.
 pub(super) fn series(body: &[u8]) -> Result<Vec<Series>, SourceError> {
-    let foreign = |error: String| SourceError::NotPrometheus(shown(&error));
-    let envelope: Envelope<Vec<Series>> = serde_json::from_slice(body).map_err(|error| {
-        // Results of other types have other forms.
-        let other = serde_json::from_slice::<Envelope<IgnoredAny>>(body).ok().and_then(|envelope| envelope.data);
-        match other.filter(|data| data.result_type != "matrix") {
-            Some(data) => foreign(format!("its type is `{}`, must be matrix", data.result_type)),
-            None => foreign(error.to_string()),
-        }
+    let found = matrix(StatusCode::OK, body).map_err(|error| match error {
+        ReplyError::Refused(message) => SourceError::Query { status: 200, message },
+        ReplyError::Foreign(reason) => SourceError::NotPrometheus(reason),
     })?;
-    if envelope.status != "success" {
-        let message = if envelope.error.is_empty() { envelope.status } else { envelope.error };
-        return Err(SourceError::Query { status: 200, message: shown(&message) });
-    }
-    match envelope.data {
-        Some(data) if data.result.len() > MAX_SERIES => Err(SourceError::TooLarge),
-        Some(data) if data.result_type == "matrix" => Ok(data.result),
-        // An empty vector looks like an empty matrix.
-        Some(data) => Err(foreign(format!("its type is `{}`, must be matrix", data.result_type))),
-        None => Err(foreign("field `data` is missing".to_owned())),
-    }
+    if found.len() > MAX_SERIES { Err(SourceError::TooLarge) } else { Ok(found) }
 }
 
 /// The server's message in an answer with another status.
-pub(super) fn message(body: &[u8]) -> Option<String> {
-    let envelope: Envelope<IgnoredAny> = serde_json::from_slice(body).ok()?;
-    (!envelope.error.is_empty()).then(|| shown(&envelope.error))
-}
-
-/// A text of the server, as an error shows it.
-fn shown(text: &str) -> String {
-    clean(&text.chars().take(MAX_MESSAGE).collect::<String>())
+pub(super) fn message(status: StatusCode, body: &[u8]) -> Option<String> {
+    match matrix::<IgnoredAny>(status, body) {
+        Err(ReplyError::Refused(message)) => Some(message),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -136,20 +99,9 @@ mod tests {
     fn other_answers_are_refused_with_their_reason() {
         let refused = |body: &str| series(body.as_bytes()).expect_err("refused").to_string();
         assert!(refused(r#"{"status":"error","error":"query timed out"}"#).contains("query timed out"));
-        for body in [
-            "<html>",
-            r#"{"status":"success"}"#,
-            "{}",
-            "",
-            r#"{"status":"success","data":{"resultType":"matrix","result":[{"values":[[1]]}]}}"#,
-        ] {
-            assert!(!refused(body).is_empty(), "{body}");
-        }
-        for (kind, result) in [("vector", r#"[{"metric":{},"value":[1,"2"]}]"#), ("vector", "[]"), ("scalar", r#"[1,"2"]"#)] {
-            let error = refused(&format!(r#"{{"status":"success","data":{{"resultType":"{kind}","result":{result}}}}}"#));
-            assert!(error.contains(&format!("its type is `{kind}`, must be matrix")), "{error}");
-        }
-        assert_eq!(message(br#"{"status":"error","error":"parse error"}"#).as_deref(), Some("parse error"));
-        assert_eq!(message(b"<html>"), None);
+        assert!(refused(r#"{"status":"success","data":{"resultType":"matrix","result":[{"values":[[1]]}]}}"#).contains("range selector"));
+        let busy = StatusCode::SERVICE_UNAVAILABLE;
+        assert_eq!(message(busy, br#"{"status":"error","error":"parse error"}"#).as_deref(), Some("parse error"));
+        assert_eq!(message(busy, b"<html>"), None);
     }
 }

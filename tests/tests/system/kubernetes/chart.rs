@@ -20,6 +20,10 @@ const NAMESPACE: &str = "qscale-system";
 /// Values for clusters with simulated nodes, whose kubelets have certificates that cannot be checked.
 const VALUES: [&str; 2] = ["--set", "collector.sources.cluster.insecure_kubelets=true"];
 
+/// A source that reads a Prometheus server.
+const PROMETHEUS_SOURCE: &str = "collector.sources.requests.kind=prometheus,collector.sources.requests.url=http://prometheus.monitoring:9090,\
+                                 collector.sources.requests.preset=istio,collector.sources.requests.token_file=/etc/qscale/token/token";
+
 fn chart() -> String {
     repository().join("deploy/cluster/chart").display().to_string()
 }
@@ -235,6 +239,22 @@ fn every_right_is_used_and_none_is_missing(installed: &mut Installed<'_>) {
     }
 }
 
+fn the_collector_accepts_the_source_with_its_token(installed: &Installed<'_>) {
+    let text = installed.object("configmap", "qscale-collector")["data"]["config.json"].as_str().expect("configured").to_owned();
+    let path = installed.folder.path().join("sources.json");
+    std::fs::write(&path, text).expect("written");
+    let mut command = Command::new(process::binary("qscale-collector"));
+    let printed = command.arg("--config").arg(&path).arg("--print-config").output().expect("the collector runs");
+    let printed = CommandResult::of(&printed).success();
+    let pod = installed.object("statefulset", "qscale-collector")["spec"]["template"]["spec"].clone();
+    let has = |list: &Value, field: &str, value: &str| {
+        list.as_array().is_some_and(|all| all.iter().any(|one| one.pointer(field).and_then(Value::as_str) == Some(value)))
+    };
+    assert!(has(&pod["volumes"], "/secret/secretName", "prometheus"), "{pod}");
+    let mounts = &pod["containers"][0]["volumeMounts"];
+    assert!(has(mounts, "/mountPath", "/etc/qscale/token") && printed.contains("/etc/qscale/token/token"), "{mounts}\n{printed}");
+}
+
 fn users(secret: &Value) -> BTreeMap<String, Value> {
     secret["data"].as_object().expect("passwords").clone().into_iter().collect()
 }
@@ -264,13 +284,15 @@ fn the_services_of_the_chart_scale_a_workload() {
     assert!(!installed.logs().contains("forbidden"), "a right is missing: {}", installed.logs());
 
     let before = users(&installed.object("secret", "qscale-credentials"));
-    let more = ["--set", "agents.hpa.replicas=2", "--set", "collector.replicas=2"];
+    let more = ["agents.hpa.replicas=2,collector.replicas=2,collector.tokenSecret=prometheus", PROMETHEUS_SOURCE];
+    let more = more.map(|values| ["--set", values]).concat();
     run(&[&["upgrade", "qscale", &chart()][..], &place, &VALUES, &more].concat()).success();
     let after = users(&installed.object("secret", "qscale-credentials"));
     assert!(before.iter().all(|(user, password)| after[user] == *password), "passwords stay");
     assert_eq!(after.keys().filter(|user| !before.contains_key(*user)).collect::<Vec<_>>(), ["agent-hpa"]);
     assert_eq!(installed.object("statefulset", "qscale-agent-hpa")["status"]["readyReplicas"], 2);
     assert_eq!(installed.object("poddisruptionbudget", "qscale-collector")["spec"]["maxUnavailable"], 1);
+    the_collector_accepts_the_source_with_its_token(&installed);
 
     run(&["uninstall", "qscale", "--namespace", NAMESPACE, "--wait", "--timeout", "180s"]).success();
     assert_eq!(cluster.get(&["scp", "fib"])["metadata"]["name"], "fib", "policies stay");
