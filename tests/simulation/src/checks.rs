@@ -7,12 +7,11 @@ use qscale_common::contract::{Action, DecisionSource, Direction, Effect, Message
 use qscale_common::name::{FunctionId, Name};
 use qscale_common::policy::{Bounds, Mode};
 use qscale_common::runtime::lease::LeaderStatus;
-use qscale_common::scrape::FunctionScrape;
 use qscale_common::time::{Timestamp, millis};
 use qscale_common::units::Allocation;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Millis, Payload, ProcessId};
+use crate::protocol::{Millis, Payload, PlatformScrape, ProcessId};
 use crate::view::ActuatorView;
 
 /// Time within which an Action that reached the leader has an Outcome, milliseconds: two timeouts of a request and a retry. The time of a pause does not count.
@@ -48,6 +47,8 @@ pub(crate) struct Checks {
     readings: HashMap<String, Readings>,
     /// Whether the counters began again before the last reading. The collector is not informed, and takes a small fall for an error of the exporter.
     counters_began: bool,
+    /// Life of the platform's process whose counters were read last.
+    read_life: Option<u32>,
     answered: HashSet<(ProcessId, ActionKey)>,
     actions: HashMap<ActionKey, Timestamp>,
     /// Actions that reached a leader.
@@ -137,9 +138,14 @@ impl Checks {
     }
 
     /// The collector has read `functions` at `wall`.
-    pub(crate) fn on_scraped(&mut self, functions: &[(String, FunctionScrape)], wall: Timestamp) {
+    pub(crate) fn on_scraped(&mut self, scraped: &PlatformScrape, wall: Timestamp) {
+        // The counters of a platform begin with its process.
+        if self.read_life != Some(scraped.life) {
+            self.readings.clear();
+        }
+        self.read_life = Some(scraped.life);
         self.counters_began = self.readings.is_empty();
-        for (workload, scrape) in functions {
+        for (workload, scrape) in &scraped.functions {
             let readings = self.readings.entry(workload.clone()).or_default();
             readings.before = readings.last;
             let allocation = scrape.platform.and_then(|platform| platform.allocation);
@@ -156,11 +162,6 @@ impl Checks {
     /// The collector starts again.
     pub(crate) fn on_collector_started(&mut self) {
         self.published.clear();
-        self.readings.clear();
-    }
-
-    /// The platform starts again: its counters begin again.
-    pub(crate) fn on_platform_started(&mut self) {
         self.readings.clear();
     }
 

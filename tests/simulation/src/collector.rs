@@ -13,7 +13,7 @@ use qscale_common::units::{Mebibytes, Millicores};
 
 use crate::context::Context;
 use crate::platform;
-use crate::protocol::{Delivery, Payload, PlatformRequest, ProcessOutput, Request, Timer};
+use crate::protocol::{Delivery, Payload, PlatformRequest, PlatformScrape, ProcessOutput, Request, Timer};
 use crate::recorder::Recorder;
 
 /// Timeout of a reading, as configured by default.
@@ -89,15 +89,15 @@ impl Collector {
     }
 
     /// Processes a reading; `None` if the platform did not answer.
-    pub(crate) fn on_scraped(&mut self, number: u64, scraped: Option<Vec<(String, FunctionScrape)>>, cx: &mut Context<'_>) {
+    pub(crate) fn on_scraped(&mut self, number: u64, scraped: Option<PlatformScrape>, cx: &mut Context<'_>) {
         if self.busy == Some(number) {
             self.busy = None;
         }
-        if let Some(functions) = scraped {
-            cx.checks.on_scraped(&functions, cx.wall);
+        if let Some(scraped) = scraped {
+            cx.checks.on_scraped(&scraped, cx.wall);
             let headroom = Headroom { cpu_millicores: Millicores(64_000), memory_mib: Mebibytes(1 << 16) };
             let node = NodeLimits { cores: Some(platform::NODE_CORES), memory_bytes: Some(platform::NODE_BYTES) };
-            let functions = functions.into_iter().map(|(workload, scrape)| (workload, at(scrape, cx))).collect();
+            let functions = scraped.functions.into_iter().map(|(workload, scrape)| (workload, at(scrape, cx))).collect();
             let reading = Reading { functions, headroom: Some(headroom), node, ..Reading::default() };
             let source = Name::new("platform").expect("a DNS label");
             let mut readings = [SourceReading { source, reading }];

@@ -107,6 +107,15 @@ pub(crate) enum PlatformRequest {
     Scrape(u64),
 }
 
+/// Counters of one process of the platform.
+#[derive(Debug)]
+pub(crate) struct PlatformScrape {
+    /// Life of the process: the counters begin with it.
+    pub(crate) life: u32,
+    /// The counters, by workload.
+    pub(crate) functions: Vec<(String, FunctionScrape)>,
+}
+
 /// From the platform to a process.
 #[derive(Debug)]
 pub(crate) enum PlatformReply {
@@ -114,8 +123,8 @@ pub(crate) enum PlatformReply {
     Applied(ApplyRequest, Result<WorkloadStatus, BackendError>),
     /// Answer to `List`.
     Listed(Timestamp, Result<Vec<WorkloadStatus>, BackendError>),
-    /// Answer to `Scrape`: the counters by workload; absent if the platform does not answer.
-    Scraped(u64, Option<Vec<(String, FunctionScrape)>>),
+    /// Answer to `Scrape`; absent if the platform does not answer.
+    Scraped(u64, Option<PlatformScrape>),
 }
 
 /// Timers of a process.

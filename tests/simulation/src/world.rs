@@ -26,7 +26,7 @@ use crate::collector::Collector;
 use crate::context::{Context, START};
 use crate::plan::{ACTUATORS, AGENTS, COLLECTOR, FUNCTIONS, PLATFORM, PROCESSES, Plan};
 use crate::platform::{Saved, SimulatedPlatform, function_id};
-use crate::protocol::{Delivery, Millis, PlatformReply, PlatformRequest, ProcessId, ProcessOutput, Request, Timer};
+use crate::protocol::{Delivery, Millis, PlatformReply, PlatformRequest, PlatformScrape, ProcessId, ProcessOutput, Request, Timer};
 use server::{Buckets, Server};
 
 /// Key of the lease.
@@ -320,7 +320,7 @@ impl World {
         if process == PLATFORM {
             self.platform = SimulatedPlatform::new(&self.functions, &self.rates, Some(&self.saved), self.now);
             self.processes[process].machine = Some(Machine::Platform);
-            return self.checks.on_platform_started();
+            return;
         }
         let wait = self.rng.random_range(0..RECONNECT_MS / 4);
         self.schedule(self.now + wait, Event::Connect(process));
@@ -483,7 +483,10 @@ impl World {
             PlatformRequest::List(asked) => {
                 PlatformReply::Listed(asked, if up { Ok(self.platform.workloads()) } else { Err(unavailable()) })
             }
-            PlatformRequest::Scrape(number) => PlatformReply::Scraped(number, up.then(|| self.platform.scrape(self.now, wall))),
+            PlatformRequest::Scrape(number) => {
+                let life = self.processes[PLATFORM].life;
+                PlatformReply::Scraped(number, up.then(|| PlatformScrape { life, functions: self.platform.scrape(self.now, wall) }))
+            }
         };
         let delay = self.delay();
         self.answer(process, life, delay, reply);
