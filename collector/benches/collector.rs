@@ -118,7 +118,7 @@ fn observe_tick(bencher: Bencher, functions: usize) {
             )
         })
         .bench_local_values(|(now, mut readings)| {
-            observer.record(&mut readings);
+            observer.record(&mut readings, now);
             let trace = TraceParent { trace: 1, span: 1 };
             observer
                 .due(now)

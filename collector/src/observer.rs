@@ -53,6 +53,8 @@ pub struct Observer {
     owners: BTreeMap<Name, HashMap<String, String>>,
     /// Limits of the largest node, as each source last showed them.
     nodes: BTreeMap<Name, NodeLimits>,
+    /// Time of day at which readings were last recorded.
+    recorded: Timestamp,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,7 @@ impl Observer {
             lengths: BTreeSet::new(),
             owners: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            recorded: now,
         }
     }
 
@@ -156,9 +159,10 @@ impl Observer {
         }
     }
 
-    /// Processes the readings of one time. Replicas whose workload one source does not know belong to the workload that another source named last.
+    /// Processes the readings of one time, at `now`. Replicas whose workload one source does not know belong to the workload that another source named last.
     /// Measurements beyond what a node or a process can do move to the dropped values of their reading.
-    pub fn record(&mut self, readings: &mut [SourceReading]) {
+    pub fn record(&mut self, readings: &mut [SourceReading], now: Timestamp) {
+        self.recorded = now;
         for SourceReading { source, reading } in readings.iter() {
             // A source that names no workloads has no owners to remember. Replicas that a source no longer names are forgotten.
             self.owners.insert(source.clone(), owners(reading));
@@ -198,8 +202,12 @@ impl Observer {
 
     /// Starts a new epoch if the clock was set back too far, and returns whether it did. All measurements are dropped, as their times lie in the future.
     pub fn check_clock(&mut self, now: Timestamp) -> bool {
-        let ahead =
-            |function: &ObservedFunction| function.closed.0 > Tick::at(now, function.policy.tick).0.saturating_add(MAX_TICKS_BEHIND);
+        let ahead = |function: &ObservedFunction| {
+            let length = function.policy.tick;
+            // Readings of a time that is not reached yet would hide the later ones.
+            let last = function.closed.max(Tick::at(self.recorded, length));
+            last.0 > Tick::at(now, length).0.saturating_add(MAX_TICKS_BEHIND)
+        };
         let behind = self.functions.iter().any(ahead);
         if behind {
             self.restart(now);
@@ -210,6 +218,7 @@ impl Observer {
     /// Starts a new epoch without measurements: the times of earlier ones cannot be compared with those of later ones.
     pub fn restart(&mut self, now: Timestamp) {
         self.epoch = Epoch(now.0.max(self.epoch.0.saturating_add(1)));
+        self.recorded = now;
         for function in &mut self.functions {
             let fresh = ObservedFunction::new(Arc::clone(&function.policy), std::mem::take(&mut function.workload), self.epoch, now);
             *function = ObservedFunction { decided_by: function.decided_by.take(), ..fresh };

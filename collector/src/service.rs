@@ -133,7 +133,7 @@ impl Collector {
 
     /// Processes `readings`, and counts the values that were dropped; the first one of each source and metric is logged.
     fn record(&mut self, readings: &mut [SourceReading]) {
-        self.observer.record(readings);
+        self.observer.record(readings, clock::now());
         for SourceReading { source, reading } in readings {
             for (metric, DroppedValues { count, of, why }) in reading.dropped.iter() {
                 self.metrics.dropped_values.get_or_create(&DroppedLabels::new(source, metric)).inc_by(*count);

@@ -31,7 +31,7 @@ fn states(texts: &[(Vec<u8>, ExpositionFormat, bool)]) -> Vec<State> {
         let now = Timestamp(BEGIN + number * TICK);
         let (body, format, complete) = (&text.0, text.1, text.2);
         let reading = reader.read(ExpositionText { body, format, complete }, now);
-        observer.record(&mut [SourceReading { source: name("local"), reading }]);
+        observer.record(&mut [SourceReading { source: name("local"), reading }], now);
         observer.observe(0, now, TraceParent { trace: 1, span: 1 }).expect("it is due").state
     };
     texts.iter().zip(1..).map(tick).collect()

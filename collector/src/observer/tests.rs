@@ -79,7 +79,7 @@ fn every_tick_has_a_state_and_every_tick_but_the_first_rewards_the_one_before() 
     assert_eq!(observer.next_tick(Timestamp(2 * TICK + 7)), Some(Timestamp(3 * TICK)));
     for number in 3..6 {
         let now = number * TICK + 3;
-        observer.record(&mut [source_reading("local", &[("fib", scrape(now, number * 100))])]);
+        observer.record(&mut [source_reading("local", &[("fib", scrape(now, number * 100))])], Timestamp(now));
         let observations = tick(&mut observer, now);
         let [Observation { state, reward, missed: 0 }] = &observations[..] else { panic!("one function: {observations:?}") };
         assert_eq!((state.tick, state.observed_at_ms, state.epoch), (Tick(number), Timestamp(now), Epoch(2 * TICK + 7)));
@@ -100,7 +100,7 @@ fn every_tick_has_a_state_and_every_tick_but_the_first_rewards_the_one_before() 
 #[test]
 fn a_function_that_no_source_shows_has_a_state_without_measurements() {
     let mut observer = observer(&["fib"], TICK);
-    observer.record(&mut [source_reading("local", &[("other", scrape(2 * TICK, 1))])]);
+    observer.record(&mut [source_reading("local", &[("other", scrape(2 * TICK, 1))])], Timestamp(2 * TICK));
     let observations = tick(&mut observer, 2 * TICK);
     assert_eq!(observations[0].state.age.oldest(), None);
     assert_eq!(observations[0].state.allocation, None);
@@ -134,6 +134,17 @@ fn a_clock_that_is_set_back_never_repeats_a_tick() {
 }
 
 #[test]
+fn readings_of_a_clock_that_was_ahead_for_a_moment_hide_none_of_later_ones() {
+    let mut observer = observer(&["fib"], 1000 * TICK);
+    tick(&mut observer, 1001 * TICK);
+    observer.record(&mut [source_reading("local", &[("fib", scrape(2000 * TICK, 1))])], Timestamp(2000 * TICK));
+    assert!(observer.check_clock(Timestamp(1001 * TICK + 1)));
+    observer.record(&mut [source_reading("local", &[("fib", scrape(1002 * TICK, 2))])], Timestamp(1002 * TICK));
+    assert!(!observer.check_clock(Timestamp(1002 * TICK)));
+    assert!(tick(&mut observer, 1002 * TICK)[0].state.allocation.is_some());
+}
+
+#[test]
 fn a_longer_tick_begins_a_new_epoch_so_that_its_states_follow_those_before() {
     let mut observer = observer(&["fib", "other"], 1000 * TICK);
     let [before, other] = tick(&mut observer, 1001 * TICK).try_into().expect("two functions");
@@ -152,7 +163,7 @@ fn a_longer_tick_begins_a_new_epoch_so_that_its_states_follow_those_before() {
 #[test]
 fn a_changed_policy_keeps_measurements_unless_its_tick_changed() {
     let mut observer = observer(&["fib", "aes"], TICK);
-    observer.record(&mut [source_reading("local", &[("fib", scrape(2 * TICK, 1)), ("aes", scrape(2 * TICK, 1))])]);
+    observer.record(&mut [source_reading("local", &[("fib", scrape(2 * TICK, 1)), ("aes", scrape(2 * TICK, 1))])], Timestamp(2 * TICK));
     tick(&mut observer, 2 * TICK);
     let mut changed = policies(&["aes", "fib", "new"]);
     let policy = |changed: &mut BTreeMap<String, Arc<ScalingPolicy>>, function: &str, change: fn(&mut ScalingPolicy)| {
@@ -233,10 +244,12 @@ fn a_function_is_read_from_the_source_that_its_policy_names() {
     let mut policies = policies(&["fib"]);
     Arc::make_mut(policies.get_mut("default.fib").expect("it is there")).metrics.source = Some(name("two"));
     observer.set_policies(&policies, Timestamp(TICK));
-    observer.record(&mut [source_reading("one", &[("fib", scrape(2 * TICK, 1))])]);
+    observer.record(&mut [source_reading("one", &[("fib", scrape(2 * TICK, 1))])], Timestamp(2 * TICK));
     assert_eq!(tick(&mut observer, 2 * TICK)[0].state.allocation, None);
-    observer
-        .record(&mut [source_reading("one", &[("fib", scrape(3 * TICK, 1))]), source_reading("two", &[("fib", scrape(3 * TICK - 9, 1))])]);
+    observer.record(
+        &mut [source_reading("one", &[("fib", scrape(3 * TICK, 1))]), source_reading("two", &[("fib", scrape(3 * TICK - 9, 1))])],
+        Timestamp(3 * TICK),
+    );
     assert_eq!(tick(&mut observer, 3 * TICK)[0].state.age.replicas_ms, Some(9));
 }
 
@@ -253,7 +266,7 @@ fn measurements_of_two_sources_are_merged() {
         let unowned = vec![("default/a".to_owned(), cadvisor.clone()), ("default/unknown".to_owned(), cadvisor)];
         let mut second = source_reading("cadvisor", &[]);
         second.reading.unowned = unowned;
-        observer.record(&mut [second, source_reading("knative", &[("fib", requests)])]);
+        observer.record(&mut [second, source_reading("knative", &[("fib", requests)])], Timestamp(at));
         tick(observer, at).remove(0).state
     };
     feed(&mut observer, 2);
@@ -278,14 +291,14 @@ fn a_late_reading_of_replicas_without_a_workload_counts_for_the_workload_named_l
         reading
     };
     for number in 2..4 {
-        observer.record(&mut [named(number)]);
-        observer.record(&mut [unnamed(number)]);
+        observer.record(&mut [named(number)], Timestamp(number * TICK));
+        observer.record(&mut [unnamed(number)], Timestamp(number * TICK));
         let state = tick(&mut observer, number * TICK).remove(0).state;
         assert_eq!(state.age.cpu_ms, Some(1000));
     }
     let gone = source_reading("knative", &[("fib", FunctionScrape::default())]);
-    observer.record(&mut [gone]);
-    observer.record(&mut [unnamed(4)]);
+    observer.record(&mut [gone], Timestamp(4 * TICK));
+    observer.record(&mut [unnamed(4)], Timestamp(4 * TICK));
     assert_eq!(tick(&mut observer, 4 * TICK).remove(0).state.age.cpu_ms, Some(1000 + TICK), "the replica is no longer named");
 }
 
@@ -299,10 +312,10 @@ fn a_replica_that_another_source_shows_late_is_not_counted_as_new() {
         scrape
     };
     let at = |number: u64| number * TICK;
-    observer.record(&mut [source_reading("one", &[("fib", of_replica(at(2), "a", 0))])]);
+    observer.record(&mut [source_reading("one", &[("fib", of_replica(at(2), "a", 0))])], Timestamp(at(2)));
     tick(&mut observer, at(2));
     let second = source_reading("two", &[("fib", of_replica(at(3), "b", 1_000_000))]);
-    observer.record(&mut [source_reading("one", &[("fib", of_replica(at(3), "a", 50))]), second]);
+    observer.record(&mut [source_reading("one", &[("fib", of_replica(at(3), "a", 50))]), second], Timestamp(at(3)));
     assert_eq!(tick(&mut observer, at(3))[0].state.windows.tick.completed_rps, Some(10.0));
 }
 
@@ -315,7 +328,7 @@ fn requests_in_flight_that_two_sources_show_count_once() {
         scrape
     };
     let sources = ["one", "two"].map(|source| source_reading(source, &[("fib", shown(2 * TICK))]));
-    observer.record(&mut sources.into_iter().collect::<Vec<_>>());
+    observer.record(&mut sources.into_iter().collect::<Vec<_>>(), Timestamp(2 * TICK));
     assert_eq!(tick(&mut observer, 2 * TICK)[0].state.windows.tick.concurrency, Some(3.0));
 }
 
@@ -337,7 +350,7 @@ fn measurements_beyond_the_node_are_dropped_from_the_reading_that_shows_them() {
         shown.replicas[0].cpu = Some(CpuCounters { usage_us, ..CpuCounters::default() }.into());
         shown.replicas[0].working_set_bytes = Some(working_set);
         let mut readings = [source_reading("local", &[("fib", shown)]), machine()];
-        observer.record(&mut readings);
+        observer.record(&mut readings, Timestamp(number * TICK));
         let dropped = (metrics(&readings[..1]), metrics(&readings[1..]));
         (dropped, tick(observer, number * TICK).remove(0).state.windows.tick)
     };
@@ -362,7 +375,7 @@ fn measured(texts: &[String]) -> (Vec<Window>, usize) {
         let now = BEGIN + number * TICK;
         let mut readings =
             [SourceReading { source: name("local"), reading: reader.read(ExpositionText::new(text.as_bytes()), Timestamp(now)) }];
-        observer.record(&mut readings);
+        observer.record(&mut readings, Timestamp(now));
         dropped += readings[0].reading.dropped.iter().count();
         tick(&mut observer, now).remove(0).state.windows.tick
     };

@@ -30,7 +30,7 @@ pub fn exposition(data: &[u8]) {
         compare_lines(text);
         let now = Timestamp(BEGIN_MS + number * TICK_MS);
         let reading = reader.read(text, now);
-        observer.record(&mut [SourceReading { source: name("local"), reading }]);
+        observer.record(&mut [SourceReading { source: name("local"), reading }], now);
         let observation = observer.observe(0, now, TraceParent { trace: 1, span: 1 }).expect("the tick is due");
         check(&observation.state);
     }

@@ -26,7 +26,7 @@ pub fn prometheus(data: &[u8]) {
         for (body, number) in split(data, NEXT_TICK).into_iter().zip(1..=100) {
             let now = Timestamp(BEGIN_MS + number * TICK_MS);
             if let Ok(reading) = reader.read(body, now) {
-                observer.record(&mut [SourceReading { source: name("prometheus"), reading }]);
+                observer.record(&mut [SourceReading { source: name("prometheus"), reading }], now);
             }
             let observation = observer.observe(0, now, TraceParent { trace: 1, span: 1 }).expect("the tick is due");
             check(&observation.state);

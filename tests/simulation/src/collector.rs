@@ -101,7 +101,7 @@ impl Collector {
             let reading = Reading { functions, headroom: Some(headroom), node, ..Reading::default() };
             let source = Name::new("platform").expect("a DNS label");
             let mut readings = [SourceReading { source, reading }];
-            self.observer.record(&mut readings);
+            self.observer.record(&mut readings, cx.wall);
             for (metric, dropped) in readings[0].reading.dropped.iter() {
                 cx.checks.on_dropped(metric.label(), &dropped.why.to_string());
             }
