@@ -137,7 +137,7 @@ impl<T: Clone> Tracked<T> {
     }
 
     /// Takes the reading `now`, taken `at`. Without an earlier one the counter had the value `begin`, if that is known.
-    /// An impossible reading is dropped, unless the previous one was too and both agree: then counting starts again.
+    /// An impossible reading is dropped, unless the previous one was too and both agree: then counting starts again. It takes the shortest gap to know.
     pub fn read<B, G, A, P>(
         &mut self,
         at: Timestamp,
@@ -155,6 +155,10 @@ impl<T: Clone> Tracked<T> {
             CounterProgress::Late => return progress,
             CounterProgress::Impossible { .. } => {
                 let since_suspect = growth.progress(self.suspect.as_deref(), at, now, self.pace);
+                let is_later = self.suspect.as_ref().is_some_and(|suspect| suspect.0 < at);
+                if is_later && matches!(since_suspect, CounterProgress::Late) {
+                    return since_suspect;
+                }
                 if !matches!(since_suspect, CounterProgress::Grown { continuity: Continuity::Continued, .. }) {
                     self.suspect = Some(Box::new((at, now.clone())));
                     return progress;
@@ -229,12 +233,16 @@ mod tests {
     /// Reads values at consecutive seconds of a counter that grows by at most 10 a second; returns the growth where there is one.
     #[track_caller]
     fn check(values: &[u64], expected: &[Option<u64>]) {
+        assert_eq!(grown(values, 0), expected, "{values:?}");
+    }
+
+    fn grown(values: &[u64], shortest_gap: u64) -> Vec<Option<u64>> {
         let growth = Growth {
             between: |before: &u64, now: &u64, restart| counter_between(*before, *now, restart),
             amount: |by: &u64| *by,
             possible: |by: u64, ms: u64| by <= ms / 100,
             usual: None,
-            shortest_gap: 0,
+            shortest_gap,
             longest_gap: 60_000,
         };
         let mut counter = Tracked::default();
@@ -242,7 +250,7 @@ mod tests {
             CounterProgress::Grown { by, .. } => Some(by),
             _ => None,
         });
-        assert_eq!(grown.collect::<Vec<_>>(), expected, "{values:?}");
+        grown.collect()
     }
 
     #[test]
@@ -254,6 +262,12 @@ mod tests {
     #[test]
     fn counting_starts_where_two_impossible_readings_agree() {
         check(&[5, 10, 1000, 1005, 1010], &[None, Some(5), None, None, Some(5)]);
+    }
+
+    #[test]
+    fn readings_that_follow_too_soon_do_not_put_off_the_agreement() {
+        // A reset after the third second; every second one of the readings is long enough after the one before.
+        assert_eq!(grown(&[500, 505, 60, 61, 62, 63, 64], 2000), [None, None, None, None, None, None, Some(2)]);
     }
 
     #[test]
