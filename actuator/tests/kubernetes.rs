@@ -141,6 +141,55 @@ async fn one_decision_changes_replicas_cpu_and_memory_of_running_pods() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_change_follows_the_one_before_although_watches_lag() {
+    let Some((cluster, backend)) = start() else { return };
+    cluster.apply(&object("Deployment", "fib", 2, &json!([container("f", &resources("100m", "64Mi"), &resources("100m", "64Mi"))])));
+    pods(&cluster, "fib", 2);
+    let id = workload(WorkloadKind::Deployment, "fib");
+    // Back and forth, so that objects from before the last change show what is wanted.
+    for step in 0..20 {
+        let wanted = allocation(2, 100 + 50 * (step % 2), 64);
+        assert_eq!(backend.apply(&id, wanted, 1).await.expect("applied").desired, wanted);
+        assert_eq!(listed(&backend, &id).await.map(|status| status.desired), Some(wanted));
+    }
+    assert_eq!(running(&cluster, "fib", 2)[0]["limits"], resources("150m", "64Mi"));
+    for step in 0..20 {
+        let wanted = allocation(1 + step % 2, 150, 64);
+        assert_eq!(backend.apply(&id, wanted, 1).await.expect("applied").desired, wanted);
+        assert_eq!(cluster.get(&["deployment", "fib"])["spec"]["replicas"], 1 + step % 2);
+        assert_eq!(listed(&backend, &id).await.map(|status| status.desired.replicas), Some(wanted.replicas));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_at_the_same_time_share_reads_of_the_token_and_read_no_workload() {
+    let Some((cluster, _)) = start() else { return };
+    let backend = backend(cluster.service_account("actuator"));
+    let ids: Vec<_> = (0..30).map(|number| workload(WorkloadKind::Deployment, &format!("fib-{number}"))).collect();
+    for id in &ids {
+        let whole = container("f", &resources("100m", "64Mi"), &resources("100m", "64Mi"));
+        cluster.apply(&object("Deployment", id.name.name.as_str(), 1, &json!([whole])));
+    }
+    eventually("ready pods", || {
+        let ready = cluster.get(&["deployments"])["items"].as_array()?.iter().filter(|item| item["status"]["readyReplicas"] == 1).count();
+        (ready == ids.len()).then_some(())
+    });
+    eventually_async("the rights and the objects", async || {
+        let listed = backend.list().await.ok()?;
+        ids.iter().all(|id| listed.iter().any(|status| status.id == *id)).then_some(())
+    })
+    .await;
+    backend.apply(&ids[0], allocation(1, 100, 64), 1).await.expect("the token is written");
+    let change = async |id: &WorkloadId| backend.apply(id, allocation(2, 100, 64), 1).await.expect("applied").desired;
+    let changed = futures::future::join_all(ids.iter().map(change)).await;
+    assert!(changed.iter().all(|changed| *changed == allocation(2, 100, 64)), "{changed:?}");
+    let used = cluster.requests_of("qscale-actuator").used;
+    let count = |right: &str| used.iter().filter(|(of, _)| of.to_string() == right).map(|(_, count)| *count).sum::<u32>();
+    assert!(count("update deployments/scale.apps") >= 30, "{used:?}");
+    assert!(count("get leases.coordination.k8s.io") < 15 && count("get deployments.apps") < 15, "{used:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replaced_leader_writes_nothing_more() {
     let Some((cluster, old)) = start() else { return };
     let new = backend(cluster.kubeconfig());

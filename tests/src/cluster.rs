@@ -315,16 +315,18 @@ impl Cluster {
     /// When there are none.
     #[track_caller]
     pub fn service_account(&self, service: &str) -> PathBuf {
+        self.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "qscale-system" } }));
         self.install(&format!("chart/files/{service}-role.yaml"));
-        self.kubectl(&["create", "serviceaccount", service]);
-        let (role, account) = (format!("--clusterrole=qscale-{service}"), format!("--serviceaccount=default:{service}"));
+        let name = format!("qscale-{service}");
+        self.kubectl(&["create", "serviceaccount", &name, "-n", "qscale-system"]);
+        let (role, account) = (format!("--clusterrole={name}"), format!("--serviceaccount=qscale-system:{name}"));
         self.kubectl(&["create", "clusterrolebinding", service, &role, &account]);
         let namespaced = self.get(&["roles", "-n", "qscale-system"]);
         for role in namespaced["items"].as_array().into_iter().flatten() {
             let role = format!("--role={}", role["metadata"]["name"].as_str().expect("named"));
             self.kubectl(&["create", "rolebinding", service, "-n", "qscale-system", &role, &account]);
         }
-        self.kubeconfig_of(service, self.kubectl(&["create", "token", service]).trim())
+        self.kubeconfig_of(service, self.kubectl(&["create", "token", &name, "-n", "qscale-system"]).trim())
     }
 
     /// Runs helm with the rights of an administrator; `None`, with a message, if it is missing.

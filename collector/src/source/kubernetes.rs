@@ -1,11 +1,9 @@
 //! A Kubernetes cluster: workloads and pods from watches of the API server, CPU and memory from the kubelets' resource metrics, requests from the endpoints
 //! of pods. Owns the limits and the configuration.
 //!
-//! [`cache`] follows objects. [`kubelet`] reads nodes, or [`metrics_api`] the API of metrics-server; [`endpoints`] reads pods; [`sweep`] asks all of them
+//! [`kubelet`] reads nodes, or [`metrics_api`] the API of metrics-server; [`endpoints`] reads pods; [`sweep`] asks all of them
 //! at once. [`workloads`] makes measurements of what they answer.
 
-#[cfg(feature = "kubernetes")]
-mod cache;
 #[cfg(feature = "kubernetes")]
 mod cluster;
 #[cfg(feature = "kubernetes")]

@@ -1,5 +1,6 @@
-//! Kubernetes, as the services read it: connection, workloads, sizes of pods. Must not write: the service does that owns the object.
+//! Kubernetes, as the services read it: connection, watches, workloads, sizes of pods. Must not write: the service does that owns the object.
 
+pub mod cache;
 pub mod scaled;
 pub mod sizing;
 

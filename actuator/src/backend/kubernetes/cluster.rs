@@ -2,7 +2,7 @@
 //! written, because any change of one replaces all pods.
 //!
 //! The API server does not know fencing tokens. The highest one is kept in an annotation of a Lease object, and a change reads in this order: workload and
-//! pods, token. It then writes only on the revisions that it read, so it fails where a newer leader has written since. Of an object that the newer leader
+//! pods, token. Workload and pods may come from a watch; after a conflict they are read. It then writes only on the revisions that it knows, so it fails where a newer leader has written since. Of an object that the newer leader
 //! has not written, a change that was under way may still arrive within `platform.timeout`; a leader stops sending before another one can lead, and the
 //! next comparison of the platform corrects what arrived late.
 
@@ -10,23 +10,24 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::Selector;
-use kube::{Api, Client, Resource};
+use kube::{Api, Client};
 use qscale_common::policy::WorkloadKind;
 use qscale_common::runtime::kubernetes::scaled::{self, Scaled, owner};
 use qscale_common::runtime::kubernetes::sizing::{Size, Sizing};
-use qscale_common::runtime::kubernetes::{apis, configuration, is_alive};
+use qscale_common::runtime::kubernetes::{configuration, is_alive};
 use qscale_common::units::Allocation;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
 use super::fence::Fence;
-use super::requests::{backend_error, pages};
+use super::objects::{Followed, Objects, Snapshot};
+use super::requests::backend_error;
 use super::resource::PodSize;
 use super::rivals::RivalFinder;
 use super::{KubernetesBackendConfig, policies};
@@ -42,16 +43,23 @@ const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 const RESIZE_FAILED: &str = "Error";
 /// Pause before a request is repeated on a newer revision.
 const CONFLICT_DELAY: Duration = Duration::from_millis(20);
-/// Timeout of a list of all workloads and pods.
-const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Timeout of the lists of other autoscalers.
+const RIVALS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A Kubernetes cluster.
 pub struct KubernetesBackend {
     config: KubernetesBackendConfig,
-    client: OnceCell<Client>,
+    opened: OnceCell<Opened>,
     requested: Mutex<HashMap<WorkloadId, Requested>>,
     rivals: RivalFinder,
     view: SharedView,
+}
+
+/// A connection to the cluster.
+struct Opened {
+    client: Client,
+    objects: Objects,
+    fence: Fence,
 }
 
 /// Content of the last list.
@@ -112,60 +120,68 @@ impl KubernetesBackend {
     /// A cluster; connects with the first request.
     #[must_use]
     pub fn new(config: KubernetesBackendConfig) -> Self {
-        Self { config, client: OnceCell::new(), requested: Mutex::default(), rivals: RivalFinder::default(), view: SharedView::default() }
+        Self { config, opened: OnceCell::new(), requested: Mutex::default(), rivals: RivalFinder::default(), view: SharedView::default() }
     }
 
-    async fn client(&self) -> Result<&Client, BackendError> {
-        let client = self.client.get_or_try_init(|| connect(&self.config)).await;
-        client.map_err(|error| BackendError::Unavailable(format!("no connection to Kubernetes: {error:#}")))
-    }
-
-    /// The objects of a kind in the configured namespaces.
-    async fn all<K>(&self, client: &Client) -> Result<Vec<K>, BackendError>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-    {
-        let mut found = Vec::new();
-        for api in apis::<K>(client, &self.config.namespaces) {
-            found.extend(pages(&api).await.map_err(backend_error)?);
-        }
-        Ok(found)
+    async fn open(&self) -> Result<&Opened, BackendError> {
+        let open = async || {
+            let client = connect(&self.config).await?;
+            let objects = Objects::follow(&client, &self.config.namespaces);
+            let fence = Fence::new(&client, &self.config.lease_namespace);
+            anyhow::Ok(Opened { client, objects, fence })
+        };
+        let opened = self.opened.get_or_try_init(open).await;
+        opened.map_err(|error| BackendError::Unavailable(format!("no connection to Kubernetes: {error:#}")))
     }
 
     async fn list(&self) -> Result<Vec<WorkloadStatus>, BackendError> {
-        let client = self.client().await?;
-        let list = tokio::time::timeout(LIST_TIMEOUT, self.list_over(client)).await;
-        list.unwrap_or_else(|_| Err(BackendError::Unavailable(format!("no list of workloads and pods within {LIST_TIMEOUT:?}"))))
-    }
-
-    async fn list_over(&self, client: &Client) -> Result<Vec<WorkloadStatus>, BackendError> {
-        let deployments = self.all::<Deployment>(client).await?;
-        let sets = self.all::<StatefulSet>(client).await?;
-        let mut pods: HashMap<WorkloadId, Vec<Pod>> = HashMap::new();
-        for pod in self.all::<Pod>(client).await? {
-            if let Some(id) = owner(&pod).filter(|_| is_alive(&pod)) {
-                pods.entry(id).or_default().push(pod);
-            }
+        let Opened { client, objects, .. } = self.open().await?;
+        let rivals = tokio::time::timeout(RIVALS_TIMEOUT, self.rivals.find(client, &self.config.namespaces)).await;
+        let rivals =
+            rivals.unwrap_or_else(|_| Err(BackendError::Unavailable(format!("no list of autoscalers within {RIVALS_TIMEOUT:?}"))))?;
+        let snapshot = objects.snapshot().await?;
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut view.workloads);
+        for object in &snapshot.deployments {
+            view.workloads.extend(self.listed_object(objects, &**object, &snapshot, &mut before));
         }
-        let rivals = self.rivals.find(client, &self.config.namespaces).await?;
-        let seen = deployments.iter().map(|object| self.seen(object, &pods)).chain(sets.iter().map(|object| self.seen(object, &pods)));
-        let workloads: HashMap<_, _> = seen.flatten().map(|seen| (seen.status.id.clone(), seen)).collect();
-        let statuses = workloads.values().map(|seen| seen.status.clone()).collect();
-        self.requested.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| workloads.contains_key(id));
-        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = View { read: true, workloads, rivals };
-        Ok(statuses)
+        for object in &snapshot.stateful_sets {
+            view.workloads.extend(self.listed_object(objects, &**object, &snapshot, &mut before));
+        }
+        (view.read, view.rivals) = (true, rivals);
+        let known = |id: &WorkloadId| view.workloads.contains_key(id);
+        self.requested.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| known(id));
+        objects.retain(known);
+        Ok(view.workloads.values().map(|seen| seen.status.clone()).collect())
     }
 
-    /// An object as it is listed; `None` if its name or namespace is not a DNS label.
-    fn seen<K: Scaled>(&self, object: &K, pods: &HashMap<WorkloadId, Vec<Pod>>) -> Option<Seen> {
-        let status = self.status(object, pods)?;
-        let own = pods.get(&status.id).map_or(&[][..], Vec::as_slice);
-        let pending_resize = own.iter().find_map(pending_resize);
+    /// An object as it is listed; as it was `before` if it does not show the last change yet. `None` if its name or namespace is not a DNS label.
+    fn listed_object<K: Followed>(
+        &self,
+        objects: &Objects,
+        object: &K,
+        snapshot: &Snapshot,
+        before: &mut HashMap<WorkloadId, Seen>,
+    ) -> Option<(WorkloadId, Seen)> {
+        let id = scaled::id(object)?;
+        let pods = snapshot.pods.get(&id).map_or(&[][..], Vec::as_slice);
+        let last = before.remove(&id).filter(|_| objects.is_behind(&id, object, pods));
+        let seen = last.unwrap_or_else(|| self.seen(id.clone(), object, pods));
+        Some((id, seen))
+    }
+
+    /// An object and its pods as they are known.
+    fn seen<K: Scaled>(&self, id: WorkloadId, object: &K, pods: &[Arc<Pod>]) -> Seen {
         let sizing = object.template().and_then(Sizing::of);
-        let has_size = |pod: &Pod| sizing.as_ref().and_then(|sizing| sizing.size(pod)) == Some(Size::of(status.desired));
-        let uniform = pending_resize.is_none() && own.iter().all(has_size);
+        let last = self.requested.lock().unwrap_or_else(PoisonError::into_inner).get(&id).map(|requested| requested.size);
+        let size = sizing.as_ref().map(|sizing| sizing.requested(pods.iter().map(|pod| &**pod), last));
+        let vertical = sizing.as_ref().is_some_and(Sizing::is_possible);
+        let status = WorkloadStatus { id, desired: size.unwrap_or_default().allocation(object.replicas()), vertical };
+        let pending_resize = pods.iter().find_map(|pod| pending_resize(pod));
+        let has_size = |pod: &Arc<Pod>| sizing.as_ref().and_then(|sizing| sizing.size(pod)) == size;
+        let uniform = pending_resize.is_none() && pods.iter().all(has_size);
         let pod_size = self.pod_size(&status).filter(|_| pending_resize.is_none());
-        Some(Seen { uniform, pod_size, uid: object.meta().uid.clone(), pending_resize, status })
+        Seen { uniform, pod_size, uid: object.meta().uid.clone(), pending_resize, status }
     }
 
     /// Size that new pods get: the one that was requested last, if all pods have it. One that a pod was refused may fit no node.
@@ -175,27 +191,18 @@ impl KubernetesBackend {
         last.map(|last| last.pod_size.clone())
     }
 
-    /// The status of an object; `None` if its name or namespace is not a DNS label.
-    fn status<K: Scaled>(&self, object: &K, pods: &HashMap<WorkloadId, Vec<Pod>>) -> Option<WorkloadStatus> {
-        let id = scaled::id(object)?;
-        let sizing = object.template().and_then(Sizing::of);
-        let last = self.requested.lock().unwrap_or_else(PoisonError::into_inner).get(&id).map(|requested| requested.size);
-        let size = sizing.as_ref().map(|sizing| sizing.requested(pods.get(&id).map_or(&[][..], Vec::as_slice), last));
-        let vertical = sizing.as_ref().is_some_and(Sizing::is_possible);
-        Some(WorkloadStatus { id, desired: size.unwrap_or_default().allocation(object.replicas()), vertical })
-    }
-
     async fn set(&self, id: &WorkloadId, allocation: Allocation, lease: u64) -> Result<WorkloadStatus, BackendError> {
         let rival = self.view.lock().unwrap_or_else(PoisonError::into_inner).rivals.get(id).cloned();
         if let Some(rival) = rival {
             return Err(BackendError::Invalid(format!("{rival} scales the workload")));
         }
-        let client = self.client().await?;
+        let opened = self.open().await?;
         let attempts = async {
+            let mut direct = false;
             loop {
                 let attempt = match id.kind {
-                    WorkloadKind::Deployment => self.attempt::<Deployment>(client, id, allocation, lease).await,
-                    WorkloadKind::StatefulSet => self.attempt::<StatefulSet>(client, id, allocation, lease).await,
+                    WorkloadKind::Deployment => self.attempt::<Deployment>(opened, id, allocation, lease, direct).await,
+                    WorkloadKind::StatefulSet => self.attempt::<StatefulSet>(opened, id, allocation, lease, direct).await,
                     WorkloadKind::Local => Err(Attempt::Failed(BackendError::NotFound(id.name.clone()))),
                 };
                 match attempt {
@@ -209,7 +216,12 @@ impl KubernetesBackend {
                         return Ok(status);
                     }
                     Err(Attempt::Failed(error)) => return Err(error),
-                    Err(Attempt::Conflict) => tokio::time::sleep(CONFLICT_DELAY).await,
+                    Err(Attempt::Conflict) => {
+                        // An attempt with objects of a watch that are out of date is repeated at once.
+                        if std::mem::replace(&mut direct, true) {
+                            tokio::time::sleep(CONFLICT_DELAY).await;
+                        }
+                    }
                 }
             }
         };
@@ -224,33 +236,39 @@ impl KubernetesBackend {
         view.workloads.get(id).map(|seen| (Size::of(seen.status.desired), seen.uniform))
     }
 
-    async fn attempt<K: Scaled>(
+    /// Changes a workload, as the watches show it, or as it is read if `direct`.
+    async fn attempt<K: Followed>(
         &self,
-        client: &Client,
+        opened: &Opened,
         id: &WorkloadId,
         wanted: Allocation,
         lease: u64,
+        direct: bool,
     ) -> Result<WorkloadStatus, Attempt> {
+        let Opened { client, objects: followed, fence } = opened;
         let (namespace, name) = (id.name.namespace.as_str(), id.name.name.as_str());
         let objects: Api<K> = Api::namespaced(client.clone(), namespace);
-        let object = match objects.get_opt(name).await? {
+        let object = match followed.workload::<K>(id).filter(|_| !direct) {
             Some(object) => object,
-            None => return Err(Attempt::Failed(BackendError::NotFound(id.name.clone()))),
+            None => match objects.get_opt(name).await? {
+                Some(object) => Arc::new(object),
+                None => return Err(Attempt::Failed(BackendError::NotFound(id.name.clone()))),
+            },
         };
         let sizing = object.template().and_then(Sizing::of);
         let vertical = sizing.as_ref().is_some_and(Sizing::is_possible);
         let listed = self.listed(id);
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let own = if vertical && !listed.is_some_and(|(size, uniform)| uniform && size == Size::of(wanted)) {
-            let selector = object.selector().cloned().map(Selector::try_from).transpose();
-            let selector = selector.map_err(|error| Attempt::Failed(BackendError::Invalid(error.to_string())))?.unwrap_or_default();
-            // From the cache of the API server: a resize of a pod that has changed since then is refused, and repeated.
-            pods.list(&ListParams::default().labels_from(&selector).match_any()).await?.items
+            match followed.pods(id).filter(|_| !direct) {
+                Some(own) => own,
+                None => self.list_pods(&pods, id, object.selector()).await?,
+            }
         } else {
             Vec::new()
         };
         // After everything that is written below was read.
-        Fence::new(client, &self.config.lease_namespace).check(lease).await?;
+        fence.check(lease).await?;
 
         if object.replicas() != wanted.replicas {
             let replicas = i32::try_from(wanted.replicas.0).unwrap_or(i32::MAX);
@@ -262,28 +280,47 @@ impl KubernetesBackend {
             };
             let scale = Scale { metadata, spec: Some(ScaleSpec { replicas: Some(replicas) }), status: None };
             let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-            objects.replace_scale(name, &params, &scale).await?;
+            match objects.replace_scale(name, &params, &scale).await {
+                Ok(_) => followed.on_scaled(id, &*object),
+                // Deleted since it was read.
+                Err(kube::Error::Api(status)) if status.code == 404 => return Err(Attempt::Conflict),
+                Err(error) => return Err(error.into()),
+            }
         }
         let size = match sizing {
-            Some(sizing) if vertical => {
-                let own: Vec<_> = own.into_iter().filter(|pod| owner(pod).as_ref() == Some(id) && is_alive(pod)).collect();
-                self.resize(&pods, &sizing, &own, id, Size::of(wanted)).await?
-            }
+            Some(sizing) if vertical => self.resize(followed, &pods, &sizing, &own, id, Size::of(wanted)).await?,
             Some(sizing) => listed.map_or_else(|| sizing.requested([], None), |(size, _)| size),
             None => Size::default(),
         };
         Ok(WorkloadStatus { id: id.clone(), desired: size.allocation(wanted.replicas), vertical })
     }
 
+    /// The pods of `id` that run or will run.
+    async fn list_pods(&self, api: &Api<Pod>, id: &WorkloadId, selector: Option<&LabelSelector>) -> Result<Vec<Arc<Pod>>, Attempt> {
+        let selector = selector.cloned().map(Selector::try_from).transpose();
+        let selector = selector.map_err(|error| Attempt::Failed(BackendError::Invalid(error.to_string())))?.unwrap_or_default();
+        // From the cache of the API server: a resize of a pod that has changed since then is refused, and repeated.
+        let listed = api.list(&ListParams::default().labels_from(&selector).match_any()).await?.items;
+        Ok(listed.into_iter().filter(|pod| owner(pod).as_ref() == Some(id) && is_alive(pod)).map(Arc::new).collect())
+    }
+
     /// Resizes the pods that have another size. Returns the size of all, or that of one that could not be resized.
-    async fn resize(&self, api: &Api<Pod>, sizing: &Sizing, pods: &[Pod], id: &WorkloadId, size: Size) -> Result<Size, Attempt> {
+    async fn resize(
+        &self,
+        followed: &Objects,
+        api: &Api<Pod>,
+        sizing: &Sizing,
+        pods: &[Arc<Pod>],
+        id: &WorkloadId,
+        size: Size,
+    ) -> Result<Size, Attempt> {
         let (mut kept, mut refused) = (None, None);
         for pod in pods.iter().filter(|pod| sizing.size(pod) != Some(size)) {
             let Some(name) = &pod.metadata.name else { continue };
             let patch = sizing.patch(pod, size);
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
             match api.patch_resize(name, &params, &Patch::Strategic(patch)).await {
-                Ok(_) => {}
+                Ok(resized) => followed.on_resized(id, &resized),
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
                     kept = kept.or(sizing.size(pod));

@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{Api, Client, Resource};
-use qscale_common::runtime::kubernetes::{apis, configuration};
+use kube::{Api, Client};
+use qscale_common::runtime::kubernetes::cache::Cache;
+use qscale_common::runtime::kubernetes::configuration;
 use qscale_common::scrape::Scrape;
 
 use super::super::{ObservedWorkloads, SourceError};
-use super::cache::{Cache, Cached};
 use super::endpoints::Endpoints;
 use super::kubelet::Kubelets;
 use super::metrics_api::MetricsApi;
@@ -59,17 +58,12 @@ impl Cluster {
             UsageSource::MetricsApi => UsageReader::MetricsApi(Box::new(MetricsApi::new(client.clone(), &self.config))),
         };
         Ok(Opened {
-            deployments: self.follow(&client),
-            stateful_sets: self.follow(&client),
-            pods: self.follow(&client),
+            deployments: Cache::follow_all(&client, &self.config.namespaces, without_writers),
+            stateful_sets: Cache::follow_all(&client, &self.config.namespaces, without_writers),
+            pods: Cache::follow_all(&client, &self.config.namespaces, without_writers),
             nodes: Cache::follow(Api::all(client), without_writers),
             usage,
         })
-    }
-
-    /// Follows the objects of a kind in the configured namespaces.
-    fn follow<K: Cached + Resource<Scope = NamespaceResourceScope>>(&self, client: &Client) -> Vec<Cache<K>> {
-        apis(client, &self.config.namespaces).into_iter().map(|api| Cache::follow(api, without_writers)).collect()
     }
 
     pub(in super::super) async fn read(&mut self, observed: &ObservedWorkloads) -> Result<Reading, SourceError> {

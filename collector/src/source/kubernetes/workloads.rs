@@ -10,6 +10,7 @@ use qscale_common::contract::Headroom;
 use qscale_common::hash::fnv1a;
 use qscale_common::policy::WorkloadId;
 use qscale_common::quantity;
+use qscale_common::runtime::kubernetes::cache::{Cache, Cached};
 use qscale_common::runtime::kubernetes::is_alive;
 use qscale_common::runtime::kubernetes::scaled::{self, Scaled};
 use qscale_common::runtime::kubernetes::sizing::{Size, Sizing};
@@ -18,7 +19,6 @@ use qscale_common::time::Timestamp;
 use qscale_common::units::{Allocation, Mebibytes, Millicores, Replicas};
 
 use super::super::SourceError;
-use super::cache::{Cache, Cached};
 use super::cluster::Usage;
 use super::milliseconds;
 use crate::reading::{NodeLimits, Reading};

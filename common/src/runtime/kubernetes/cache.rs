@@ -1,23 +1,29 @@
-//! The objects of one kind, kept up to date by a watch. Owns the watch and the time up to which the objects are known to be current.
+//! The objects of one kind, kept up to date by a watch. Owns the watch and the time up to which the objects are known to be current; must not write.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use kube::runtime::reflector::{self, Lookup, Store};
+use k8s_openapi::NamespaceResourceScope;
+use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
 use kube::runtime::watcher;
-use kube::{Api, Resource};
-use qscale_common::runtime::clock;
-use qscale_common::time::Timestamp;
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::apis;
+use crate::name::{FunctionId, Name};
+use crate::runtime::clock;
+use crate::time::Timestamp;
+
 /// Pause before a watch that ended with an error is started again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Seconds after which the server ends a watch, which is then continued. A connection that is lost without notice is noticed 5 s later.
+const WATCH_SECONDS: u32 = 30;
 
 /// Objects of one kind.
-pub(super) struct Cache<K: Cached> {
+pub struct Cache<K: Cached> {
     store: Store<K>,
     watch: Arc<Mutex<Watch>>,
     _task: AbortOnDropHandle<()>,
@@ -34,10 +40,7 @@ enum Watch {
 }
 
 /// An object that can be followed.
-pub(super) trait Cached:
-    Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
-{
-}
+pub trait Cached: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
 
 impl<K> Cached for K where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
@@ -45,15 +48,23 @@ impl<K> Cached for K where
 }
 
 impl<K: Cached> Cache<K> {
-    /// Follows the objects of `apis`, as `reduce` leaves them.
-    pub(super) fn follow(api: Api<K>, reduce: fn(&mut K)) -> Self {
+    /// Follows the objects of a kind in `namespaces`, or in all if there are none, as `reduce` leaves them. One cache for each namespace.
+    pub fn follow_all(client: &Client, namespaces: &[Name], reduce: fn(&mut K)) -> Vec<Self>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+    {
+        apis(client, namespaces).into_iter().map(|api| Self::follow(api, reduce)).collect()
+    }
+
+    /// Follows the objects of `api`, as `reduce` leaves them.
+    pub fn follow(api: Api<K>, reduce: fn(&mut K)) -> Self {
         let (store, mut writer) = reflector::store();
         let watch = Arc::new(Mutex::new(Watch::Starting(None)));
         let state = Arc::clone(&watch);
         let set = move |next: Watch| *state.lock().unwrap_or_else(PoisonError::into_inner) = next;
         let follow = async move {
             loop {
-                let mut events = watcher(api.clone(), watcher::Config::default()).boxed();
+                let mut events = watcher(api.clone(), watcher::Config::default().timeout(WATCH_SECONDS)).boxed();
                 let mut known = false;
                 while let Some(event) = events.next().await {
                     match event {
@@ -82,14 +93,39 @@ impl<K: Cached> Cache<K> {
         Self { store, watch, _task: AbortOnDropHandle::new(tokio::spawn(follow)) }
     }
 
+    /// Waits until the objects were listed once.
+    pub async fn listed(&self) {
+        // The writer is part of the task, which lives as long as this cache.
+        let _listed = self.store.wait_until_ready().await;
+    }
+
+    /// An object, if it is known and its watch is not broken.
+    #[must_use]
+    pub fn get(&self, id: &FunctionId) -> Option<Arc<K>> {
+        let is_current = matches!(*self.watch.lock().unwrap_or_else(PoisonError::into_inner), Watch::Current);
+        is_current.then(|| self.store.get(&ObjectRef::new(id.name.as_str()).within(id.namespace.as_str()))).flatten()
+    }
+
+    /// The objects.
+    ///
+    /// # Errors
+    /// If none were read yet, or the watch is broken, with the reason.
+    pub fn current(&self) -> Result<Vec<Arc<K>>, String> {
+        match &*self.watch.lock().unwrap_or_else(PoisonError::into_inner) {
+            Watch::Current => Ok(self.store.state()),
+            Watch::Starting(Some(error)) | Watch::Broken(_, error) => Err(error.clone()),
+            Watch::Starting(None) => Err(not_listed::<K>()),
+        }
+    }
+
     /// The objects, and the time up to which they are current.
     ///
     /// # Errors
     /// If none were read yet, with the reason.
-    pub(super) fn objects(&self) -> Result<(Vec<Arc<K>>, Timestamp), String> {
+    pub fn objects(&self) -> Result<(Vec<Arc<K>>, Timestamp), String> {
         let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match watch {
-            Watch::Starting(error) => Err(error.unwrap_or_else(|| format!("{} were not listed yet", <K as Resource>::plural(&())))),
+            Watch::Starting(error) => Err(error.unwrap_or_else(not_listed::<K>)),
             Watch::Current => Ok((self.store.state(), clock::now())),
             Watch::Broken(at, error) => {
                 tracing::debug!(kind = %<K as Resource>::plural(&()), error, "a watch is broken");
@@ -97,6 +133,10 @@ impl<K: Cached> Cache<K> {
             }
         }
     }
+}
+
+fn not_listed<K: Cached>() -> String {
+    format!("{} were not listed yet", <K as Resource>::plural(&()))
 }
 
 fn reduced<K>(event: watcher::Event<K>, reduce: fn(&mut K)) -> watcher::Event<K> {

@@ -15,8 +15,11 @@ pub(super) enum NodeKind {
 }
 
 /// Rights that a run does not use: service, right, run, and the reason.
-const UNUSED: [(&str, &str, NodeKind, &str); 4] = [
+const UNUSED: [(&str, &str, NodeKind, &str); 7] = [
     ("collector", "get nodes/metrics", NodeKind::Simulated, "simulated kubelets ask for no rights"),
+    ("actuator", "get deployments.apps", NodeKind::Simulated, "one is read after a conflict only"),
+    ("actuator", "get statefulsets.apps", NodeKind::Simulated, "one is read after a conflict only"),
+    ("actuator", "get deployments.apps", NodeKind::Real, "one is read after a conflict only"),
     ("actuator", "get statefulsets.apps", NodeKind::Real, "no StatefulSet is scaled there"),
     ("actuator", "update statefulsets/scale.apps", NodeKind::Real, "no StatefulSet is scaled there"),
     ("actuator", "patch events.events.k8s.io", NodeKind::Real, "only an event that recurs is patched"),
