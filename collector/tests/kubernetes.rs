@@ -103,7 +103,7 @@ async fn cpu_and_memory_come_from_the_resource_metrics_api_where_it_is_chosen() 
     until(&mut source, "a ready pod", |reading| (counts(reading.functions.get("default/fib")?)?.ready == Replicas(1)).then_some(())).await;
     assert_eq!(source.read(&observed(None)).await.ok().as_ref().and_then(usage), None);
     cluster.kubectl(&["create", "clusterrole", "usage", "--verb=list", "--resource=pods.metrics.k8s.io"]);
-    cluster.kubectl(&["create", "clusterrolebinding", "usage", "--clusterrole=usage", "--serviceaccount=default:collector"]);
+    cluster.kubectl(&["create", "clusterrolebinding", "usage", "--clusterrole=usage", "--serviceaccount=qscale-system:qscale-collector"]);
     let (first, at, memory) = until(&mut source, "the first window", usage).await;
     assert_eq!((first, memory), (0, Some(96 << 20)));
     let (used, later, _) = until(&mut source, "another window", |reading| usage(reading).filter(|(_, later, _)| *later > at)).await;
