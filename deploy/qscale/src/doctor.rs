@@ -1,12 +1,16 @@
 //! `qscale doctor`: finds problems of a setup and how to fix them. Owns the order of the checks and the output; the checks belong to `qscale_up`.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use qscale_common::platform::FunctionStatus;
+use qscale_common::runtime::bus::Bus;
 use qscale_common::runtime::clock;
-use qscale_up::doctor::{DoctorVerdict, Report, bus, machine, workloads};
+use qscale_up::doctor::{DoctorVerdict, Report, bus, cluster, machine, workloads};
 
+use crate::cluster::Kubectl;
 use crate::output::{self, Tone};
 use crate::system::{Locate, StateDir, SystemTrust};
 
@@ -20,6 +24,7 @@ const SHOWN_PROBLEMS: usize = 3;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qscale doctor
+  qscale --context NAME doctor
   qscale doctor --json | jq '.[] | select(.verdict == \"failed\") | .fix'
 
 Exit status: 0 no problem, 1 a check failed.")]
@@ -31,7 +36,11 @@ pub struct DoctorArgs {
 
 /// Runs every check that is possible; fails if one of them does.
 pub async fn run(locate: &Locate, arguments: DoctorArgs) -> anyhow::Result<ExitCode> {
-    let report = examine(locate).await;
+    let mut report = Report::default();
+    match locate.kubectl() {
+        Some(kubectl) => examine_cluster(&mut report, locate, &kubectl).await,
+        None => examine_machine(&mut report, locate).await,
+    }
     if arguments.json {
         output::json(&report.findings())?;
     } else {
@@ -40,41 +49,67 @@ pub async fn run(locate: &Locate, arguments: DoctorArgs) -> anyhow::Result<ExitC
     Ok(if report.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn examine(locate: &Locate) -> Report {
-    let mut report = Report::default();
+/// Checks a system in a cluster.
+async fn examine_cluster(report: &mut Report, locate: &Locate, kubectl: &Kubectl) {
+    let ask = |arguments: &[&str], input: &str| kubectl.ask(arguments, input);
+    tokio::task::block_in_place(|| cluster::examine(report, kubectl.namespace(), &ask));
+    let mut locate = locate.clone();
+    let _forward = match locate.forward() {
+        Ok(forward) => forward,
+        Err(error) => return report.fail("NATS", format!("{error:#}"), "see the other problems"),
+    };
+    if let Some(bus) = bus::reach(report, locate.bus().await) {
+        let written = bus::storage(report, &bus).await;
+        examine_loop(report, &locate, &bus, None, None, written).await;
+    }
+}
+
+/// Checks a system on this machine, or one whose nats-server is specified.
+async fn examine_machine(report: &mut Report, locate: &Locate) {
     // Does not create a missing state folder.
     let state = locate.state_dir.is_dir().then(|| StateDir::open(&locate.state_dir).ok()).flatten();
-    machine::disk(&mut report, &locate.state_dir, state.as_ref());
-    machine::state_folder(&mut report, &locate.state_dir);
-    machine::real_time(&mut report);
-    let addresses = machine::system(&mut report, &locate.state_dir, state.as_ref(), locate.nats.is_some());
+    machine::disk(report, &locate.state_dir, state.as_ref());
+    machine::state_folder(report, &locate.state_dir);
+    machine::real_time(report);
+    let addresses = machine::system(report, &locate.state_dir, state.as_ref(), locate.nats.is_some());
     let up = addresses.is_some() || locate.nats.is_some();
-    machine::nats_program(&mut report, up).await;
-    let bus = if up { bus::reach(&mut report, locate.bus().await) } else { None };
+    machine::nats_program(report, up).await;
+    let bus = if up { bus::reach(report, locate.bus().await) } else { None };
     let written = match &bus {
-        Some(bus) => bus::storage(&mut report, bus).await,
+        Some(bus) => bus::storage(report, bus).await,
         None => false,
     };
     let mut sources = None;
     if let (Some(addresses), Some(state)) = (&addresses, &state) {
-        bus::losses(&mut report, state, clock::wall().minus(SHOWN_LOSSES));
-        workloads::services(&mut report, addresses, state).await;
-        workloads::measurements(&mut report, addresses).await;
+        bus::losses(report, state, clock::wall().minus(SHOWN_LOSSES));
+        workloads::services(report, addresses, state).await;
+        workloads::measurements(report, addresses).await;
         sources = workloads::sources(addresses).await;
     }
     let has_platform = locate.platform.is_some() || addresses.as_ref().is_some_and(|addresses| addresses.has_platform());
-    let functions = if has_platform { workloads::platform(&mut report, locate.platform()).await } else { None };
+    let functions = if has_platform { workloads::platform(report, locate.platform()).await } else { None };
     if let Some(bus) = &bus {
-        match locate.trust() {
-            Ok(SystemTrust { policies, models }) => {
-                workloads::policies(&mut report, bus, &policies, functions.as_deref(), sources.as_ref(), written).await;
-                workloads::models(&mut report, bus, &models).await;
-            }
-            Err(error) => report.fail("signatures", format!("{error:#}"), "start the system again with `qscale up`"),
-        }
-        workloads::control(&mut report, bus).await;
+        examine_loop(report, locate, bus, functions.as_deref(), sources.as_ref(), written).await;
     }
-    report
+}
+
+/// Checks what is measured and decided.
+async fn examine_loop(
+    report: &mut Report,
+    locate: &Locate,
+    bus: &Bus,
+    functions: Option<&[FunctionStatus]>,
+    sources: Option<&BTreeSet<String>>,
+    written: bool,
+) {
+    match locate.trust() {
+        Ok(SystemTrust { policies, models }) => {
+            workloads::policies(report, bus, &policies, functions, sources, written).await;
+            workloads::models(report, bus, &models).await;
+        }
+        Err(error) => report.fail("signatures", format!("{error:#}"), "start the system again with `qscale up`"),
+    }
+    workloads::control(report, bus).await;
 }
 
 /// The findings as lines, and a last line with their number.

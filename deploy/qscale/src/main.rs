@@ -146,6 +146,8 @@ async fn run(mut cli: Cli) -> anyhow::Result<ExitCode> {
             options.context = cli.locate.context.clone();
             None
         }
+        // It checks the cluster before the chart.
+        Command::Doctor(_) => None,
         _ => cli.locate.forward()?,
     };
     let locate = &cli.locate;

@@ -16,7 +16,7 @@ use qscale_common::runtime::signature::{PublicKey, SigningKey, TrustConfig};
 use qscale_replay::SettingsFolder;
 pub use qscale_up::state_dir::{StateDir, SystemTrust};
 
-use crate::cluster::PortForward;
+use crate::cluster::{Kubectl, PortForward};
 
 /// Timeout of requests to servers.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -49,10 +49,15 @@ pub struct Locate {
 }
 
 impl Locate {
+    /// kubectl for the cluster of `--context`.
+    pub fn kubectl(&self) -> Option<Kubectl> {
+        self.context.as_ref().map(|context| Kubectl::new(context, &self.context_namespace))
+    }
+
     /// Makes the nats-server of the chart in the cluster of `--context` the one of this command, until the result is dropped.
     pub fn forward(&mut self) -> anyhow::Result<Option<PortForward>> {
-        let Some(context) = &self.context else { return Ok(None) };
-        let forward = PortForward::open(context, &self.context_namespace)?;
+        let Some(kubectl) = self.kubectl() else { return Ok(None) };
+        let forward = PortForward::open(&kubectl)?;
         self.nats = Some(forward.url.clone());
         Ok(Some(forward))
     }

@@ -176,9 +176,13 @@ fn commands(world: &World<'_>) {
         (&["policy", "list"][..], "fibonacci"),
         (&["why", "fibonacci"], "threshold"),
         (&["watch", "--since", "1m", "--kind", "outcome", "--json"], "\"agent\""),
+        (&["replay", "fibonacci", "--check"], "fibonacci"),
+        (&["compare", "fibonacci", "--policy", "hpa:cpu_utilization=50"], "hpa"),
+        (&["doctor"], "rights of actuator: all"),
     ] {
         let (done, text) = qscale(arguments);
         assert!(done && text.contains(part), "{arguments:?}: {text}");
+        println!("{arguments:?}:\n{text}");
     }
     let (done, text) = qscale(&["--context-namespace", "default", "policy", "list"]);
     assert!(!done && text.contains("--context-namespace"), "{text}");
