@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use qscale_common::time::{Span, Timestamp};
 use qscale_common::units::{Allocation, Mebibytes, Millicores};
 use qscale_sim::profile::{MemoryProfile, Startup};
-use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, Nodes, Path, RequestDemand, ScrapeBuffer};
+use qscale_sim::{Distribution, Function, FunctionProfile, Gateway, Nanos, Nodes, Path, RequestDemand, ScrapeBuffer, Totals};
 
 /// Something that happens to a function.
 #[derive(Debug, Clone)]
@@ -70,6 +70,49 @@ fn gateway() -> impl Strategy<Value = Gateway> {
     (0u32..4, 0u32..20, 1u64..400).prop_map(|(concurrency, queue, timeout)| Gateway { concurrency, queue, timeout: Span::millis(timeout) })
 }
 
+/// Two implementations for several requests at once give the same, but for the rounding of what each request gets to
+/// whole nanoseconds.
+///
+/// An end just when the quota is spent is skipped, because rounding may delay it to the next period: 50 ns more or less
+/// CPU for each request then change latency as much in one implementation. Such a delay takes milliseconds, so smaller
+/// differences are never skipped.
+fn check_that_implementations_agree(
+    profile: FunctionProfile,
+    limit: Millicores,
+    requests: &[(u64, u64, u64)],
+) -> Result<(), TestCaseError> {
+    let profile = Arc::new(profile);
+    let end = Nanos::millis(1_000_000);
+    let live_on = |path, more_ns: i64| {
+        let gateway = Gateway { concurrency: 0, queue: 0, timeout: Span::seconds(864_000) };
+        let mut function = Function::new(profile.clone(), gateway, 1, 0).on_path(path);
+        function.warm(Allocation::new(2, limit.0, 128), Nanos::ZERO);
+        let mut now = Nanos::ZERO;
+        for &(gap_us, cpu_us, waiting_us) in requests {
+            now += Nanos(gap_us * 1000);
+            function.arrive_with(
+                now,
+                RequestDemand { cpu: Nanos((cpu_us * 1000).saturating_add_signed(more_ns)), waiting: Nanos(waiting_us * 1000) },
+            );
+        }
+        let mut reading = ScrapeBuffer::default();
+        function.scrape(end, Timestamp(1_000_000), &mut reading);
+        let cpu: Vec<_> = reading.scrape.replicas.iter().map(|replica| replica.cpu.as_ref().expect("read").usage_us()).collect();
+        (function.totals(end).clone(), cpu)
+    };
+    let (shared, contended) = (live_on(Path::Shared, 0), live_on(Path::Contended, 0));
+    prop_assert_eq!((shared.0.completed, shared.0.failed), (contended.0.completed, contended.0.failed));
+    let difference = |other: &Totals| shared.0.latency_sum.0.abs_diff(other.latency_sum.0);
+    let found = difference(&contended.0);
+    if found > 20 * shared.0.completed {
+        let delayed = [-50, 50].iter().any(|more_ns| difference(&live_on(Path::Shared, *more_ns).0) > found / 2);
+        prop_assume!(found < 1_000_000 || !delayed, "an end just when the quota is spent");
+        prop_assert!(false, "{} ns difference over {} requests", found, shared.0.completed);
+    }
+    prop_assert!(shared.1.iter().zip(&contended.1).all(|(a, b)| a.abs_diff(*b) <= 1), "{:?} {:?}", shared.1, contended.1);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
@@ -98,7 +141,6 @@ proptest! {
         prop_assert_eq!(&seen, &live_on(Path::Contended));
     }
 
-    /// The same for several at once, but for the rounding of what each gets to whole nanoseconds.
     #[test]
     fn implementations_agree_without_contention(
         workers in 0u32..4,
@@ -107,23 +149,7 @@ proptest! {
         requests in prop::collection::vec((0u64..40_000, 0u64..60_000, prop_oneof![Just(0), 0u64..60_000]), 1..300),
     ) {
         let profile = FunctionProfile { workers, parallelism, ..FunctionProfile::simple("f", Distribution::ZERO) };
-        let gateway = Gateway { concurrency: 0, queue: 0, timeout: Span::seconds(864_000) };
-        let events: Vec<_> = requests.into_iter().map(|(gap, cpu_us, waiting_us)| (gap, Event::Arrive { cpu_us, waiting_us })).collect();
-        let [shared, contended] = [Path::Shared, Path::Contended].map(|path| {
-            let mut function = Function::new(Arc::new(profile.clone()), gateway, 1, 0).on_path(path);
-            function.warm(Allocation::new(2, limit, 128), Nanos::ZERO);
-            simulate(&mut function, &events);
-            let cpu: Vec<_> = {
-                let mut reading = ScrapeBuffer::default();
-                function.scrape(Nanos::millis(1_000_000), Timestamp(1_000_000), &mut reading);
-                reading.scrape.replicas.iter().map(|replica| replica.cpu.as_ref().expect("read").usage_us()).collect()
-            };
-            (function.totals(Nanos::millis(1_000_000)).clone(), cpu)
-        });
-        prop_assert_eq!((shared.0.completed, shared.0.failed), (contended.0.completed, contended.0.failed));
-        let difference = shared.0.latency_sum.0.abs_diff(contended.0.latency_sum.0);
-        prop_assert!(difference <= 20 * shared.0.completed, "{} ns difference over {} requests", difference, shared.0.completed);
-        prop_assert!(shared.1.iter().zip(&contended.1).all(|(a, b)| a.abs_diff(*b) <= 1), "{:?} {:?}", shared.1, contended.1);
+        check_that_implementations_agree(profile, Millicores(limit), &requests)?;
     }
 
     /// On nodes whose CPU is promised three times, with all that can go wrong: every request ends in one way, and a second run is the same.

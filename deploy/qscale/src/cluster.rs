@@ -14,7 +14,7 @@ const PORT: &str = ":4222";
 /// Annotation of that Service with the name of the Secret that holds the passwords.
 const CREDENTIALS: &str = "qscale.dev/credentials";
 
-/// What is wrong if kubectl does not run.
+/// Error message if kubectl does not run.
 const MISSING: &str = "kubectl cannot be started; install it, or specify the nats-server with --nats";
 
 /// kubectl for one context and the namespace of the chart.

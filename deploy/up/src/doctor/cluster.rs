@@ -23,7 +23,7 @@ const ROLES: [(&str, &str); 2] = [
 ];
 /// Path of the API that lists the rights of its caller.
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
-/// Conditions of a ScalingPolicy that are worth knowing, each with the status that is good and the remedy.
+/// Conditions of a ScalingPolicy that are reported, each with the status that is good and the remedy.
 const CONDITIONS: [(&str, &str, &str); 4] = [
     ("Ready", "True", "change the object; `kubectl describe scp` shows it"),
     ("Conflict", "False", "delete the other autoscaler or policy; `qscale import` makes a policy of it"),
@@ -32,7 +32,7 @@ const CONDITIONS: [(&str, &str, &str); 4] = [
 ];
 
 /// Runs kubectl with arguments and an input, and returns its output.
-pub type Kubectl<'a> = &'a dyn Fn(&[&str], &str) -> anyhow::Result<String>;
+pub type RunKubectl<'a> = &'a dyn Fn(&[&str], &str) -> anyhow::Result<String>;
 
 /// Rules of a role, or of an account.
 #[derive(Debug, Default, Deserialize)]
@@ -46,7 +46,7 @@ struct Rule {
 }
 
 /// Every check of the chart in `namespace`.
-pub fn examine(report: &mut Report, namespace: &str, kubectl: Kubectl<'_>) {
+pub fn examine(report: &mut Report, namespace: &str, kubectl: RunKubectl<'_>) {
     let Some(()) = version(report, kubectl) else { return };
     services(report, namespace, kubectl);
     for (service, role) in ROLES {
@@ -55,12 +55,12 @@ pub fn examine(report: &mut Report, namespace: &str, kubectl: Kubectl<'_>) {
     policies(report, kubectl);
 }
 
-fn ask(kubectl: Kubectl<'_>, arguments: &[&str], input: &str) -> anyhow::Result<Value> {
+fn ask(kubectl: RunKubectl<'_>, arguments: &[&str], input: &str) -> anyhow::Result<Value> {
     serde_json::from_str(&kubectl(arguments, input)?).context("the answer of kubectl is no JSON")
 }
 
 /// The version of the API server; `None` if it does not answer.
-fn version(report: &mut Report, kubectl: Kubectl<'_>) -> Option<()> {
+fn version(report: &mut Report, kubectl: RunKubectl<'_>) -> Option<()> {
     const CHECK: &str = "cluster";
     let answer = match ask(kubectl, &["version", "--output=json"], "") {
         Ok(answer) => answer,
@@ -81,7 +81,7 @@ fn version(report: &mut Report, kubectl: Kubectl<'_>) -> Option<()> {
     Some(())
 }
 
-fn services(report: &mut Report, namespace: &str, kubectl: Kubectl<'_>) {
+fn services(report: &mut Report, namespace: &str, kubectl: RunKubectl<'_>) {
     let pods = match ask(kubectl, &["get", "pods", "--selector", PODS, "--output=json"], "") {
         Ok(pods) => pods,
         Err(error) => return report.fail("services", format!("{error:#}"), "ask for the right to list pods"),
@@ -125,7 +125,7 @@ fn waiting(pod: &Value) -> Option<String> {
 }
 
 /// Compares the rights of the account of `service` with its `role`, as the chart has it.
-fn rights(report: &mut Report, namespace: &str, service: &str, role: &str, kubectl: Kubectl<'_>) {
+fn rights(report: &mut Report, namespace: &str, service: &str, role: &str, kubectl: RunKubectl<'_>) {
     let check = format!("rights of {service}");
     let account = format!("system:serviceaccount:{namespace}:qscale-{service}");
     let review = json!({ "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": { "namespace": namespace } });
@@ -187,7 +187,7 @@ fn rights_of(rules: &[Rule]) -> Vec<Right<'_>> {
     rights
 }
 
-fn policies(report: &mut Report, kubectl: Kubectl<'_>) {
+fn policies(report: &mut Report, kubectl: RunKubectl<'_>) {
     let objects = match ask(kubectl, &["get", "scalingpolicies.qscale.dev", "--all-namespaces", "--output=json"], "") {
         Ok(objects) => objects,
         Err(error) => return report.fail("policy objects", format!("{error:#}"), "install the chart, which has the custom resource"),
