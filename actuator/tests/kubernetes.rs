@@ -1,5 +1,7 @@
 //! The backend for Kubernetes against a real control plane with simulated nodes.
 
+#[path = "kubernetes/knative.rs"]
+mod knative;
 #[path = "support/messages.rs"]
 mod messages;
 

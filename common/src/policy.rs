@@ -121,6 +121,8 @@ pub enum WorkloadKind {
     Deployment,
     /// A StatefulSet of Kubernetes.
     StatefulSet,
+    /// A Service of Knative.
+    KnativeService,
 }
 
 /// Identity of a workload.

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Builds the programs of a Kubernetes control plane with simulated nodes from Go modules, for the tests: etcd, kube-apiserver,
-# kube-controller-manager, kube-scheduler, kubectl, kwok and helm. Prints the folder that holds them, the value for KUBEBUILDER_ASSETS.
+# kube-controller-manager, kube-scheduler, kubectl, kwok, helm, and the controllers of Knative with its definitions. Prints the folder that
+# holds them, the value for KUBEBUILDER_ASSETS.
 #
-#   deploy/cluster/assets.sh             build what is missing: 25 CPU minutes from nothing
+#   deploy/cluster/assets.sh             build what is missing: 29 CPU minutes from nothing
 #   deploy/cluster/assets.sh node        also those of a node with real pods: kubelet, containerd, runc, network plugins, kube-proxy, CoreDNS,
-#                                        metrics-server
+#                                        metrics-server, the proxy of Knative (queue)
 #   deploy/cluster/assets.sh where       only print the folder
 #
 # The modules in `modules/` pin every dependency by version and hash. The folder is below QSCALE_CACHE (~/.cache/qscale), outside the
@@ -23,9 +24,9 @@ fi
 
 say() { printf '%s\n' "$*" >&2; }
 go_version=1.26.6
-programs=" etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok helm"
+programs=" etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok helm knative"
 if [ "${1:-}" = node ]; then
-    programs="$programs kubelet containerd containerd-shim-runc-v2 ctr runc bridge host-local loopback kube-proxy coredns metrics-server"
+    programs="$programs kubelet containerd containerd-shim-runc-v2 ctr runc bridge host-local loopback kube-proxy coredns metrics-server queue"
 fi
 missing=
 for program in $programs; do [ -x "$folder/$program" ] || missing="$missing $program"; done
@@ -75,6 +76,8 @@ for program in $missing; do
         kwok) module=kwok package=sigs.k8s.io/kwok/cmd/kwok ;;
         helm) module=helm package=helm.sh/helm/v4/cmd/helm ;;
         coredns) module=coredns package=qscale.dev/cluster/coredns ;;
+        knative) module=knative package=qscale.dev/cluster/knative ;;
+        queue) module=knative package=knative.dev/serving/cmd/queue ;;
         metrics-server) module=metrics-server package=sigs.k8s.io/metrics-server/cmd/metrics-server ;;
         containerd | containerd-shim-runc-v2 | ctr)
             module=containerd package=github.com/containerd/containerd/v2/cmd/$program
@@ -95,6 +98,18 @@ for program in $missing; do
     esac
     say "building $program"
     CGO_ENABLED=$cgo nice "$go" build -C "$module" -tags "$tags" -ldflags "$link" -o "$work/$program" "$package" 2> >(grep -v '^go: downloading' >&2)
+    if [ "$program" = knative ]; then
+        # Its definitions and default configuration, with the version that a release has: 0.27 was the last one before 1.0.
+        version=$(sed -n 's/^\tknative.dev\/serving v//p' knative/go.mod)
+        for part in serving/config/core/300-resources serving/config/core/configmaps networking/config caching/config; do
+            source=$("$go" list -C knative -m -f '{{.Dir}}' "knative.dev/${part%%/*}")/${part#*/}
+            for file in "$source"/*.yaml; do
+                printf -- '---\n'
+                sed "s/version: devel$/version: \"1.$((${version:2:2} - 27)).${version##*.}\"/" "$file"
+            done
+        done >"$work/knative.yaml"
+        mv "$work/knative.yaml" "$folder/knative.yaml"
+    fi
     mv "$work/$program" "$folder/$program"
 done
 printf '%s\n' "$folder"

@@ -2,6 +2,7 @@
 
 mod audit;
 mod installation;
+mod knative;
 mod metrics;
 mod network;
 mod node;
@@ -12,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 pub use audit::{AuditedRequests, Right};
+pub use knative::{FUNCTION_IMAGE, PROXY_IMAGE};
 pub use node::RealNode;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};

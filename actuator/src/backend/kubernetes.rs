@@ -7,6 +7,8 @@ mod fence;
 #[cfg(feature = "kubernetes")]
 mod finalizer;
 #[cfg(feature = "kubernetes")]
+mod knative;
+#[cfg(feature = "kubernetes")]
 mod objects;
 #[cfg(feature = "kubernetes")]
 mod policies;

@@ -1,6 +1,7 @@
 //! Kubernetes, as the services read it: connection, watches, workloads, sizes of pods. Must not write: the service does that owns the object.
 
 pub mod cache;
+pub mod knative;
 pub mod scaled;
 pub mod sizing;
 

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
@@ -18,14 +18,16 @@ use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::Selector;
 use kube::{Api, Client};
 use qscale_common::policy::WorkloadKind;
+use qscale_common::runtime::clock;
 use qscale_common::runtime::kubernetes::scaled::{self, Scaled, owner};
 use qscale_common::runtime::kubernetes::sizing::{Size, Sizing};
 use qscale_common::runtime::kubernetes::{configuration, is_alive};
-use qscale_common::units::Allocation;
+use qscale_common::units::{Allocation, Replicas};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
 use super::fence::Fence;
+use super::knative::RevisionScale;
 use super::objects::{Followed, Objects, Snapshot};
 use super::requests::backend_error;
 use super::resource::PodSize;
@@ -43,6 +45,8 @@ const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 const RESIZE_FAILED: &str = "Error";
 /// Pause before a request is repeated on a newer revision.
 const CONFLICT_DELAY: Duration = Duration::from_millis(20);
+/// Time that Knative's autoscaler may take to follow a change.
+const KNATIVE_DELAY: Duration = Duration::from_secs(30);
 /// Timeout of the lists of other autoscalers.
 const RIVALS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -51,6 +55,8 @@ pub struct KubernetesBackend {
     config: KubernetesBackendConfig,
     opened: OnceCell<Opened>,
     requested: Mutex<HashMap<WorkloadId, Requested>>,
+    /// Replicas that Knative was asked for, and does not have yet.
+    awaited: Mutex<HashMap<WorkloadId, (Replicas, Instant)>>,
     rivals: RivalFinder,
     view: SharedView,
 }
@@ -120,7 +126,14 @@ impl KubernetesBackend {
     /// A cluster; connects with the first request.
     #[must_use]
     pub fn new(config: KubernetesBackendConfig) -> Self {
-        Self { config, opened: OnceCell::new(), requested: Mutex::default(), rivals: RivalFinder::default(), view: SharedView::default() }
+        Self {
+            config,
+            opened: OnceCell::new(),
+            requested: Mutex::default(),
+            awaited: Mutex::default(),
+            rivals: RivalFinder::default(),
+            view: SharedView::default(),
+        }
     }
 
     async fn open(&self) -> Result<&Opened, BackendError> {
@@ -151,6 +164,7 @@ impl KubernetesBackend {
         (view.read, view.rivals) = (true, rivals);
         let known = |id: &WorkloadId| view.workloads.contains_key(id);
         self.requested.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| known(id));
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| known(id));
         objects.retain(known);
         Ok(view.workloads.values().map(|seen| seen.status.clone()).collect())
     }
@@ -176,12 +190,25 @@ impl KubernetesBackend {
         let last = self.requested.lock().unwrap_or_else(PoisonError::into_inner).get(&id).map(|requested| requested.size);
         let size = sizing.as_ref().map(|sizing| sizing.requested(pods.iter().map(|pod| &**pod), last));
         let vertical = sizing.as_ref().is_some_and(Sizing::is_possible);
-        let status = WorkloadStatus { id, desired: size.unwrap_or_default().allocation(object.replicas()), vertical };
+        let desired = size.unwrap_or_default().allocation(self.replicas(&id, object.replicas()));
+        let status = WorkloadStatus { id, desired, vertical };
         let pending_resize = pods.iter().find_map(|pod| pending_resize(pod));
         let has_size = |pod: &Arc<Pod>| sizing.as_ref().and_then(|sizing| sizing.size(pod)) == size;
         let uniform = pending_resize.is_none() && pods.iter().all(has_size);
         let pod_size = self.pod_size(&status).filter(|_| pending_resize.is_none());
         Seen { uniform, pod_size, uid: object.meta().uid.clone(), pending_resize, status }
+    }
+
+    /// Replicas that a workload was asked for, of which the platform shows `shown`.
+    fn replicas(&self, id: &WorkloadId, shown: Replicas) -> Replicas {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((replicas, since)) = awaited.get(id).copied() else { return shown };
+        // A Service gets to zero when it has had no request for a while.
+        if replicas == shown || (replicas != Replicas(0) && clock::since(since) >= KNATIVE_DELAY) {
+            awaited.remove(id);
+            return shown;
+        }
+        replicas
     }
 
     /// Size that new pods get: the one that was requested last, if all pods have it. One that a pod was refused may fit no node.
@@ -201,7 +228,9 @@ impl KubernetesBackend {
             let mut direct = false;
             loop {
                 let attempt = match id.kind {
-                    WorkloadKind::Deployment => self.attempt::<Deployment>(opened, id, allocation, lease, direct).await,
+                    WorkloadKind::Deployment | WorkloadKind::KnativeService => {
+                        self.attempt::<Deployment>(opened, id, allocation, lease, direct).await
+                    }
                     WorkloadKind::StatefulSet => self.attempt::<StatefulSet>(opened, id, allocation, lease, direct).await,
                     WorkloadKind::Local => Err(Attempt::Failed(BackendError::NotFound(id.name.clone()))),
                 };
@@ -250,8 +279,8 @@ impl KubernetesBackend {
         let objects: Api<K> = Api::namespaced(client.clone(), namespace);
         let object = match followed.workload::<K>(id).filter(|_| !direct) {
             Some(object) => object,
-            None => match objects.get_opt(name).await? {
-                Some(object) => Arc::new(object),
+            None => match K::read(client, id).await? {
+                Some(object) => object,
                 None => return Err(Attempt::Failed(BackendError::NotFound(id.name.clone()))),
             },
         };
@@ -267,10 +296,17 @@ impl KubernetesBackend {
         } else {
             Vec::new()
         };
+        let revision = match id.kind {
+            WorkloadKind::KnativeService => Some(RevisionScale::read(client, object.meta()).await?),
+            _ => None,
+        };
         // After everything that is written below was read.
         fence.check(lease).await?;
 
-        if object.replicas() != wanted.replicas {
+        if let Some(revision) = revision {
+            revision.write(wanted.replicas).await?;
+            self.awaited.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), (wanted.replicas, clock::instant()));
+        } else if object.replicas() != wanted.replicas {
             let replicas = i32::try_from(wanted.replicas.0).unwrap_or(i32::MAX);
             let metadata = ObjectMeta {
                 name: Some(name.to_owned()),
@@ -354,7 +390,7 @@ fn pending_resize(pod: &Pod) -> Option<(String, String)> {
 
 impl PlatformBackend for KubernetesBackend {
     fn kinds(&self) -> &'static [WorkloadKind] {
-        &[WorkloadKind::Deployment, WorkloadKind::StatefulSet]
+        &[WorkloadKind::Deployment, WorkloadKind::StatefulSet, WorkloadKind::KnativeService]
     }
 
     fn list(&self) -> BackendFuture<'_, Vec<WorkloadStatus>> {

@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, StatefulSet};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodTemplateSpec};
-use kube::Client;
-use kube::api::ObjectMeta;
+use kube::api::{ListParams, ObjectMeta};
+use kube::{Api, Client};
 use qscale_common::name::Name;
-use qscale_common::policy::WorkloadId;
+use qscale_common::policy::{WorkloadId, WorkloadKind};
 use qscale_common::runtime::kubernetes::cache::{Cache, Cached};
-use qscale_common::runtime::kubernetes::is_alive;
 use qscale_common::runtime::kubernetes::scaled::{Scaled, owner};
+use qscale_common::runtime::kubernetes::{is_alive, knative};
 
 use crate::backend::BackendError;
 
@@ -41,11 +41,41 @@ struct Written {
 pub(super) trait Followed: Scaled + Cached {
     /// Its caches.
     fn caches(objects: &Objects) -> &[Cache<Self>];
+
+    /// A workload as it is read; `None` if there is none.
+    async fn read(client: &Client, id: &WorkloadId) -> Result<Option<Arc<Self>>, kube::Error> {
+        let api: Api<Self> = Api::namespaced(client.clone(), id.name.namespace.as_str());
+        Ok(api.get_opt(id.name.name.as_str()).await?.map(Arc::new))
+    }
+
+    /// The object of a workload, if it is known and its watch is not broken.
+    fn find(objects: &Objects, id: &WorkloadId) -> Option<Arc<Self>> {
+        Self::caches(objects).iter().find_map(|cache| cache.get(&id.name))
+    }
 }
 
 impl Followed for Deployment {
     fn caches(objects: &Objects) -> &[Cache<Self>] {
         &objects.deployments
+    }
+
+    async fn read(client: &Client, id: &WorkloadId) -> Result<Option<Arc<Self>>, kube::Error> {
+        let api: Api<Self> = Api::namespaced(client.clone(), id.name.namespace.as_str());
+        match knative_service(id) {
+            Some((namespace, name)) => {
+                let own = api.list(&ListParams::default().labels(&format!("{}={name}", knative::SERVICE))).await?.items;
+                let own: Vec<_> = own.into_iter().map(Arc::new).collect();
+                Ok(knative::serving(&own, namespace, name).cloned())
+            }
+            None => Ok(api.get_opt(id.name.name.as_str()).await?.map(Arc::new)),
+        }
+    }
+
+    fn find(objects: &Objects, id: &WorkloadId) -> Option<Arc<Self>> {
+        match knative_service(id) {
+            Some((namespace, name)) => knative::serving(&current(&objects.deployments).ok()?, namespace, name).cloned(),
+            None => Self::caches(objects).iter().find_map(|cache| cache.get(&id.name)),
+        }
     }
 }
 
@@ -69,7 +99,11 @@ impl Objects {
         Self {
             deployments: Cache::follow_all(client, namespaces, |object: &mut Deployment| {
                 reduce_metadata(&mut object.metadata);
-                object.status = None;
+                // Of the revisions of a Knative Service, one with ready replicas serves.
+                let ready_replicas = object.status.take().and_then(|status| status.ready_replicas);
+                if knative::service(&object.metadata).is_some() {
+                    object.status = Some(DeploymentStatus { ready_replicas, ..DeploymentStatus::default() });
+                }
                 object.spec.iter_mut().for_each(|spec| reduce_template(&mut spec.template));
             }),
             stateful_sets: Cache::follow_all(client, namespaces, |object: &mut StatefulSet| {
@@ -108,7 +142,8 @@ impl Objects {
         };
         // What is missing afterwards is named below.
         let _in_time = tokio::time::timeout(LIST_TIMEOUT, listed).await;
-        let (deployments, stateful_sets) = (current(&self.deployments)?, current(&self.stateful_sets)?);
+        let (mut deployments, stateful_sets) = (current(&self.deployments)?, current(&self.stateful_sets)?);
+        knative::retain_serving(&mut deployments);
         let mut pods: HashMap<WorkloadId, Vec<Arc<Pod>>> = HashMap::new();
         for pod in current(&self.pods)? {
             if let Some(id) = owner(&pod).filter(|_| is_alive(&pod)) {
@@ -120,7 +155,7 @@ impl Objects {
 
     /// A workload, if the last write of this actuator shows in it.
     pub(super) fn workload<K: Followed>(&self, id: &WorkloadId) -> Option<Arc<K>> {
-        let object = K::caches(self).iter().find_map(|cache| cache.get(&id.name))?;
+        let object = K::find(self, id)?;
         (!self.written().get(id).is_some_and(|written| written.is_ahead_of_workload(object.meta()))).then_some(object)
     }
 
@@ -179,6 +214,11 @@ impl Written {
         };
         !self.pods.is_empty() && pods.iter().any(is_older)
     }
+}
+
+/// Namespace and name of a Service of Knative.
+fn knative_service(id: &WorkloadId) -> Option<(&str, &str)> {
+    (id.kind == WorkloadKind::KnativeService).then(|| (id.name.namespace.as_str(), id.name.name.as_str()))
 }
 
 /// The objects of all caches.

@@ -31,6 +31,7 @@ use qscale_common::time::Timestamp;
 use super::KubernetesBackendConfig;
 use super::cluster::{FIELD_MANAGER, SharedView, connect};
 use super::finalizer::{self, Release, Step};
+use super::knative;
 use super::reports::{self, PolicyReport, WrittenReport};
 use super::resource::{PolicyObject, PolicyStatus};
 use super::status::{self, Facts, Unused};
@@ -429,7 +430,13 @@ impl Policies {
         let Some(bucket) = access.policies.borrow().clone() else { return Ok(()) };
         let mut failed = None;
         for (function, entry) in &mut self.entries {
-            let step = finalizer::step(&entry.object.metadata, entry.on_delete(), entry.release.as_ref(), now);
+            let mut step = finalizer::step(&entry.object.metadata, entry.on_delete(), entry.release.as_ref(), now);
+            if let Step::Release(result @ Ok(Some(_))) = &mut step
+                && let Some(workload) = entry.workload().filter(|workload| workload.kind == WorkloadKind::KnativeService)
+                && let Err(error) = knative::release(&self.client, &workload).await
+            {
+                *result = Err(format!("its number of replicas stays fixed: {:#}", anyhow::Error::new(error)));
+            }
             let written = match &step {
                 Step::Nothing => continue,
                 // No agent may act anymore, and pods that are created get the size of their template.

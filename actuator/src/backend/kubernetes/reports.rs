@@ -81,9 +81,13 @@ pub(super) fn event(outcome: &Outcome) -> Option<(&'static str, Event)> {
 
 /// The object of a workload.
 pub(super) fn reference(workload: &WorkloadId, uid: Option<String>) -> ObjectReference {
-    let kind = if workload.kind == WorkloadKind::StatefulSet { "StatefulSet" } else { "Deployment" };
+    let (version, kind) = match workload.kind {
+        WorkloadKind::StatefulSet => ("apps/v1", "StatefulSet"),
+        WorkloadKind::KnativeService => ("serving.knative.dev/v1", "Service"),
+        WorkloadKind::Local | WorkloadKind::Deployment => ("apps/v1", "Deployment"),
+    };
     ObjectReference {
-        api_version: Some("apps/v1".into()),
+        api_version: Some(version.into()),
         kind: Some(kind.into()),
         name: Some(workload.name.name.to_string()),
         namespace: Some(workload.name.namespace.to_string()),

@@ -216,6 +216,7 @@ fn kind(kind: WorkloadKind) -> &'static str {
         WorkloadKind::Local => "local",
         WorkloadKind::Deployment => "deployment",
         WorkloadKind::StatefulSet => "statefulset",
+        WorkloadKind::KnativeService => "ksvc",
     }
 }
 

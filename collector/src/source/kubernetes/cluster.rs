@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, Client};
 use qscale_common::runtime::kubernetes::cache::Cache;
-use qscale_common::runtime::kubernetes::configuration;
+use qscale_common::runtime::kubernetes::{configuration, knative};
 use qscale_common::scrape::Scrape;
 
 use super::super::{ObservedWorkloads, SourceError};
@@ -74,6 +74,7 @@ impl Cluster {
         let Some(opened) = &mut self.opened else { return Err(SourceError::Timeout) };
         let mut objects = Objects::default();
         objects.add(&opened.deployments, |objects| &mut objects.deployments)?;
+        knative::retain_serving(&mut objects.deployments);
         objects.add(&opened.stateful_sets, |objects| &mut objects.stateful_sets)?;
         objects.add(&opened.pods, |objects| &mut objects.pods)?;
         objects.add(std::slice::from_ref(&opened.nodes), |objects| &mut objects.nodes)?;

@@ -9,7 +9,7 @@ use memchr::memmem;
 use qscale_common::policy::PodEndpoint;
 use qscale_common::runtime::clock;
 use qscale_common::runtime::http::HttpClient;
-use qscale_common::runtime::kubernetes::{is_alive, scaled};
+use qscale_common::runtime::kubernetes::{is_alive, knative, scaled};
 use qscale_common::time::Timestamp;
 
 use super::super::exposition::syntax::ExpositionText;
@@ -149,6 +149,7 @@ fn uri(pod: &Pod, endpoint: Option<&PodEndpoint>, address: &str) -> Option<Uri> 
     let annotation = |name: &str| pod.annotations().get(name).map(String::as_str);
     let (port, path) = match endpoint {
         Some(endpoint) => (endpoint.port, endpoint.path.as_str()),
+        None if annotation(SCRAPE).is_none() && knative::service(&pod.metadata).is_some() => knative::METRICS,
         None => {
             let http = annotation(SCHEME).is_none_or(|scheme| scheme == "http");
             if annotation(SCRAPE) != Some("true") || !http {
@@ -194,6 +195,18 @@ mod tests {
         {
             check(none, None, "10.0.0.1", None);
         }
+    }
+
+    #[test]
+    fn the_proxy_of_a_knative_service_is_an_endpoint() {
+        let of = |annotations: Value| {
+            let metadata = json!({ "name": "fib-1", "labels": { knative::SERVICE: "fib" }, "annotations": annotations });
+            let pod: Pod = serde_json::from_value(json!({ "metadata": metadata })).expect("a pod");
+            uri(&pod, None, "10.0.0.1").map(|uri| uri.to_string())
+        };
+        assert_eq!(of(json!({})).as_deref(), Some("http://10.0.0.1:9091/metrics"));
+        assert_eq!(of(json!({ SCRAPE: "true", PORT: "8080" })).as_deref(), Some("http://10.0.0.1:8080/metrics"));
+        assert_eq!(of(json!({ SCRAPE: "false" })), None);
     }
 
     /// Completed requests and requests in flight that a pod shows, which is asked for `duration`.

@@ -10,7 +10,7 @@ use kube::Resource;
 use kube::api::ObjectMeta;
 use serde::de::DeserializeOwned;
 
-use super::function_id;
+use super::{function_id, knative};
 use crate::policy::{WorkloadId, WorkloadKind};
 use crate::units::Replicas;
 
@@ -56,10 +56,19 @@ macro_rules! scaled {
 scaled!(Deployment);
 scaled!(StatefulSet);
 
-/// The identity of an object; `None` if its name or namespace is not a DNS label.
+/// The identity of an object; `None` if its name or namespace is not a DNS label. A Deployment of a Knative Service is that Service.
 #[must_use]
 pub fn id<K: Scaled>(object: &K) -> Option<WorkloadId> {
-    Some(WorkloadId { kind: K::KIND, name: function_id(object.meta())? })
+    match knative::service(object.meta()).filter(|_| K::KIND == WorkloadKind::Deployment) {
+        Some(service) => named(WorkloadKind::KnativeService, service, object.meta()),
+        None => Some(WorkloadId { kind: K::KIND, name: function_id(object.meta())? }),
+    }
+}
+
+/// The workload `name` in the namespace of `metadata`.
+fn named(kind: WorkloadKind, name: &str, metadata: &ObjectMeta) -> Option<WorkloadId> {
+    let metadata = ObjectMeta { name: Some(name.to_owned()), namespace: metadata.namespace.clone(), ..ObjectMeta::default() };
+    Some(WorkloadId { kind, name: function_id(&metadata)? })
 }
 
 /// The workload that controls a pod.
@@ -69,12 +78,14 @@ pub fn owner(pod: &Pod) -> Option<WorkloadId> {
     let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
     let (kind, name) = match owner.kind.as_str() {
         "StatefulSet" => (WorkloadKind::StatefulSet, owner.name.as_str()),
-        "ReplicaSet" => {
-            let hash = pod.metadata.labels.as_ref()?.get(TEMPLATE_HASH)?;
-            (WorkloadKind::Deployment, owner.name.strip_suffix(hash.as_str())?.strip_suffix('-')?)
-        }
+        "ReplicaSet" => match knative::service(&pod.metadata) {
+            Some(service) => (WorkloadKind::KnativeService, service),
+            None => {
+                let hash = pod.metadata.labels.as_ref()?.get(TEMPLATE_HASH)?;
+                (WorkloadKind::Deployment, owner.name.strip_suffix(hash.as_str())?.strip_suffix('-')?)
+            }
+        },
         _ => return None,
     };
-    let metadata = ObjectMeta { name: Some(name.to_owned()), namespace: pod.metadata.namespace.clone(), ..ObjectMeta::default() };
-    Some(WorkloadId { kind, name: function_id(&metadata)? })
+    named(kind, name, &pod.metadata)
 }

@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use qscale_common::quantity;
+use qscale_tests::cluster::{FUNCTION_IMAGE, PROXY_IMAGE};
 use qscale_tests::process::binary;
 use qscale_tests::{Cluster, RealNode};
 use serde_json::{Value, json};
@@ -41,7 +42,7 @@ impl<'a> World<'a> {
                 return None;
             }
         };
-        node.import("qscale-function:dev", &[binary("qscale-function")]);
+        node.import(FUNCTION_IMAGE, &[binary("qscale-function")]);
         node.install_chart(&[]).unwrap_or_else(|error| panic!("{error}"));
         cluster.install("fibonacci.yaml");
         cluster.kubectl(&["rollout", "status", "deployment/fibonacci", "--timeout=120s"]);
@@ -65,12 +66,13 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Sends `rate` requests/s to the Service of the function, each with some 30 ms of CPU.
-    fn load(&self, rate: &str) -> Client {
-        let address = self.cluster.get(&["service", "fibonacci"])["spec"]["clusterIP"].as_str().expect("an address").to_owned();
+    /// Sends `rate` requests/s to a Service of the function, each with some 30 ms of CPU.
+    fn load(&self, service: &str, rate: &str) -> Client {
+        let spec = self.cluster.get(&["service", service])["spec"].clone();
+        let address = format!("{}:{}", spec["clusterIP"].as_str().expect("an address"), spec["ports"][0]["port"]);
         let mut command = Command::new(binary("qscale-loadgen"));
         command.args(["run", "--protocol=http", "--function=fibonacci", "--path=/?n=80000", "--quiet", "--no-real-time", "--max-lag=10s"]);
-        command.args([&format!("--target={address}:8080"), &format!("--rate={rate}"), "--for=30m"]);
+        command.args([&format!("--target={address}"), &format!("--rate={rate}"), "--for=30m"]);
         Client(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the load generator runs"))
     }
 
@@ -127,7 +129,7 @@ fn the_chart_in_real_pods_scales_a_function_under_load_and_survives_faults() {
     // In place: the same container with another limit.
     let before = world.pods()[0].clone();
     assert_eq!(World::actual_cpu(&before).as_deref(), Some("200m"));
-    let load = world.load("9");
+    let load = world.load("fibonacci", "9");
     let resized = world.until("a resize in place", || {
         let pod = world.pods().into_iter().find(|pod| pod["metadata"]["uid"] == before["metadata"]["uid"])?;
         (World::actual_cpu(&pod)? != "200m").then_some(pod)
@@ -158,6 +160,7 @@ fn the_chart_in_real_pods_scales_a_function_under_load_and_survives_faults() {
     let events = cluster.kubectl(&["get", "events", "--field-selector=reason=Restored"]);
     assert!(events.contains("its original allocation"), "{events}");
 
+    knative(&world);
     for service in ["actuator", "collector"] {
         rights::check(&cluster, service, rights::NodeKind::Real);
     }
@@ -186,6 +189,45 @@ fn commands(world: &World<'_>) {
     }
     let (done, text) = qscale(&["--context-namespace", "default", "policy", "list"]);
     assert!(!done && text.contains("--context-namespace"), "{text}");
+}
+
+/// A Knative Service, whose requests are read from the proxies in its pods, and whose replicas Knative's autoscaler keeps as they are decided.
+fn knative(world: &World<'_>) {
+    let Some(_knative) = world.cluster.start_knative() else { return };
+    world.node.import(PROXY_IMAGE, &[world.cluster.assets().join("queue")]);
+    world.cluster.apply(&Cluster::knative_service("first", "200m", "64Mi"));
+    let pods =
+        || world.cluster.get(&["pods", "--selector=serving.knative.dev/service=fib"])["items"].as_array().cloned().unwrap_or_default();
+    let ready = |pod: &Value| {
+        let conditions = pod["status"]["conditions"].as_array();
+        conditions.is_some_and(|all| all.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
+    };
+    world.until("a pod of the Knative Service", || pods().first().filter(|pod| ready(pod)).cloned());
+
+    let bounds = json!({ "replicas": { "min": 2, "max": 3 }, "cpu_millicores": { "min": 250, "max": 500 }, "memory_mib": { "min": 32, "max": 128 } });
+    let spec = json!({
+        "workload": { "kind": "knative_service" }, "agent": "dqn", "mode": "active", "tick": "2s", "bounds": bounds, "on_delete": "restore",
+    });
+    let metadata = json!({ "name": "fib", "namespace": "default" });
+    world.cluster.apply(&json!({ "apiVersion": "qscale.dev/v1alpha1", "kind": "ScalingPolicy", "metadata": metadata, "spec": spec }));
+    let _load = world.load("fib-00001-private", "9");
+    world.until("pods of the decided size", || {
+        let pods = pods();
+        let function = |pod: &Value| {
+            let statuses = pod["status"]["containerStatuses"].as_array()?;
+            statuses.iter().find(|container| container["name"] == "user-container").cloned()
+        };
+        let cpu = |pod: &Value| function(pod)?["resources"]["limits"]["cpu"].as_str().and_then(quantity::positive);
+        (pods.len() >= 2 && pods.iter().all(|pod| ready(pod) && cpu(pod).is_some_and(|cores| cores >= 0.2495))).then_some(())
+    });
+    let rate = world.until("requests as the proxies count them", || {
+        let status = world.cluster.get(&["scp", "fib"])["status"].clone();
+        status["measured"]["requestsPerSecond"].as_str()?.parse::<f64>().ok().filter(|rate| *rate > 1.0)
+    });
+    println!("the proxies of the Knative Service count {rate} requests/s");
+    world.cluster.kubectl(&["delete", "scp", "fib", "--timeout=120s"]);
+    let annotations = world.cluster.get(&["podautoscaler", "fib-00001"])["metadata"]["annotations"].clone();
+    assert!(annotations["autoscaling.knative.dev/max-scale"].is_null(), "{annotations}");
 }
 
 /// Faults that the services survive: the leader killed, the API server restarted, a rollout during resizes.

@@ -14,11 +14,21 @@ pub(super) enum NodeKind {
     Real,
 }
 
+const WITHOUT_KNATIVE: &str = "Knative is not there";
+
 /// Rights that a run does not use: service, right, run, and the reason.
-const UNUSED: [(&str, &str, NodeKind, &str); 7] = [
+const UNUSED: [(&str, &str, NodeKind, &str); 15] = [
     ("collector", "get nodes/metrics", NodeKind::Simulated, "simulated kubelets ask for no rights"),
     ("actuator", "get deployments.apps", NodeKind::Simulated, "one is read after a conflict only"),
     ("actuator", "get statefulsets.apps", NodeKind::Simulated, "one is read after a conflict only"),
+    ("actuator", "get podautoscalers.autoscaling.internal.knative.dev", NodeKind::Simulated, WITHOUT_KNATIVE),
+    ("actuator", "list podautoscalers.autoscaling.internal.knative.dev", NodeKind::Simulated, WITHOUT_KNATIVE),
+    ("actuator", "patch podautoscalers.autoscaling.internal.knative.dev", NodeKind::Simulated, WITHOUT_KNATIVE),
+    ("actuator", "get customresourcedefinitions.apiextensions.k8s.io", NodeKind::Simulated, WITHOUT_KNATIVE),
+    ("actuator", "get revisions.serving.knative.dev", NodeKind::Simulated, WITHOUT_KNATIVE),
+    ("actuator", "patch revisions.serving.knative.dev", NodeKind::Simulated, WITHOUT_KNATIVE),
+    ("actuator", "get revisions.serving.knative.dev", NodeKind::Real, "only since Knative 1.21"),
+    ("actuator", "patch revisions.serving.knative.dev", NodeKind::Real, "only since Knative 1.21"),
     ("actuator", "get deployments.apps", NodeKind::Real, "one is read after a conflict only"),
     ("actuator", "get statefulsets.apps", NodeKind::Real, "no StatefulSet is scaled there"),
     ("actuator", "update statefulsets/scale.apps", NodeKind::Real, "no StatefulSet is scaled there"),
