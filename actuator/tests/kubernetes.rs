@@ -4,6 +4,8 @@
 mod knative;
 #[path = "support/messages.rs"]
 mod messages;
+#[path = "kubernetes/refusals.rs"]
+mod refusals;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -11,6 +11,8 @@ mod knative;
 #[cfg(feature = "kubernetes")]
 mod objects;
 #[cfg(feature = "kubernetes")]
+mod pending;
+#[cfg(feature = "kubernetes")]
 mod policies;
 #[cfg(feature = "kubernetes")]
 mod reports;

@@ -19,7 +19,7 @@ use kube::core::Selector;
 use kube::{Api, Client};
 use qscale_common::policy::WorkloadKind;
 use qscale_common::runtime::clock;
-use qscale_common::runtime::kubernetes::scaled::{self, Scaled, owner};
+use qscale_common::runtime::kubernetes::scaled::{self, owner};
 use qscale_common::runtime::kubernetes::sizing::{Size, Sizing};
 use qscale_common::runtime::kubernetes::{configuration, is_alive};
 use qscale_common::units::{Allocation, Replicas};
@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 use super::fence::Fence;
 use super::knative::RevisionScale;
 use super::objects::{Followed, Objects, Snapshot};
+use super::pending::Pending;
 use super::requests::backend_error;
 use super::resource::PodSize;
 use super::rivals::RivalFinder;
@@ -37,14 +38,10 @@ use crate::backend::{BackendError, BackendFuture, LoopAccess, PlatformBackend, W
 
 /// Name of the writer in the managed fields of objects.
 pub(super) const FIELD_MANAGER: &str = "qscale-actuator";
-/// Condition of a pod whose resize was accepted but not begun.
-const PENDING_RESIZE: &str = "PodResizePending";
-/// Condition of a pod that is being resized.
-const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
-/// Reason of that condition after a failed attempt, which the kubelet repeats.
-const RESIZE_FAILED: &str = "Error";
 /// Pause before a request is repeated on a newer revision.
 const CONFLICT_DELAY: Duration = Duration::from_millis(20);
+/// Time for which a refused resize is shown. A decision that still wants it is refused again before.
+const REFUSED_FOR: Duration = Duration::from_secs(300);
 /// Time that Knative's autoscaler may take to follow a change.
 const KNATIVE_DELAY: Duration = Duration::from_secs(30);
 /// Timeout of the lists of other autoscalers.
@@ -87,8 +84,10 @@ pub(super) struct Seen {
     /// Size that new pods get; `None` if this actuator has decided none.
     pub pod_size: Option<PodSize>,
     pub uid: Option<String>,
-    /// Why the resize of a pod waits, failed, or cannot be done: reason and message of its condition.
-    pub pending_resize: Option<(String, String)>,
+    /// Why a pod does not have its size: its resize waits, failed, was refused, or cannot be done.
+    pub pending_resize: Option<Pending>,
+    /// Why pods are not created, or have no node.
+    pub pending_replicas: Option<Pending>,
 }
 
 pub(super) type SharedView = Arc<Mutex<View>>;
@@ -97,8 +96,16 @@ pub(super) type SharedView = Arc<Mutex<View>>;
 struct Requested {
     size: Size,
     pod_size: PodSize,
-    /// Why one of the pods kept its size.
-    refused: Option<String>,
+    /// Why one of the pods kept its size, and when that was said last.
+    refused: Option<(String, Instant)>,
+}
+
+impl Requested {
+    /// Why a pod kept its size, if that was said a short time ago.
+    fn recently_refused(&self) -> Option<Pending> {
+        let (message, at) = self.refused.as_ref()?;
+        (clock::since(*at) < REFUSED_FOR).then(|| Pending::refused(message.clone()))
+    }
 }
 
 /// Why an attempt to change a workload ended.
@@ -185,18 +192,22 @@ impl KubernetesBackend {
     }
 
     /// An object and its pods as they are known.
-    fn seen<K: Scaled>(&self, id: WorkloadId, object: &K, pods: &[Arc<Pod>]) -> Seen {
+    fn seen<K: Followed>(&self, id: WorkloadId, object: &K, pods: &[Arc<Pod>]) -> Seen {
         let sizing = object.template().and_then(Sizing::of);
-        let last = self.requested.lock().unwrap_or_else(PoisonError::into_inner).get(&id).map(|requested| requested.size);
+        let requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = requested.get(&id).map(|requested| requested.size);
         let size = sizing.as_ref().map(|sizing| sizing.requested(pods.iter().map(|pod| &**pod), last));
+        let refused = requested.get(&id).filter(|requested| Some(requested.size) != size).and_then(Requested::recently_refused);
+        drop(requested);
         let vertical = sizing.as_ref().is_some_and(Sizing::is_possible);
         let desired = size.unwrap_or_default().allocation(self.replicas(&id, object.replicas()));
         let status = WorkloadStatus { id, desired, vertical };
-        let pending_resize = pods.iter().find_map(|pod| pending_resize(pod));
+        let pending_resize = pods.iter().find_map(|pod| Pending::resize(pod)).or(refused);
+        let pending_replicas = object.pending_pods().or_else(|| pods.iter().find_map(|pod| Pending::pod(pod)));
         let has_size = |pod: &Arc<Pod>| sizing.as_ref().and_then(|sizing| sizing.size(pod)) == size;
         let uniform = pending_resize.is_none() && pods.iter().all(has_size);
         let pod_size = self.pod_size(&status).filter(|_| pending_resize.is_none());
-        Seen { uniform, pod_size, uid: object.meta().uid.clone(), pending_resize, status }
+        Seen { uniform, pod_size, uid: object.meta().uid.clone(), pending_resize, pending_replicas, status }
     }
 
     /// Replicas that a workload was asked for, of which the platform shows `shown`.
@@ -368,24 +379,14 @@ impl KubernetesBackend {
         let mut requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
         // Each decision asks again, and is refused again.
         if let Some(reason) = &refused
-            && requested.get(id).is_none_or(|last| last.refused.as_ref() != Some(reason))
+            && requested.get(id).is_none_or(|last| last.refused.as_ref().is_none_or(|(last, _)| last != reason))
         {
             tracing::warn!(workload = %id.name, reason, "a pod cannot be resized; it keeps its size");
         }
+        let refused = refused.map(|reason| (reason, clock::instant()));
         requested.insert(id.clone(), Requested { size, pod_size: PodSize::of(sizing, size), refused });
         Ok(kept.unwrap_or(size))
     }
-}
-
-/// Reason and message of a resize that waits, failed, or that the node cannot do.
-fn pending_resize(pod: &Pod) -> Option<(String, String)> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let pending = conditions.iter().filter(|condition| condition.status == "True").find(|condition| {
-        let failed = condition.reason.as_deref() == Some(RESIZE_FAILED);
-        condition.type_ == PENDING_RESIZE || condition.type_ == RESIZE_IN_PROGRESS && failed
-    })?;
-    let pod = pod.metadata.name.as_deref().unwrap_or_default();
-    Some((pending.reason.clone().unwrap_or_default(), format!("{pod}: {}", pending.message.as_deref().unwrap_or_default())))
 }
 
 impl PlatformBackend for KubernetesBackend {

@@ -15,6 +15,7 @@ use qscale_common::runtime::kubernetes::cache::{Cache, Cached};
 use qscale_common::runtime::kubernetes::scaled::{Scaled, owner};
 use qscale_common::runtime::kubernetes::{is_alive, knative};
 
+use super::pending::{self, Pending};
 use crate::backend::BackendError;
 
 /// Time for the first lists.
@@ -42,6 +43,11 @@ pub(super) trait Followed: Scaled + Cached {
     /// Its caches.
     fn caches(objects: &Objects) -> &[Cache<Self>];
 
+    /// Why its pods cannot be created.
+    fn pending_pods(&self) -> Option<Pending> {
+        None
+    }
+
     /// A workload as it is read; `None` if there is none.
     async fn read(client: &Client, id: &WorkloadId) -> Result<Option<Arc<Self>>, kube::Error> {
         let api: Api<Self> = Api::namespaced(client.clone(), id.name.namespace.as_str());
@@ -57,6 +63,10 @@ pub(super) trait Followed: Scaled + Cached {
 impl Followed for Deployment {
     fn caches(objects: &Objects) -> &[Cache<Self>] {
         &objects.deployments
+    }
+
+    fn pending_pods(&self) -> Option<Pending> {
+        Pending::creation(self)
     }
 
     async fn read(client: &Client, id: &WorkloadId) -> Result<Option<Arc<Self>>, kube::Error> {
@@ -99,11 +109,11 @@ impl Objects {
         Self {
             deployments: Cache::follow_all(client, namespaces, |object: &mut Deployment| {
                 reduce_metadata(&mut object.metadata);
+                let status = object.status.take().unwrap_or_default();
                 // Of the revisions of a Knative Service, one with ready replicas serves.
-                let ready_replicas = object.status.take().and_then(|status| status.ready_replicas);
-                if knative::service(&object.metadata).is_some() {
-                    object.status = Some(DeploymentStatus { ready_replicas, ..DeploymentStatus::default() });
-                }
+                let ready_replicas = status.ready_replicas.filter(|_| knative::service(&object.metadata).is_some());
+                let conditions = status.conditions.map(|conditions| conditions.into_iter().filter(pending::is_failure).collect());
+                object.status = Some(DeploymentStatus { ready_replicas, conditions, ..DeploymentStatus::default() });
                 object.spec.iter_mut().for_each(|spec| reduce_template(&mut spec.template));
             }),
             stateful_sets: Cache::follow_all(client, namespaces, |object: &mut StatefulSet| {

@@ -507,6 +507,7 @@ impl Policies {
                 rival: workload.as_ref().and_then(|workload| view.rivals.get(workload)).map(String::as_str),
                 frozen: controls.as_ref().is_none_or(|controls| control::is_frozen(controls, function)),
                 pending_resize: seen.and_then(|seen| seen.pending_resize.as_ref()),
+                pending_replicas: seen.and_then(|seen| seen.pending_replicas.as_ref()),
                 state: entry.state.as_ref().map(|(state, arrived)| (state, *arrived)),
                 decision: entry.decision.as_ref(),
             };

@@ -77,7 +77,7 @@ pub struct PolicyStatus {
     /// Decided size, which pods get at their admission while the mode is active. The pod template stays as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_size: Option<PodSize>,
-    /// Ready, Acting, Fallback, Stale, NoLatencySource, Conflict and ResizePending.
+    /// Ready, Acting, Fallback, Stale, NoLatencySource, Conflict, ResizePending and ReplicasPending.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<PolicyCondition>,
 }

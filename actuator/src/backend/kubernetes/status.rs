@@ -9,6 +9,7 @@ use qscale_common::time::Timestamp;
 use qscale_common::units::Allocation;
 use strum::IntoStaticStr;
 
+use super::pending::Pending;
 use super::resource::{DecisionStatus, Measured, PodSize, PolicyCondition, PolicyStatus};
 use crate::backend::WorkloadStatus;
 
@@ -27,8 +28,10 @@ pub(super) struct Facts<'a> {
     /// Another autoscaler of the workload.
     pub rival: Option<&'a str>,
     pub frozen: bool,
-    /// Reason and message of a resize that waits.
-    pub pending_resize: Option<&'a (String, String)>,
+    /// Why pods do not have their size.
+    pub pending_resize: Option<&'a Pending>,
+    /// Why there are fewer pods than decided.
+    pub pending_replicas: Option<&'a Pending>,
     /// The last State, and when it arrived.
     pub state: Option<(&'a State, Timestamp)>,
     /// The last decision of the agent, the fallback or an operator.
@@ -58,6 +61,7 @@ pub(super) enum ConditionKind {
     NoLatencySource,
     Conflict,
     ResizePending,
+    ReplicasPending,
 }
 
 /// The status at `now`; conditions that are as `before` keep their time.
@@ -65,7 +69,8 @@ pub(super) fn status(facts: &Facts<'_>, before: &PolicyStatus, now: Timestamp) -
     let policy = facts.policy.ok();
     let present = facts.workload.map(|workload| workload.desired);
     let allowed = facts.decision.and_then(|decision| decision.allowed);
-    let conditions = [ready(facts), acting(facts), fallback(facts), stale(facts, now), latency(facts), conflict(facts), resize(facts)];
+    let conditions =
+        [ready(facts), acting(facts), fallback(facts), stale(facts, now), latency(facts), conflict(facts), resize(facts), replicas(facts)];
     PolicyStatus {
         observed_generation: facts.generation,
         target: policy.map(target).or_else(|| before.target.clone()),
@@ -197,11 +202,17 @@ fn conflict(facts: &Facts<'_>) -> Found {
 }
 
 fn resize(facts: &Facts<'_>) -> Found {
-    match facts.pending_resize {
-        // A reason of a condition is never empty.
-        Some((reason, message)) if !reason.is_empty() => Found::new(ConditionKind::ResizePending, true, reason.clone(), message),
-        Some((_, message)) => Found::new(ConditionKind::ResizePending, true, "Pending", message),
-        None => Found::new(ConditionKind::ResizePending, false, "None", ""),
+    pending(ConditionKind::ResizePending, facts.pending_resize)
+}
+
+fn replicas(facts: &Facts<'_>) -> Found {
+    pending(ConditionKind::ReplicasPending, facts.pending_replicas)
+}
+
+fn pending(kind: ConditionKind, pending: Option<&Pending>) -> Found {
+    match pending {
+        Some(Pending { reason, message }) => Found::new(kind, true, reason.clone(), message),
+        None => Found::new(kind, false, "None", ""),
     }
 }
 

@@ -24,10 +24,11 @@ const ROLES: [(&str, &str); 2] = [
 /// Path of the API that lists the rights of its caller.
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
 /// Conditions of a ScalingPolicy that are reported, each with the status that is good and the remedy.
-const CONDITIONS: [(&str, &str, &str); 4] = [
+const CONDITIONS: [(&str, &str, &str); 5] = [
     ("Ready", "True", "change the object; `kubectl describe scp` shows it"),
     ("Conflict", "False", "delete the other autoscaler or policy; `qscale import` makes a policy of it"),
     ("ResizePending", "False", "lower bounds.cpu_millicores.max or bounds.memory_mib.max, or add a node"),
+    ("ReplicasPending", "False", "raise the quota, add a node, or lower bounds.replicas.max"),
     ("NoLatencySource", "False", "name an endpoint in spec.metrics, or add a Prometheus source to the collector"),
 ];
 
