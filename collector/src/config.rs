@@ -124,7 +124,7 @@ mod tests {
         refused(|config| config.scrape_timeout = Span::seconds(11), "scrape_timeout = 11s, must be 1ms to 10s");
         refused(|config| config.scrape_interval = Some(Span::millis(1)), "scrape_interval = 1ms");
         refused(|config| config.partition.index = 1, "partition.index = 1, must be below partition.count = 1");
-        refused_source(|source| source.url = "https://x/metrics".into(), "sources.s: url = `https://x/metrics`");
+        refused_source(|source| source.url = "ftp://x/metrics".into(), "sources.s: url = `ftp://x/metrics`");
         refused_source(|source| source.url = "/metrics".into(), "url = `/metrics`");
         refused_source(|source| source.url = "http://[".into(), "url = `http://[`");
         refused_source(|source| source.timeout = Span::millis(0), "sources.s: timeout = 0s");

@@ -41,7 +41,7 @@ pub struct PrometheusServer {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QueryError {
     /// No complete reply.
-    #[error("{0}")]
+    #[error(transparent)]
     Exchange(#[from] ExchangeError),
     /// No reply in time.
     #[error("no reply within {}", Span(*.0))]
@@ -93,7 +93,7 @@ pub struct CollectedHistories {
 }
 
 impl PrometheusServer {
-    /// The server at `url`, `http://host:port` with an optional path. `token` is sent as bearer token.
+    /// The server at `url`, `http://host:port` or `https://host:port` with an optional path. `token` is sent as bearer token.
     ///
     /// # Errors
     /// Another scheme, or no host.

@@ -312,7 +312,7 @@ pub struct Latencies {
 #[derive(Debug, Error)]
 pub enum ResultsError {
     /// Wrong format.
-    #[error("{0}")]
+    #[error(transparent)]
     Form(#[from] serde_json::Error),
     /// Another version.
     #[error("version `{found}`, this program reads {expected}")]

@@ -72,10 +72,10 @@ impl ExpositionConfig {
     /// The address.
     ///
     /// # Errors
-    /// If it is not an http URL.
+    /// If it is not an http or https URL.
     pub fn uri(&self) -> anyhow::Result<Uri> {
         let uri: Uri = self.url.parse().with_context(|| format!("url = `{}`", self.url))?;
-        let http = uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty());
+        let http = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty());
         anyhow::ensure!(http, "url = `{}`, must be like http://127.0.0.1:8701/metrics", self.url);
         Ok(uri)
     }

@@ -257,7 +257,7 @@ mod tests {
             format!("{:#}", config.check().expect_err("refused"))
         };
         assert_eq!(refused(|config| config.preset = "traefik".into()), "preset = `traefik`, must be one of istio, linkerd, knative, nginx");
-        assert!(refused(|config| config.url = "https://x".into()).contains("must be like http://"));
+        assert!(refused(|config| config.url = "ftp://x".into()).contains("must be like http://"));
         assert!(refused(|config| config.window = Span::millis(1)).contains("window = 1ms"));
         let own = |change: fn(&mut RequestQuery)| {
             let mut query = PrometheusConfig::default().query().expect("bundled");

@@ -1,14 +1,19 @@
 //! HTTP requests and servers. Owns the exchange with its limit on the body, the limits of time of clients that send
 //! slowly, and that of the connections of a server; does not retry.
 
+mod tls;
+
 use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
 use bytes::Bytes;
+use http::uri::Scheme;
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -33,7 +38,14 @@ const PEEK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A client that keeps its connections. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct HttpClient(Client<HttpConnector, Full<Bytes>>);
+pub struct HttpClient {
+    plain: Client<HttpConnector, Full<Bytes>>,
+    /// For URLs with `https`, made with the first one, or why it cannot be made.
+    tls: Arc<OnceLock<Result<TlsClient, String>>>,
+    connector: HttpConnector,
+}
+
+type TlsClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// Why there is no complete reply.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -53,7 +65,14 @@ impl HttpClient {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(connect_timeout));
-        Self(Client::builder(TokioExecutor::new()).build(connector))
+        let plain = Client::builder(TokioExecutor::new()).build(connector.clone());
+        Self { plain, tls: Arc::default(), connector }
+    }
+
+    /// The client for URLs with `https`.
+    fn tls(&self) -> Result<&TlsClient, ExchangeError> {
+        let made = self.tls.get_or_init(|| Ok(Client::builder(TokioExecutor::new()).build(tls::connector(self.connector.clone())?)));
+        made.as_ref().map_err(|error| ExchangeError::Connection(error.clone()))
     }
 
     /// Sends `request` and reads the whole reply, of any status and up to `max_body` bytes. Has no timeout of its own.
@@ -61,7 +80,9 @@ impl HttpClient {
     /// # Errors
     /// If the connection fails, or the body is too large.
     pub async fn exchange(&self, request: Request<Full<Bytes>>, max_body: usize) -> Result<Response<Bytes>, ExchangeError> {
-        let reply = self.0.request(request).await.map_err(|error| ExchangeError::Connection(error_chain(&error)))?;
+        let secure = request.uri().scheme() == Some(&Scheme::HTTPS);
+        let reply = if secure { self.tls()?.request(request).await } else { self.plain.request(request).await };
+        let reply = reply.map_err(|error| ExchangeError::Connection(tls::explain(error_chain(&error))))?;
         let (head, body) = reply.into_parts();
         let body = Limited::new(body, max_body).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() { ExchangeError::TooLarge(max_body) } else { ExchangeError::Connection(error_chain(&*error)) }
@@ -190,5 +211,19 @@ mod tests {
         let newest = unused.last_mut().expect("connected");
         assert!(tokio::time::timeout(Duration::from_millis(100), newest.read(&mut [0])).await.is_err(), "the newest stays open");
         stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_server_behind_tls_is_read_if_its_authority_is_trusted() {
+        let (address, certificate) = tls::tests::server().await;
+        let client = HttpClient::new(Duration::from_secs(20));
+        let request = || Request::get(format!("https://localhost:{}/", address.port())).body(Full::default()).expect("valid");
+        match client.exchange(request(), MAX_BODY).await.expect_err("an unknown authority") {
+            ExchangeError::Connection(reason) => assert!(reason.contains("SSL_CERT_FILE"), "{reason}"),
+            other @ ExchangeError::TooLarge(_) => panic!("{other}"),
+        }
+        let trusting = Client::builder(TokioExecutor::new()).build(tls::tests::trusting(certificate, client.connector.clone()));
+        let client = HttpClient { tls: Arc::new(OnceLock::from(Ok(trusting))), ..client };
+        assert_eq!(client.exchange(request(), MAX_BODY).await.expect("a reply").body(), "ok");
     }
 }

@@ -49,17 +49,18 @@ struct QueryResult<T> {
 }
 
 impl PrometheusApi {
-    /// That of the server at `url`, `http://host:port` with an optional path.
+    /// That of the server at `url`, `http://host:port` or `https://host:port` with an optional path.
     ///
     /// # Errors
     /// Another scheme, or no host.
     pub fn new(url: &str) -> anyhow::Result<Self> {
         let uri: Option<Uri> = url.parse().ok();
-        let is_http =
-            |uri: &Uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none();
+        let is_http = |uri: &Uri| {
+            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none()
+        };
         ensure!(
             uri.as_ref().is_some_and(is_http),
-            "`{url}`, must be like http://127.0.0.1:9090; for a server behind TLS, forward a port: kubectl port-forward -n monitoring svc/prometheus 9090"
+            "`{url}`, must be like http://127.0.0.1:9090 or https://host; a port of a cluster: kubectl port-forward -n monitoring svc/prometheus 9090"
         );
         Ok(Self { base: url.trim_end_matches('/').to_owned() })
     }
@@ -127,10 +128,11 @@ mod tests {
 
     #[test]
     fn an_address_that_cannot_be_read_is_refused_with_its_remedy() {
-        for url in ["https://x", "127.0.0.1:9090", "http://", "http://x?y=1", ""] {
+        for url in ["ftp://x", "127.0.0.1:9090", "http://", "http://x?y=1", ""] {
             let error = PrometheusApi::new(url).expect_err(url).to_string();
             assert!(error.contains(url) && error.contains("must be like http://"), "{error}");
         }
+        assert_eq!(PrometheusApi::new("https://host/").expect("valid").to_string(), "https://host");
         let api = PrometheusApi::new("http://host:9090/x/").expect("valid");
         let request = api.request("query", &[("query", "up{a=\"b\"}"), ("limit", "1")], Some("secret")).expect("valid");
         assert_eq!((api.to_string().as_str(), request.uri().path()), ("http://host:9090/x", "/x/api/v1/query"));

@@ -55,7 +55,7 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* One service: its configuration, pods and budget. Keys: root, component, kind, replicas, user, program, config, image, resources, placement, account, tokenSecret. */}}
+{{/* One service: its configuration, pods and budget. Keys: root, component, kind, replicas, user, program, config, image, resources, placement, account, tokenSecret, caConfigMap. */}}
 {{- define "qscale.service" -}}
 {{- $nats := dict "url" (include "qscale.nats" .root) "user" .user "password_file" "/etc/qscale/credentials/password" -}}
 {{- $config := mergeOverwrite (dict "health" "0.0.0.0:8080" "nats" $nats) .config -}}
@@ -110,12 +110,17 @@ spec:
           image: {{ include "qscale.image" (dict "repository" .image.repository "tag" .image.tag "version" .root.Chart.AppVersion) }}
           imagePullPolicy: {{ .image.pullPolicy }}
           command: [{{ .program }}, --config, /etc/qscale/config/config.json]
-          {{- if $partitioned }}
+          {{- if or $partitioned .caConfigMap }}
           env:
+            {{- if .caConfigMap }}
+            - { name: SSL_CERT_FILE, value: /etc/qscale/ca/ca.crt }
+            {{- end }}
+            {{- if $partitioned }}
             - name: {{ printf "QSCALE_%s__PARTITION__COUNT" .service }}
               value: {{ .replicas | quote }}
             - name: {{ printf "QSCALE_%s__PARTITION__INDEX" .service }}
               valueFrom: { fieldRef: { fieldPath: "metadata.labels['apps.kubernetes.io/pod-index']" } }
+            {{- end }}
           {{- end }}
           ports:
             - { name: health, containerPort: 8080 }
@@ -133,10 +138,17 @@ spec:
             {{- if .tokenSecret }}
             - { name: token, mountPath: /etc/qscale/token, readOnly: true }
             {{- end }}
+            {{- if .caConfigMap }}
+            - { name: ca, mountPath: /etc/qscale/ca, readOnly: true }
+            {{- end }}
       volumes:
         {{- with .tokenSecret }}
         - name: token
           secret: { secretName: {{ . }}, items: [{ key: token, path: token }] }
+        {{- end }}
+        {{- with .caConfigMap }}
+        - name: ca
+          configMap: { name: {{ . }}, items: [{ key: ca.crt, path: ca.crt }] }
         {{- end }}
         - name: config
           configMap: { name: qscale-{{ .component }} }

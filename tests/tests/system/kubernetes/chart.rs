@@ -21,7 +21,7 @@ const NAMESPACE: &str = "qscale-system";
 const VALUES: [&str; 2] = ["--set", "collector.sources.cluster.insecure_kubelets=true"];
 
 /// A source that reads a Prometheus server.
-const PROMETHEUS_SOURCE: &str = "collector.sources.requests.kind=prometheus,collector.sources.requests.url=http://prometheus.monitoring:9090,\
+const PROMETHEUS_SOURCE: &str = "collector.sources.requests.kind=prometheus,collector.sources.requests.url=https://prometheus.monitoring:9090,\
                                  collector.sources.requests.preset=istio,collector.sources.requests.token_file=/etc/qscale/token/token";
 
 fn chart() -> String {
@@ -251,6 +251,9 @@ fn the_collector_accepts_the_source_with_its_token(installed: &Installed<'_>) {
     assert!(volumes.iter().any(|volume| volume["secret"]["secretName"] == "prometheus"), "{pod}");
     let mounts = pod["containers"][0]["volumeMounts"].as_array().expect("mounts");
     assert!(mounts.iter().any(|mount| mount["mountPath"] == "/etc/qscale/token"), "{pod}");
+    assert!(mounts.iter().any(|mount| mount["mountPath"] == "/etc/qscale/ca"), "{pod}");
+    let environment = pod["containers"][0]["env"].as_array().expect("variables");
+    assert!(environment.iter().any(|variable| variable["value"] == "/etc/qscale/ca/ca.crt"), "{pod}");
     assert!(printed.contains("/etc/qscale/token/token"), "{printed}");
 }
 
@@ -283,7 +286,10 @@ fn the_services_of_the_chart_scale_a_workload() {
     assert!(!installed.logs().contains("forbidden"), "a right is missing: {}", installed.logs());
 
     let before = users(&installed.object("secret", "qscale-credentials"));
-    let more = ["agents.hpa.replicas=2,collector.replicas=2,collector.tokenSecret=prometheus", PROMETHEUS_SOURCE];
+    let more = [
+        "agents.hpa.replicas=2,collector.replicas=2,collector.tokenSecret=prometheus,collector.caConfigMap=authorities",
+        PROMETHEUS_SOURCE,
+    ];
     let more = more.map(|values| ["--set", values]).concat();
     run(&[&["upgrade", "qscale", &chart()][..], &place, &VALUES, &more].concat()).success();
     let after = users(&installed.object("secret", "qscale-credentials"));
