@@ -10,6 +10,7 @@ pub mod competitors;
 mod csv_text;
 pub mod estimate;
 pub mod history;
+pub mod html;
 pub mod interval;
 pub mod prometheus;
 pub mod queries;
@@ -17,6 +18,7 @@ pub mod recorded;
 pub mod replay;
 pub mod report;
 pub mod reproduction;
+pub mod shown;
 
 pub use assessment::{AssessOptions, AssessStep, Assessment, WorkloadAssessment, assess};
 pub use history::WorkloadHistory;

@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use qscale_assess::acting::{ActingPolicies, ActingPolicy, CommonLimits, RECORDED};
 use qscale_assess::history::table;
+use qscale_assess::html;
 use qscale_assess::prometheus::{CollectedHistories, HistoryGrid, PrometheusServer, missing};
 use qscale_assess::queries::{PRESETS, QueryParameters, QuerySet};
 use qscale_assess::{AssessOptions, AssessStep, WorkloadHistory, assess, recorded, report};
@@ -40,7 +41,7 @@ const TOKEN: &str = "QSCALE_PROMETHEUS_TOKEN";
   kubectl get hpa -A -o json > hpa.json; qscale assess --prometheus http://127.0.0.1:9090 --since 7d --manifest hpa.json
   qscale assess --prometheus http://127.0.0.1:9090 --since 2h --step 15s --acting hpa:cpu_utilization=60 --objective p95=200ms
   qscale assess --prometheus http://127.0.0.1:9090 --since 7d --write-history week.csv    a history to assess again, or to send
-  qscale assess --csv week.csv --out week-assessed.csv --json
+  qscale assess --csv week.csv --out week-assessed.csv --html week.html
   qscale assess --recorded fibonacci --since 1h --acting dqn      the stream of a running system
   qscale assess --print-queries istio > queries.toml              queries to adapt; pass them with --queries
 
@@ -113,6 +114,9 @@ pub struct AssessArgs {
     /// Also write the table of all workloads and policies, CSV
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     out: Option<PathBuf>,
+    /// Also write the page with a plot of each workload, HTML that needs no network
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    html: Option<PathBuf>,
     /// Also write the history, CSV
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     write_history: Option<PathBuf>,
@@ -170,6 +174,10 @@ pub async fn run(locate: &Locate, arguments: AssessArgs) -> anyhow::Result<ExitC
         std::fs::write(path, report::csv(&assessment)).with_context(|| format!("failed to write {}", path.display()))?;
     }
     let totals = report::totals(&assessment);
+    if let Some(path) = &arguments.html {
+        let text = html::html(&assessment, &totals, &missing, &remarks);
+        std::fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))?;
+    }
     if arguments.json {
         let missing: Vec<_> = missing
             .iter()

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::blocks::HistoryBlock;
+use crate::html::html;
 use crate::replay::{ReplicaSize, SimulatedStep};
 use crate::report;
 
@@ -100,6 +101,12 @@ fn estimates_contain_what_happens_when_another_policy_acts() {
         (totals[0].measured_cost_per_hour.expect("measured") - workload.reproduction.measured.cost_per_hour.expect("measured")).abs()
             < 1e-12
     );
+    let page = html(&found, &totals, &[], &["a <b> remark".to_owned()]);
+    for estimate in &workload.estimates {
+        assert!(page.contains(&format!("<th scope=\"row\">{}</th>", estimate.policy)), "{}", estimate.policy);
+    }
+    assert_eq!(page.matches("class=\"mark").count(), workload.estimates.len() + 1, "each policy and the acting one");
+    assert!(page.contains("a &lt;b&gt; remark") && !page.contains("src=") && !page.contains("href="), "nothing is loaded, names are text");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use qscale_common::text::acts_on_terminal;
 
 /// Escapes `text` for element content and quoted attributes.
-pub(super) fn escape(text: &str) -> String {
+#[must_use]
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

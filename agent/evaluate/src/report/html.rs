@@ -9,6 +9,7 @@ mod scatter;
 mod tables;
 
 use super::escape::escape;
+use super::page::{page, section};
 use super::sentences::{self, headline};
 use crate::results::Results;
 use crate::statistics::{ComparisonVerdict, Summary, SummaryPart, SummaryScope};
@@ -30,17 +31,12 @@ pub fn html(results: &Results, summary: &Summary) -> String {
         section("tuning", "Tuning", &tables::tuning(results)),
         section("method", "Method", &method(results, summary)),
     ];
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n<h1>{}</h1>\n{}</main>\n\
-         <script type=\"application/json\" id=\"data\">{}</script>\n<script>\n{}</script>\n</body>\n</html>\n",
-        escape(&title),
-        include_str!("html/page.css"),
-        escape(&title),
-        sections.concat(),
+    let after = format!(
+        "<script type=\"application/json\" id=\"data\">{}</script>\n<script>\n{}</script>\n",
         data::embedded(results, &featured(results, summary)),
         include_str!("html/explore.js"),
-    )
+    );
+    page(&title, &sections.concat(), &after)
 }
 
 /// Cost against violations over all cells, as an SVG file: the tuned policies and the bound, or all policies if none
@@ -48,10 +44,6 @@ pub fn html(results: &Results, summary: &Summary) -> String {
 #[must_use]
 pub fn front_svg(results: &Results, summary: &Summary) -> String {
     summary.overall().map(|part| scatter::file(results, summary, part)).unwrap_or_default()
-}
-
-fn section(id: &str, heading: &str, body: &str) -> String {
-    if body.is_empty() { String::new() } else { format!("<section id=\"{id}\">\n<h2>{heading}</h2>\n{body}</section>\n") }
 }
 
 fn compared(results: &Results) -> String {

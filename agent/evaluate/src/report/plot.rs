@@ -1,4 +1,4 @@
-//! Axes of SVG plots. Owns scales, ticks and frames; must not know the data.
+//! Axes and labels of SVG plots. Owns scales, ticks, frames and the places of labels; must not know the data.
 
 use std::fmt::Write;
 
@@ -125,6 +125,59 @@ impl Frame {
             escape(&self.y_label)
         );
         out
+    }
+}
+
+/// Labels placed clear of marks and of each other, if possible.
+pub(in crate::report) struct PlacedLabels {
+    taken: Vec<(f64, f64, f64, f64)>,
+    right: f64,
+    bottom: f64,
+    out: String,
+}
+
+impl PlacedLabels {
+    /// None yet, within `frame`.
+    pub(in crate::report) fn within(frame: &Frame) -> Self {
+        Self { taken: Vec::new(), right: frame.width, bottom: frame.at_y(frame.y.from), out: String::new() }
+    }
+
+    /// Keeps labels away from a mark.
+    pub(in crate::report) fn keep_clear(&mut self, x: f64, y: f64) {
+        self.taken.push((x - 5.0, y - 5.0, x + 5.0, y + 5.0));
+    }
+
+    /// The labels.
+    pub(in crate::report) fn svg(&self) -> &str {
+        &self.out
+    }
+
+    /// Places `text` next to a mark.
+    pub(in crate::report) fn add(&mut self, x: f64, y: f64, text: &str, named: bool) {
+        let width = text.chars().count() as f64 * if named { 6.8 } else { 6.2 };
+        let places = [
+            (7.0, 4.0),
+            (7.0, -7.0),
+            (7.0, 15.0),
+            (-7.0 - width, 4.0),
+            (-7.0 - width, -7.0),
+            (-7.0 - width, 15.0),
+            (-width / 2.0, -9.0),
+            (-width / 2.0, 18.0),
+            (-width / 2.0, -23.0),
+            (-width / 2.0, 32.0),
+        ];
+        let area = |(dx, dy): (f64, f64)| (x + dx, y + dy - 9.0, x + dx + width, y + dy + 2.0);
+        let free = |place: &(f64, f64)| {
+            let (left, top, right, bottom) = area(*place);
+            let clear = |other: &(f64, f64, f64, f64)| other.2 <= left || right <= other.0 || other.3 <= top || bottom <= other.1;
+            left >= 0.0 && right <= self.right && bottom <= self.bottom && self.taken.iter().all(clear)
+        };
+        // Without free space a number is omitted (the mark has a tooltip), a name is not.
+        let Some(place) = places.into_iter().find(free).or(named.then_some(places[0])) else { return };
+        self.taken.push(area(place));
+        let class = if named { "name" } else { "number" };
+        let _ = writeln!(self.out, "<text class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>", x + place.0, y + place.1, escape(text));
     }
 }
 

@@ -7,7 +7,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::default_provider;
 
-/// What to do about a certificate that is not trusted.
+/// Remedy for a certificate that is not trusted.
 const REMEDY: &str = "SSL_CERT_FILE names a file with the certificates of other authorities";
 
 /// A connector for URLs with `https`, through `plain`.

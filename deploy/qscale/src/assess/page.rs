@@ -4,10 +4,10 @@ use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qscale_assess::assessment::{AssessConclusion, PolicyEstimate};
-use qscale_assess::interval::EstimatedRange;
-use qscale_assess::prometheus::{CollectedHistories, MissingMetric};
+use qscale_assess::html::describe;
+use qscale_assess::prometheus::CollectedHistories;
 use qscale_assess::report::NamespaceTotals;
-use qscale_assess::reproduction::{StepFigures, relative_error};
+use qscale_assess::shown::{COMPARED, compared, cost, percent, range, signed_percent, value};
 use qscale_assess::{AssessStep, Assessment, WorkloadAssessment};
 use qscale_common::time::Span;
 
@@ -71,20 +71,8 @@ pub fn sources(collected: &CollectedHistories) -> anyhow::Result<()> {
             output::clock(first.begin)
         ))?;
     }
-    collected.missing.iter().try_for_each(|missing| output::line(format_args!("  missing: {}", describe(missing))))?;
+    collected.missing.iter().try_for_each(|missing| output::line(format_args!("  missing: {}", output::whole(&describe(missing)))))?;
     collected.remarks.iter().try_for_each(|remark| output::line(format_args!("  {}", output::whole(remark))))
-}
-
-fn describe(missing: &MissingMetric) -> String {
-    let names: Vec<String> = missing.workloads.iter().take(5).map(ToString::to_string).collect();
-    let more = missing.workloads.len().saturating_sub(names.len());
-    let of = match (names.is_empty(), more) {
-        (true, _) => String::new(),
-        (false, 0) => format!(" of {}", names.join(", ")),
-        (false, more) => format!(" of {} and {more} more", names.join(", ")),
-    };
-    let query = missing.query.as_ref().map_or_else(String::new, |query| format!("; no result of {}", output::whole(query)));
-    format!("{}{of}: {}{query}", missing.metric, missing.metric.consequence())
 }
 
 /// Prints the page.
@@ -157,24 +145,11 @@ fn one(workload: &WorkloadAssessment, rows: usize) -> anyhow::Result<()> {
 fn check(workload: &WorkloadAssessment) -> anyhow::Result<()> {
     let reproduction = &workload.reproduction;
     let mut table = Table::new(&["CHECK", "MEASURED", "WITH RECORDED REPLICAS", "UNDER THE ACTING AUTOSCALER"]);
-    type Figure = (&'static str, fn(&StepFigures) -> Option<f64>, fn(f64) -> String);
-    let figures: [Figure; 6] = [
-        ("cost an hour", |figures| figures.cost_per_hour, cost),
-        ("replicas", |figures| figures.replicas, output::number),
-        ("CPU use, cores", |figures| figures.cpu_cores, output::number),
-        ("median latency", |figures| figures.median_ms, output::latency),
-        ("objective's percentile", |figures| figures.objective_ms, output::latency),
-        ("violated steps, %", |figures| figures.violated_share, percent),
-    ];
-    for (name, of, shown) in figures {
-        let measured = of(&reproduction.measured);
-        let simulated = |figures: &StepFigures| {
-            let error = relative_error(measured, of(figures)).map_or_else(String::new, |error| format!(" ({:+.0} %)", error * 100.0));
-            format!("{}{error}", value(of(figures), shown))
-        };
+    for figure in &COMPARED {
+        let simulated = |simulated| compared(figure, &reproduction.measured, simulated);
         table.row([
-            name.into(),
-            value(measured, shown).into(),
+            figure.0.into(),
+            value((figure.1)(&reproduction.measured), figure.2).into(),
             simulated(&reproduction.with_recorded).into(),
             simulated(&reproduction.with_acting).into(),
         ]);
@@ -228,24 +203,4 @@ fn total(namespace: &NamespaceTotals, rows: usize) -> anyhow::Result<()> {
         ]);
     }
     table.print()
-}
-
-fn value(value: Option<f64>, shown: fn(f64) -> String) -> String {
-    value.map_or_else(|| "unknown".to_owned(), shown)
-}
-
-fn range(range: EstimatedRange, shown: fn(f64) -> String) -> String {
-    format!("{} ({} to {})", shown(range.mean), shown(range.low), shown(range.high))
-}
-
-fn cost(value: f64) -> String {
-    format!("{value:.4}")
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1}", share * 100.0)
-}
-
-fn signed_percent(share: f64) -> String {
-    format!("{:+.0}", share * 100.0)
 }

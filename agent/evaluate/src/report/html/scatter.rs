@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::super::number::{range, shown};
 use crate::report::escape::escape;
-use crate::report::plot::{AxisScale, Frame};
+use crate::report::plot::{AxisScale, Frame, PlacedLabels};
 use crate::results::{CompetitorVariant, Measure, Results};
 use crate::statistics::{Estimate, Summary, SummaryLine, SummaryPart};
 
@@ -112,10 +112,10 @@ fn tried(results: &Results, frame: &Frame) -> String {
 fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame, labelled: LabelledMarks) -> String {
     let place = |cost: f64, violated: f64| (frame.at_x(cost * HOURS), frame.at_y(violated * 100.0));
     let mut out = front(part, &place);
-    let mut labels = PlacedLabels { taken: Vec::new(), right: frame.width, bottom: frame.at_y(frame.y.from), out: String::new() };
+    let mut labels = PlacedLabels::within(frame);
     for (_, cost, violated) in points(part) {
         let (x, y) = place(cost.iqm, violated.iqm);
-        labels.taken.push((x - 5.0, y - 5.0, x + 5.0, y + 5.0));
+        labels.keep_clear(x, y);
     }
     for (line, cost, violated) in points(part) {
         let competitor = &results.competitors[line.competitor];
@@ -156,7 +156,7 @@ fn marks(results: &Results, summary: &Summary, part: &SummaryPart, frame: &Frame
             LabelledMarks::Front | LabelledMarks::Numbers => labels.add(x, y, &number, false),
         }
     }
-    out + &labels.out
+    out + labels.svg()
 }
 
 /// Steps along the front: points above and right of them are dominated.
@@ -168,41 +168,4 @@ fn front(part: &SummaryPart, place: &dyn Fn(f64, f64) -> (f64, f64)) -> String {
     let mut path = format!("M{x:.1} {y:.1}");
     others.iter().for_each(|(x, y)| path.push_str(&format!("H{x:.1}V{y:.1}")));
     format!("<path class=\"front\" d=\"{path}\"/>\n")
-}
-
-/// Labels placed clear of marks and of each other, if possible.
-struct PlacedLabels {
-    taken: Vec<(f64, f64, f64, f64)>,
-    right: f64,
-    bottom: f64,
-    out: String,
-}
-
-impl PlacedLabels {
-    fn add(&mut self, x: f64, y: f64, text: &str, named: bool) {
-        let width = text.chars().count() as f64 * if named { 6.8 } else { 6.2 };
-        let places = [
-            (7.0, 4.0),
-            (7.0, -7.0),
-            (7.0, 15.0),
-            (-7.0 - width, 4.0),
-            (-7.0 - width, -7.0),
-            (-7.0 - width, 15.0),
-            (-width / 2.0, -9.0),
-            (-width / 2.0, 18.0),
-            (-width / 2.0, -23.0),
-            (-width / 2.0, 32.0),
-        ];
-        let area = |(dx, dy): (f64, f64)| (x + dx, y + dy - 9.0, x + dx + width, y + dy + 2.0);
-        let free = |place: &(f64, f64)| {
-            let (left, top, right, bottom) = area(*place);
-            let clear = |other: &(f64, f64, f64, f64)| other.2 <= left || right <= other.0 || other.3 <= top || bottom <= other.1;
-            left >= 0.0 && right <= self.right && bottom <= self.bottom && self.taken.iter().all(clear)
-        };
-        // Without free space a number is omitted (the mark has a tooltip), a name is not.
-        let Some(place) = places.into_iter().find(free).or(named.then_some(places[0])) else { return };
-        self.taken.push(area(place));
-        let class = if named { "name" } else { "number" };
-        let _ = writeln!(self.out, "<text class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>", x + place.0, y + place.1, escape(text));
-    }
 }
