@@ -101,7 +101,7 @@ pub struct Settings {
 
 /// Outcomes of refused Actions that are published for each agent, function and State; an agent sends one Action, a
 /// restarted one perhaps two.
-const REPORTED_REFUSALS: u32 = 4;
+pub const REPORTED_REFUSALS: u32 = 4;
 /// Outcomes of refused Actions for functions without a ScalingPolicy that are published for each agent between two sweeps.
 const REPORTED_UNKNOWN: u32 = 2;
 

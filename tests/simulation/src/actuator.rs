@@ -93,7 +93,9 @@ impl Actuator {
         match delivery {
             Delivery::Message(Payload::State(state)) => {
                 if self.started {
-                    self.view.on_state(&state, cx.wall);
+                    if self.view.on_state(&state, cx.wall) {
+                        cx.checks.on_state_delivered(cx.process, &state, &self.view);
+                    }
                     self.core.on_state((*state).clone(), None, cx.wall);
                 }
             }

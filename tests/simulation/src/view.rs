@@ -93,15 +93,16 @@ impl ActuatorView {
         self.baselines.remove(function);
     }
 
-    /// A State arrived at `wall`. The actuator ignores one that is older than the last of its epoch.
-    pub(crate) fn on_state(&mut self, state: &Arc<State>, wall: Timestamp) {
+    /// A State arrived at `wall`. The actuator ignores one that is older than the last of its epoch; returns whether it is new.
+    pub(crate) fn on_state(&mut self, state: &Arc<State>, wall: Timestamp) -> bool {
         let seen = self.states.entry(state.function()).or_default();
         if seen.last.as_ref().is_some_and(|last| !state.state_id().follows(last.state_id())) {
-            return;
+            return false;
         }
         seen.last = Some(Arc::clone(state));
         seen.arrivals.push_front((state.state_id(), wall));
         seen.arrivals.truncate(ARRIVALS);
+        true
     }
 
     /// Policy of `function`.

@@ -270,7 +270,7 @@ mod tests {
                 "Failed cluster: Kubernetes v1.34+.0, which may not resize pods in place",
                 "Warning service actuator: 1 of 2 pods ready: a-2 (CrashLoopBackOff)",
                 "Failed service collector: 0 of 1 pods ready: c-1 (CrashLoopBackOff)",
-                "Failed rights of actuator: missing: update deployments/scale.apps, update statefulsets/scale.apps, patch pods/resize, patch scalingpolicies.qscale.dev, patch scalingpolicies/status.qscale.dev, create events.events.k8s.io, patch events.events.k8s.io, create leases.coordination.k8s.io, update leases.coordination.k8s.io",
+                "Failed rights of actuator: missing: update deployments/scale.apps, update statefulsets/scale.apps, patch pods/resize, patch podautoscalers.autoscaling.internal.knative.dev, patch revisions.serving.knative.dev, patch scalingpolicies.qscale.dev, patch scalingpolicies/status.qscale.dev, create events.events.k8s.io, patch events.events.k8s.io, create leases.coordination.k8s.io, update leases.coordination.k8s.io",
                 "Passed rights of collector: all 9 of them",
                 "Passed policy objects: 4 in the cluster",
                 "Passed policy object shop/good: Why",
