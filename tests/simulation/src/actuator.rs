@@ -7,7 +7,7 @@ use std::time::Duration;
 use qscale_actuator::backend::{BackendError, WorkloadStatus};
 use qscale_actuator::core::{ApplyRequest, Core, CoreCommand, Lead, Settings};
 use qscale_actuator::store::Record;
-use qscale_common::contract::Outcome;
+use qscale_common::contract::{Message as _, Outcome};
 use qscale_common::name::FunctionId;
 use qscale_common::policy::WorkloadKind;
 use qscale_common::runtime::lease::{self, Election, LeaderStatus};
@@ -94,7 +94,7 @@ impl Actuator {
             Delivery::Message(Payload::State(state)) => {
                 if self.started {
                     if self.view.on_state(&state, cx.wall) {
-                        cx.checks.on_state_delivered(cx.process, &state, &self.view);
+                        cx.checks.on_state_delivered(cx.process, &state.function());
                     }
                     self.core.on_state((*state).clone(), None, cx.wall);
                 }

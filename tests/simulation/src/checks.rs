@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use qscale_actuator::core::{ApplyRequest, Lead, REPORTED_REFUSALS};
 use qscale_common::contract::{Action, DecisionSource, Direction, Effect, Message as _, Outcome, Reward, State, StateId};
 use qscale_common::name::{FunctionId, Name};
-use qscale_common::policy::{Bounds, FallbackRule, Mode, ScalingPolicy};
+use qscale_common::policy::{Bounds, Mode};
 use qscale_common::runtime::lease::LeaderStatus;
 use qscale_common::time::{Timestamp, millis};
 use qscale_common::units::Allocation;
@@ -68,7 +68,6 @@ pub(crate) struct Checks {
     tokens: HashMap<u64, ProcessId>,
     changes: HashMap<FunctionId, Spent>,
     last_loop: HashMap<FunctionId, Millis>,
-    silences: HashMap<(ProcessId, FunctionId), Silence>,
     /// Actions that an actuator received since the last State.
     arrivals: HashMap<(ProcessId, FunctionId, Name), u32>,
     terms: u32,
@@ -79,16 +78,6 @@ struct Readings {
     /// Time of day, arrivals and allocation of the last reading, and of the one before.
     last: Option<(Timestamp, u64, Option<Allocation>)>,
     before: Option<(Timestamp, u64, Option<Allocation>)>,
-}
-
-/// Silence of the agent of a function, as an actuator that leads sees it.
-#[derive(Default, Clone, Copy)]
-struct Silence {
-    /// States without an answer since the actuator could act, and the arrival of the first.
-    states: u32,
-    since: Millis,
-    /// When the fallback decided for the agent, or may have done so without an Outcome; `None` since the agent answered.
-    decided: Option<Millis>,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -233,34 +222,13 @@ impl Checks {
         self.require(new || duplicates, "an agent answers a State once", || format!("process {process}: {key:?}"));
     }
 
-    /// A new State reaches the actuator `process`, which has not processed it yet.
-    pub(crate) fn on_state_delivered(&mut self, process: ProcessId, state: &State, view: &ActuatorView) {
-        let function = state.function();
-        self.arrivals.retain(|(other, of, _), _| *other != process || *of != function);
-        let leads = matches!(self.leads.get(&process), Some((Lead::Leading(_), _)));
-        let restoring = view.restore_request(&function) > view.restored(&function);
-        let able = |policy: &&ScalingPolicy| policy.mode == Mode::Active && !policy.paused && policy.fallback.rule != FallbackRule::Hold;
-        let policy = view.policy(&function).filter(able).filter(|_| leads && !restoring && !view.is_frozen(&function));
-        let now = self.now;
-        let silence = self.silences.entry((process, function.clone())).or_default();
-        let Some(policy) = policy else {
-            silence.states = 0;
-            return;
-        };
-        let Silence { states, since, decided } = *silence;
-        let (ticks, tick) = (policy.fallback.after_ticks.get(), policy.tick.millis());
-        let overdue = states >= ticks + 3 && now - since >= u64::from(ticks + 2) * tick;
-        *silence = Silence { states: states + 1, since: if states == 0 { now } else { since }, decided };
-        self.require(decided.is_some() || !overdue || self.clocks_step, "a silent agent is replaced", || {
-            format!("actuator {process}: {function}, {states} States without an Action and without a decision of the fallback")
-        });
+    /// A new State of `function` reaches the actuator `process`.
+    pub(crate) fn on_state_delivered(&mut self, process: ProcessId, function: &FunctionId) {
+        self.arrivals.retain(|(other, of, _), _| *other != process || of != function);
     }
 
     /// `action` reaches the actuator `process`.
     pub(crate) fn on_action_delivered(&mut self, process: ProcessId, action: &Action, view: &ActuatorView) {
-        if view.policy(&action.function()).is_some_and(|policy| policy.agent == action.agent) {
-            self.silences.entry((process, action.function())).or_default().states = 0;
-        }
         let leads = matches!(self.leads.get(&process), Some((Lead::Leading(_), _)));
         let arrivals = self.arrivals.entry((process, action.function(), action.agent.clone())).or_default();
         *arrivals += 1;
@@ -284,22 +252,12 @@ impl Checks {
             self.require(holder == process, "every leader has a token of its own", || format!("actuators {holder} and {process}: {token}"));
         }
         self.leads.insert(process, (lead, term + u32::from(is_new)));
-        // A decision that was under way is lost without an Outcome.
-        self.excuse_silences(process);
         self.waiting.retain(|(waiting, _), _| *waiting != process);
     }
 
     /// A process is paused.
     pub(crate) fn on_paused(&mut self, process: ProcessId) {
         self.paused.insert(process);
-        self.excuse_silences(process);
-    }
-
-    /// The fallback of `process` may have decided without an Outcome, or may decide late.
-    fn excuse_silences(&mut self, process: ProcessId) {
-        let now = self.now;
-        let own = self.silences.iter_mut().filter(|((other, _), _)| *other == process);
-        own.for_each(|(_, silence)| silence.decided = silence.decided.or(Some(now)));
     }
 
     /// A process runs again: its time for Outcomes begins again.
@@ -315,7 +273,6 @@ impl Checks {
         self.answered.retain(|(other, _)| *other != process);
         self.delivered.retain(|(other, _)| *other != process);
         self.concluded.retain(|(other, _)| *other != process);
-        self.silences.retain(|(other, _), _| *other != process);
         self.arrivals.retain(|(other, ..), _| *other != process);
     }
 
@@ -403,24 +360,13 @@ impl Checks {
         {
             self.fail("an Outcome is published once", format!("{id}: {} and {}", other.reason, outcome.reason));
         }
-        if outcome.source == DecisionSource::Fallback {
-            self.silences.entry((process, function.clone())).or_default().decided = Some(self.now);
-        }
         let of_action = matches!(outcome.source, DecisionSource::Agent | DecisionSource::Shadow);
         let state_id = StateId { epoch: outcome.epoch, tick: outcome.tick };
         let key = (outcome.agent.clone(), function.clone(), state_id);
         let done = matches!(outcome.effect, Effect::Applied | Effect::Changed | Effect::Unchanged);
         let repair = if done { !self.concluded.insert((process, key.clone())) } else { self.concluded.contains(&(process, key.clone())) };
         if of_action && !repair {
-            let arrived = self.waiting.remove(&(process, key.clone()));
-            let admitted = outcome.source == DecisionSource::Agent && outcome.effect != Effect::Refused;
-            // An Action from before the decision of the fallback may have waited for the platform.
-            if let Some(silence) = self.silences.get_mut(&(process, function.clone()))
-                && admitted
-                && arrived > silence.decided
-            {
-                silence.decided = None;
-            }
+            self.waiting.remove(&(process, key.clone()));
             if !matches!(outcome.effect, Effect::Refused | Effect::Failed) {
                 let expires = self.actions.get(&key).copied();
                 self.require(expires.is_some_and(|expires| outcome.decided_at_ms < expires), "no expired Action is obeyed", || {
