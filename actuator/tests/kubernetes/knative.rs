@@ -61,6 +61,13 @@ async fn a_knative_service_is_scaled_across_its_revisions_and_given_back() {
         (world.cluster.get(&["scp", "fib"])["status"]["allocation"]["text"] == "3 x 300m 192Mi").then_some(())
     });
 
+    let about = |event: &&Value| event["reason"] == "Scaled" && event["regarding"]["kind"] == "Service";
+    let event = eventually("an event about the Service", || {
+        let events = world.cluster.get(&["events.events.k8s.io"])["items"].clone();
+        events.as_array()?.iter().find(about).cloned()
+    });
+    assert_eq!((&event["regarding"]["name"], &event["regarding"]["uid"]), (&json!("fib"), &Value::Null), "not the uid of its Deployment");
+
     // The next revision gets what was decided.
     world.cluster.apply(&Cluster::knative_service("second", "200m", "128Mi"));
     pods_of(&world.cluster, "fib-00002", 3);

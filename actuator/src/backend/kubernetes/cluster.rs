@@ -83,6 +83,7 @@ pub(super) struct Seen {
     pub uniform: bool,
     /// Size that new pods get; `None` if this actuator has decided none.
     pub pod_size: Option<PodSize>,
+    /// Uid of the workload; `None` for a Knative Service, of which only the Deployments of its revisions are read.
     pub uid: Option<String>,
     /// Why a pod does not have its size: its resize waits, failed, was refused, or cannot be done.
     pub pending_resize: Option<Pending>,
@@ -207,7 +208,8 @@ impl KubernetesBackend {
         let has_size = |pod: &Arc<Pod>| sizing.as_ref().and_then(|sizing| sizing.size(pod)) == size;
         let uniform = pending_resize.is_none() && pods.iter().all(has_size);
         let pod_size = self.pod_size(&status).filter(|_| pending_resize.is_none());
-        Seen { uniform, pod_size, uid: object.meta().uid.clone(), pending_resize, pending_replicas, status }
+        let uid = object.meta().uid.clone().filter(|_| status.id.kind != WorkloadKind::KnativeService);
+        Seen { uniform, pod_size, uid, pending_resize, pending_replicas, status }
     }
 
     /// Replicas that a workload was asked for, of which the platform shows `shown`.

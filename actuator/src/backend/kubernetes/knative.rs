@@ -152,7 +152,13 @@ pub(super) async fn release(client: &Client, service: &WorkloadId) -> Result<(),
     let namespace = service.name.namespace.as_str();
     let api = autoscalers(client, namespace);
     let own = ListParams::default().labels(&format!("{}={}", knative::SERVICE, service.name.name));
-    for found in api.list_metadata(&own).await?.items {
+    let found = match api.list_metadata(&own).await {
+        Ok(found) => found.items,
+        // Knative is gone.
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    for found in found {
         let autoscaler = Object { api: api.clone(), metadata: found.metadata };
         RevisionScale::complete(client, autoscaler, namespace).await?.release().await?;
     }

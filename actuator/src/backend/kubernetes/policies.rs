@@ -431,9 +431,11 @@ impl Policies {
         let mut failed = None;
         for (function, entry) in &mut self.entries {
             let mut step = finalizer::step(&entry.object.metadata, entry.on_delete(), entry.release.as_ref(), now);
-            if let Step::Release(result @ Ok(Some(_))) = &mut step
+            // Also without an allocation to restore: `qscale restore` leaves the number of replicas fixed.
+            if let Step::Release(result) = &mut step
                 && let Some(workload) = entry.workload().filter(|workload| workload.kind == WorkloadKind::KnativeService)
                 && let Err(error) = knative::release(&self.client, &workload).await
+                && result.is_ok()
             {
                 *result = Err(format!("its number of replicas stays fixed: {:#}", anyhow::Error::new(error)));
             }
